@@ -1,0 +1,90 @@
+"""What is known of each model family without loading it: flavours, LoRA targets, where to ask for access.
+
+Free of torch, so that the wizard and `validate` can read it. `models/family.py` is the other half: what a family does.
+To add a family, add an entry here and a module beside `models/sd3.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One published model of a family.
+
+    `resolution` and `bucket_alignment` are in pixels; `block_count` is the number of transformer blocks, of which the
+    last is `context_pre_only` (its text stream ends there, so it lacks `to_add_out` and the text feed-forward);
+    `dual_attention_blocks` are the blocks with a second, image-only attention (SD3.5-medium).
+    """
+
+    name: str
+    hub_id: str | None  # None: built into the package
+    gated: bool
+    resolution: int
+    bucket_alignment: int
+    block_count: int
+    dual_attention_blocks: tuple[int, ...] = ()
+
+    @property
+    def licence_url(self) -> str | None:
+        return f"https://huggingface.co/{self.hub_id}" if self.hub_id else None
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """A family's flavours and the names its LoRA targets go by.
+
+    `lora_targets` maps a preset of `lora_target` to the module name suffixes it trains in every block;
+    `block_modules` are all linear layers a block may have, for checking patterns without the model.
+    """
+
+    name: str
+    flavours: Mapping[str, Flavour]
+    lora_targets: Mapping[str, tuple[str, ...]]
+    block_prefix: str
+    block_modules: tuple[str, ...]
+
+
+_IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+_TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+_SECOND_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+_MODULATION = ("norm1.linear", "norm1_context.linear")
+
+SD3 = FamilyFacts(
+    name="sd3",
+    flavours={
+        flavour.name: flavour
+        for flavour in (
+            Flavour("sd3-medium", "stabilityai/stable-diffusion-3-medium-diffusers", True, 1024, 64, 24),
+            Flavour("sd3.5-medium", "stabilityai/stable-diffusion-3.5-medium", True, 1024, 64, 24, tuple(range(13))),
+            Flavour("sd3.5-large", "stabilityai/stable-diffusion-3.5-large", True, 1024, 64, 38),
+            Flavour("tiny", None, False, 128, 16, 4),
+        )
+    },
+    lora_targets={
+        "attention": (*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION),
+        "attention-image": (*_IMAGE_ATTENTION, *_SECOND_ATTENTION),
+        "blocks": (*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD),
+    },
+    block_prefix="transformer_blocks",
+    block_modules=(*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD, *_MODULATION),
+)
+
+FAMILIES: Mapping[str, FamilyFacts] = {SD3.name: SD3}
+
+
+def module_names(facts: FamilyFacts, flavour: Flavour) -> list[str]:
+    """Every linear layer inside the flavour's blocks, by its full name, as diffusers names them."""
+    names = []
+    for block in range(flavour.block_count):
+        last = block == flavour.block_count - 1
+        for module in facts.block_modules:
+            if module.startswith("attn2.") and block not in flavour.dual_attention_blocks:
+                continue
+            if last and module in {"attn.to_add_out", "ff_context.net.0.proj", "ff_context.net.2"}:
+                continue
+            names.append(f"{facts.block_prefix}.{block}.{module}")
+    return names

@@ -1,0 +1,162 @@
+"""The two files as values: what the rest of the program reads.
+
+Fields are named after the keys (config-reference has their meaning); defaults, bounds and help live in the schemas
+alone, so nothing here has a default. Paths are absolute, templates are filled in, and values that depend on others
+(`lora_alpha` null, the flavour's resolution) are resolved. `config/load.py` makes these objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One `dataset_type: image` entry of multidatabackend.json."""
+
+    id: str
+    type: str  # local
+    instance_data_dir: Path
+    caption_strategy: str  # textfile | filename | instanceprompt
+    instance_prompt: str | None
+    prepend_instance_prompt: bool
+    only_instance_prompt: bool
+    resolution: int  # pixels: shorter edge (pixel), or edge of the square of equal area (pixel_area)
+    resolution_type: str  # pixel | pixel_area
+    crop: bool
+    crop_style: str  # center | random | corner
+    crop_aspect: str  # square | preserve | closest
+    crop_aspect_buckets: tuple[float, ...]  # width / height
+    minimum_image_size: int | None  # pixels, shorter edge
+    maximum_image_size: int | None  # pixels, shorter edge; larger ones are downsampled before the crop
+    target_downsample_size: int | None  # pixels, shorter edge, what those are downsampled to
+    minimum_aspect_ratio: float | None
+    maximum_aspect_ratio: float | None
+    max_upscale_threshold: float | None  # largest allowed (target - size) / size; 0.25 allows 1.25 times
+    max_num_samples: int | None
+    repeats: int  # extra times each picture is seen an epoch: 0 = once
+    cache_dir_vae: Path
+    text_embeds: str  # id of a TextEmbeds
+
+
+@dataclass(frozen=True)
+class TextEmbeds:
+    """One `dataset_type: text_embeds` entry."""
+
+    id: str
+    default: bool
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """config.json, with the data sets it names."""
+
+    # where the values came from
+    config_path: Path
+    origins: Mapping[str, str]  # key -> "config.json:4", "--set", "default", "flavour sd3-medium", ...
+
+    # hardware
+    device: str  # auto | cuda | mps | cpu
+    device_memory_gb: float | None
+
+    # model
+    model_family: str  # sd3
+    model_flavour: str  # sd3-medium | sd3.5-medium | sd3.5-large | tiny
+    pretrained_model_name_or_path: str  # hub id, folder or .safetensors file; "" for tiny, which is built in
+    pretrained_text_encoders_path: Path | None
+    use_t5: bool
+    revision: str | None
+    hf_endpoint: str | None
+    base_model_precision: str  # no_change | int8-quanto | int4-quanto | int2-quanto | fp8-quanto
+    text_encoder_1_precision: str
+    text_encoder_2_precision: str
+    text_encoder_3_precision: str
+    quantize_via: str  # accelerator | cpu
+    mixed_precision: str  # bf16 | fp16 | no
+    tokenizer_max_length: int
+
+    # adapter
+    model_type: str  # lora
+    lora_type: str  # standard
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    lora_init_type: str  # default | gaussian | pissa | olora
+    use_rslora: bool
+    init_lora: Path | None
+    lora_target: str | tuple[str, ...]  # attention | attention-image | blocks, or patterns
+
+    # optimization
+    optimizer: str
+    optimizer_config: Mapping[str, Any]
+    learning_rate: float
+    lr_scheduler: str
+    lr_warmup_steps: int
+    lr_end: float
+    lr_power: float
+    lr_num_cycles: int
+    max_grad_norm: float
+    max_train_steps: int | None  # exactly one of these two is a number
+    num_train_epochs: int | None
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
+    gradient_checkpointing_interval: int
+    use_ema: bool
+    ema_decay: float
+    ema_update_interval: int
+
+    # flow matching
+    timestep_sampling: str  # logit_normal | uniform | mode | beta | style_friendly
+    timestep_mean: float  # logit_normal: mean of the normal; positive = more noise
+    timestep_scale: float  # logit_normal: its standard deviation
+    timestep_mode_scale: float  # mode: s of the SD3 paper's eq. 20
+    timestep_beta_alpha: float  # beta: Beta(alpha, beta) for sigma
+    timestep_beta_beta: float
+    timestep_logsnr_mean: float  # style_friendly
+    timestep_logsnr_scale: float
+    flow_schedule_shift: float
+    flow_schedule_auto_shift: bool
+    loss_type: str  # l2 | huber | smooth_l1
+    huber_c: float
+    caption_dropout_probability: float
+
+    # data
+    data_backend_config: Path
+    resolution: int
+    aspect_bucket_alignment: int
+    vae_batch_size: int
+    text_encoder_batch_size: int
+    num_eval_images: int  # pictures held out by seed for the fixed-noise validation loss; never trained on
+    image_sets: tuple[ImageSet, ...]
+    text_embeds: tuple[TextEmbeds, ...]
+
+    # run
+    output_dir: Path
+    seed: int
+    checkpoint_step_interval: int
+    checkpoints_total_limit: int
+    resume_from_checkpoint: str  # latest | none | path
+
+    # validation
+    validation_prompt: str | None
+    validation_prompts: Mapping[str, str]  # name -> prompt: validation_prompt ("prompt") and validation_prompts_file
+    validation_negative_prompt: str
+    validation_guidance: float
+    validation_num_inference_steps: int
+    validation_resolution: tuple[tuple[int, int], ...]  # (width, height) in pixels
+    validation_seed: int
+    num_validation_images: int
+    validation_step_interval: int
+    validation_guidance_skip_layers: tuple[int, ...] | None
+    validation_guidance_skip_layers_start: float
+    validation_guidance_skip_layers_stop: float
+    validation_guidance_skip_scale: float
+
+    def text_embeds_of(self, image_set: ImageSet) -> TextEmbeds:
+        """The text cache a data set uses."""
+        return next(entry for entry in self.text_embeds if entry.id == image_set.text_embeds)

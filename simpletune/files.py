@@ -1,0 +1,111 @@
+"""The one way files are written: whole or not at all, also when the machine dies in between.
+
+A writer that is killed leaves the old file, or the new one, never half of one. The recipe is the usual one of databases:
+write a temporary file in the same folder, fsync it, rename it over the target, fsync the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` with `data` atomically; its folder must exist."""
+
+    def fill(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_with(path, fill)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` with UTF-8 `text` atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace `path` with indented JSON ending in a newline; NaN and infinities are a ValueError."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_with(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a temporary file beside `path`, then rename it over `path`.
+
+    For libraries that insist on writing to a path themselves (safetensors, Pillow, matplotlib).
+    """
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        fill(temporary)
+        _apply_umask(temporary)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises FileExistsError when `path` exists: a finished folder is never overwritten.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _sync(file)
+        _sync(temporary)
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows can't open a folder to sync it; its rename is journalled by NTFS.
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _apply_umask(path: Path) -> None:
+    """Give a temporary file the mode an ordinary new file would have; mkstemp and safetensors make 0600."""
+    path.chmod(0o666 & ~_umask())
