@@ -1,0 +1,143 @@
+"""What a model family provides. SD3 (`models/sd3.py`) is the first; another family is one more module like it.
+
+The phases of a run ask for one part each and drop it before the next: text encoders, then the VAE, then the
+transformer. Shapes: B batch, C latent channels, H and W latent height and width, P pixels' sides, L text tokens,
+D text features, E pooled features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+
+    from simpletune.config.settings import Settings
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) while something loads; units are the caller's (bytes, layers)."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model's parts are on this machine, resolved (downloaded if need be) before anything loads.
+
+    `source` is what the person named, `commit` the hub's commit or None. `layout` is "folder" (diffusers) or
+    "single" (one .safetensors in the original layout, `root` is that file).
+    """
+
+    source: str
+    root: Path
+    layout: str
+    commit: str | None
+    text_encoders_root: Path | None
+
+
+@dataclass(frozen=True)
+class TextEncoding:
+    """What the transformer is told about B captions.
+
+    prompt_embeds: (B, L, D); pooled_prompt_embeds: (B, E). Both on the encoders' device, in the compute dtype.
+    """
+
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor
+
+
+class TextEncoders(Protocol):
+    """All of a family's text encoders, loaded and quantized as configured."""
+
+    def encode(self, captions: Sequence[str]) -> TextEncoding: ...
+
+
+class LatentCoder(Protocol):
+    """A VAE, loaded."""
+
+    def encode(self, pixels: np.ndarray[Any, Any], keys: Sequence[str]) -> Tensor:
+        """uint8 (B, P, P', 3) RGB -> latents (B, C, H, W), shifted and scaled as the transformer expects them.
+
+        The latent is sampled from the VAE's posterior with noise derived from each picture's cache key, so that
+        encoding again gives the same latent.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> np.ndarray[Any, Any]:
+        """Latents (B, C, H, W) -> uint8 (B, P, P', 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """One validation image. Sizes in pixels."""
+
+    encoding: TextEncoding  # B = 1
+    negative: TextEncoding  # B = 1
+    width: int
+    height: int
+    seed: int
+    steps: int
+    guidance: float
+    skip_layers: tuple[int, ...] | None
+    skip_layers_start: float
+    skip_layers_stop: float
+    skip_layers_scale: float
+
+
+class Family(Protocol):
+    """The operations a trainer needs from a model family; all tensors stay on `device`."""
+
+    name: str
+    latent_channels: int
+    vae_scale_factor: int  # pixels per latent element
+
+    def locate(self, settings: Settings, progress: Progress | None = None) -> ModelFiles:
+        """Find or download every file the run needs. Raises ModelUnavailable (exit 3) with what to do."""
+        ...
+
+    def text_identity(self, files: ModelFiles, settings: Settings) -> str:
+        """Hex digest of everything but the caption that determines a text encoding, read without loading a model."""
+        ...
+
+    def vae_identity(self, files: ModelFiles, settings: Settings) -> str:
+        """Hex digest of everything but the pixels that determines a latent, dtype included."""
+        ...
+
+    def load_text_encoders(self, files: ModelFiles, settings: Settings, device: torch.device) -> TextEncoders: ...
+
+    def load_vae(self, files: ModelFiles, settings: Settings, device: torch.device) -> LatentCoder: ...
+
+    def load_transformer(
+        self, files: ModelFiles, settings: Settings, device: torch.device, progress: Progress | None = None
+    ) -> nn.Module:
+        """The frozen transformer, streamed from disk layer by layer and quantized as configured; eval mode, no LoRA."""
+        ...
+
+    def image_tokens(self, width: int, height: int) -> int:
+        """Transformer tokens of a picture of that many pixels."""
+        ...
+
+    def predict(
+        self, transformer: nn.Module, noisy_latents: Tensor, sigma: Tensor, text: TextEncoding
+    ) -> Tensor:
+        """The velocity (B, C, H, W) at `sigma` (B,), in the transformer's compute dtype."""
+        ...
+
+    def sample(
+        self,
+        files: ModelFiles,
+        settings: Settings,
+        transformer: nn.Module,
+        vae: LatentCoder,
+        request: SamplingRequest,
+    ) -> np.ndarray[Any, Any]:
+        """One picture, uint8 (P, P', 3), through the family's own pipeline."""
+        ...
+
+    def save_lora(self, folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+        """Write `pytorch_lora_weights.safetensors` in the family's diffusers keys."""
+        ...
