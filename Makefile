@@ -1,0 +1,45 @@
+# Everything runs in .venv, made by the first target that needs it. PYTHON=python3.12 make setup chooses another Python.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+# The test processes share the cores: one thread each is faster than all of them asking for every core.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+QUICKSTART := examples/quickstart
+
+.PHONY: help setup demo test check lint types imports gpu-test clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with simpletune and its tools, at the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,prodigy]'
+	@touch $@
+
+demo: $(READY)  ## train the quickstart: 26 drawings, the built-in tiny model, a CPU
+	$(BIN)/simpletune validate $(QUICKSTART)/config.json
+	$(BIN)/simpletune train $(QUICKSTART)/config.json
+
+test: $(READY)  ## the tests
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: lint types imports test  ## all that CI runs
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+gpu-test:  ## the tests that need a CUDA GPU, with the Python that is active
+	$(PYTHON) -m pytest -m gpu tests/gpu
+
+clean:  ## remove what was built, not what was trained
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
