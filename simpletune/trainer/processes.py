@@ -1,0 +1,77 @@
+"""The device and the processes of a run, as accelerate reports them: the door to several GPUs and, later, DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from simpletune.config.settings import Settings
+from simpletune.errors import EnvironmentNotReady
+
+
+class Processes:
+    """This process among its peers.
+
+    Gradients are summed by hand over the LoRA's parameters alone, so the model needs no wrapper; every rank weighs its
+    losses by the samples of the whole step, which makes the sum equal to one process seeing all of them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        check_device(settings.device)
+        self._accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no")
+        self.device: torch.device = self._accelerator.device
+        self.rank: int = self._accelerator.process_index
+        self.world_size: int = self._accelerator.num_processes
+        self.is_main: bool = self._accelerator.is_main_process
+        if settings.device_memory_gb is not None and self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, settings.device_memory_gb * 2**30 / total), self.device)
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in place, in one message."""
+        if self.world_size == 1:
+            return
+        flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        flat = self._accelerator.reduce(flat, reduction="sum")
+        offset = 0
+        for tensor in tensors:
+            piece = flat[offset : offset + tensor.numel()]
+            tensor.copy_(piece.view_as(tensor))
+            offset += tensor.numel()
+
+    def wait(self) -> None:
+        """Return once every process is here."""
+        self._accelerator.wait_for_everyone()
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any process, such as a Ctrl-C that reached only one."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor([float(flag)], device=self.device)
+        self.sum([value])
+        return bool(value.item() > 0)
+
+    def close(self) -> None:
+        """Leave the process group, so that launchers see a clean end."""
+        self._accelerator.end_training()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def check_device(device: str) -> None:
+    """Raise EnvironmentNotReady when the configured device is not one this torch can use."""
+    if device == "cuda" and not torch.cuda.is_available():
+        if torch.version.cuda is None:
+            raise EnvironmentNotReady(
+                "`device` is cuda, but the installed torch was built without CUDA",
+                "install a CUDA build: pip install --upgrade torch --index-url https://download.pytorch.org/whl/cu130",
+            )
+        raise EnvironmentNotReady(
+            "`device` is cuda, but torch finds no usable GPU",
+            "see whether `nvidia-smi` lists the card and whether its driver is recent enough for this torch",
+        )
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentNotReady("`device` is mps, but torch finds no Apple GPU here", 'set "device" to "auto"')
