@@ -121,9 +121,7 @@ class Family(Protocol):
         """Transformer tokens of a picture of that many pixels."""
         ...
 
-    def predict(
-        self, transformer: nn.Module, noisy_latents: Tensor, sigma: Tensor, text: TextEncoding
-    ) -> Tensor:
+    def predict(self, transformer: nn.Module, noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
         """The velocity (B, C, H, W) at `sigma` (B,), in the transformer's compute dtype."""
         ...
 

@@ -1,0 +1,63 @@
+"""The architecture of each flavour, as JSON shipped with the package, so that nothing is fetched to know a shape.
+
+A part is a folder of the diffusers layout: transformer, vae, scheduler, text_encoder, _2, _3, tokenizer, _2, _3.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+CLIP_TOKENS = 77
+ENCODER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+TOKENIZER_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+WEIGHT_PARTS = (*ENCODER_PARTS, "vae", "transformer")
+
+# Each part's library and class as model_index.json names them.
+PIPELINE_CLASSES = {
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "text_encoder_3": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+    "tokenizer_3": ("transformers", "T5TokenizerFast"),
+    "transformer": ("diffusers", "SD3Transformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+}
+
+
+def component_config(flavour: str, part: str) -> dict[str, Any]:
+    """The config of one part (not a tokenizer) of a flavour: a fresh dict with its `_class_name`."""
+    folder = resources.files("simpletune.models") / "configs" / ("tiny" if flavour == "tiny" else "sd3")
+    name = f"transformer.{flavour}.json" if part == "transformer" and flavour != "tiny" else f"{part}.json"
+    config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return config
+
+
+def weights_stem(part: str) -> str:
+    """The weight file's name without number and suffix, which differs between the two libraries."""
+    return "model" if part in ENCODER_PARTS else "diffusion_pytorch_model"
+
+
+def empty_module(part: str, config: dict[str, Any]) -> Any:
+    """The part's module on the meta device: shapes without memory."""
+    import torch
+
+    with torch.device("meta"):
+        if part in ENCODER_PARTS:
+            return _empty_encoder(part, config)
+        from diffusers import AutoencoderKL, SD3Transformer2DModel
+
+        kind = SD3Transformer2DModel if part == "transformer" else AutoencoderKL
+        return kind.from_config(config)
+
+
+def _empty_encoder(part: str, config: dict[str, Any]) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    plain = {key: value for key, value in config.items() if key not in {"_class_name", "model_type"}}
+    if part == "text_encoder_3":
+        return T5EncoderModel(T5Config(**plain))
+    return CLIPTextModelWithProjection(CLIPTextConfig(**plain))

@@ -1,0 +1,27 @@
+"""What every test may ask for: the tiny model, built once for the whole run, and a cache that isn't the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder shared by all workers of this run, instead of the one in the home folder."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIMPLETUNE_CACHE", str(shared / "user-cache"))
+        yield shared / "user-cache"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(user_cache: Path) -> Path:
+    """The tiny flavour's pipeline folder; tests must not write into it."""
+    from simpletune.models.tiny import tiny_folder
+
+    return tiny_folder()
