@@ -1,0 +1,89 @@
+"""The caption of a picture: from the text file beside it, from its name, or one for the whole set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from simpletune.data.sources import ImageFile, Reason, Rejected, shown
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import ImageSet
+
+LARGEST_CAPTION_FILE = 1 << 20
+"""Bytes. A larger text file is something else that happens to stand there."""
+
+NOT_UTF8 = "not UTF-8, read as Latin-1 (Windows-1252)"
+SEVERAL_LINES = "more than one line: the first that isn't blank is used"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption, and what a person should know of how it was read (each a text that many captions may share)."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+def read_caption(image: ImageFile, image_set: ImageSet) -> Caption | Rejected:
+    """What the data set's caption_strategy says of a picture, with the instance prompt before it or in its place."""
+    prompt = _one_line(image_set.instance_prompt or "")
+    if image_set.only_instance_prompt or image_set.caption_strategy == "instanceprompt":
+        return Caption(prompt) if prompt else Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
+    found = _from_filename(image) if image_set.caption_strategy == "filename" else _from_text_file(image)
+    if isinstance(found, Caption) and image_set.prepend_instance_prompt and prompt:
+        return Caption(f"{prompt} {found.text}", found.notes)
+    return found
+
+
+def decode_text(data: bytes) -> tuple[str, tuple[str, ...]]:
+    """Text of unknown encoding, and a note if it was guessed: UTF-8, UTF-16 (by mark or zero bytes), else Latin-1."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace"), ()
+    if b"\0" in data:
+        order = "utf-16-be" if data.startswith(b"\0") else "utf-16-le"
+        return data.decode(order, "replace"), ()
+    try:
+        return data.decode("utf-8-sig"), ()
+    except UnicodeDecodeError:
+        pass
+    try:
+        return data.decode("cp1252"), (NOT_UTF8,)
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), (NOT_UTF8,)
+
+
+def _from_filename(image: ImageFile) -> Caption | Rejected:
+    stem = PurePosixPath(image.name).stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    text = _one_line(stem.replace("_", " ").replace("-", " "))
+    return Caption(text) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
+
+
+def _from_text_file(image: ImageFile) -> Caption | Rejected:
+    path = image.path.with_suffix(".txt")
+    data = _read(path)
+    if isinstance(data, Rejected):
+        return data
+    text, notes = decode_text(data)
+    lines = [line for line in map(_one_line, text.splitlines()) if line]
+    if not lines:
+        return Rejected(Reason.NO_CAPTION, f"caption file {shown(path.name)} is empty")
+    return Caption(lines[0], notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
+
+
+def _read(path: Path) -> bytes | Rejected:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_CAPTION_FILE + 1)
+    except FileNotFoundError:
+        return Rejected(Reason.NO_CAPTION, f"no caption file {shown(path.name)}")
+    except OSError as error:
+        return Rejected(Reason.NO_CAPTION, f"caption file {shown(path.name)} can't be read: {error.strerror}")
+    if len(data) > LARGEST_CAPTION_FILE:
+        return Rejected(Reason.NO_CAPTION, f"{shown(path.name)} is over 1 MiB: not a caption")
+    return data
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

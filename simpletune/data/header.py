@@ -1,0 +1,166 @@
+"""What a picture file's first bytes say of it, without decoding it: upright size, format, whether its end is there.
+
+Opening goes by content, never by extension, and only through the formats listed here. Pillow's own guard against
+decompression bombs is a warning up to twice its limit, so it is replaced by one plain limit, checked before decoding.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from simpletune.data.sources import Reason, Rejected
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
+"""Registered by being imported; the other formats' are Pillow's standard ones. Without this, threads race to do it."""
+
+MAX_PIXELS = 2 * 89_478_485
+"""Width times height beyond which a file isn't opened: Pillow's own limit for an error (0.5 GB as RGB)."""
+
+SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+READ_MODES = (
+    frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}) | SIXTEEN_BIT_MODES
+)
+
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations under which width and height change places."""
+
+_ORIENTATION_TAG = 0x0112
+_ORIENTATION_CARRIERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+
+_FOREIGN = (
+    (b"<!doctype html", "a web page, saved under a picture's name"),
+    (b"<html", "a web page, saved under a picture's name"),
+    (b"<svg", "an SVG drawing"),
+    (b"%pdf", "a PDF document"),
+    (b"pk\x03\x04", "a ZIP archive"),
+    (b"{", "JSON text"),
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
+)
+
+Image.MAX_IMAGE_PIXELS = None
+
+
+@dataclass(frozen=True)
+class Header:
+    """Size in pixels, upright: after the EXIF orientation is applied."""
+
+    width: int
+    height: int
+
+
+def read_header(path: Path) -> Header | Rejected:
+    """A picture's size, or why it can't be used. Reads a few kilobytes, unless the file's end looks cut off."""
+    try:
+        with path.open("rb") as file:
+            return _inspect(file)
+    except FileNotFoundError:
+        return Rejected(Reason.CHANGED, "the file vanished")
+    except PermissionError:
+        return Rejected(Reason.PERMISSION, "this user may not open the file")
+
+
+def open_picture(file: BinaryIO) -> Image.Image:
+    """Open by content among FORMATS; nothing is decoded. Raises UnidentifiedImageError and whatever Pillow meets."""
+    return Image.open(file, formats=FORMATS)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation (1 to 8) still to be applied; 1 where there is none or it can't be read.
+
+    Pillow applies a TIFF's itself. A PNG is asked through the base class, as its own method decodes the picture first.
+    """
+    if image.format == "TIFF" or not any(carrier in image.info for carrier in _ORIENTATION_CARRIERS):
+        return 1
+    try:
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF makes Pillow raise nearly anything; viewers show such a picture as it is
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _inspect(file: BinaryIO) -> Header | Rejected:
+    try:
+        image = open_picture(file)
+    except UnidentifiedImageError:
+        return Rejected(Reason.UNREADABLE, _foreign(file))
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged headers
+        return Rejected(Reason.UNREADABLE, f"its header is damaged ({error})")
+    return refusal(image) or _cut_off(image, file) or _upright(image)
+
+
+def refusal(image: Image.Image) -> Rejected | None:
+    """Why an opened picture must not be decoded, or None."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        detail = f"{width}x{height} is over {MAX_PIXELS // 1_000_000} megapixels; save it smaller"
+        return Rejected(Reason.TOO_LARGE, detail)
+    if image.mode not in READ_MODES:
+        detail = f"mode {image.mode} has no defined white; save it with 8 or 16 bits a channel"
+        return Rejected(Reason.PIXEL_KIND, detail)
+    return None
+
+
+def _upright(image: Image.Image) -> Header:
+    width, height = image.size
+    return Header(height, width) if orientation(image) in SIDEWAYS else Header(width, height)
+
+
+def _foreign(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(64).lower().lstrip(b"\xef\xbb\xbf \r\n\t")
+    for signature, what in _FOREIGN:
+        if start.startswith(signature):
+            return f"its content is {what}"
+    if start[4:8] == b"ftyp":
+        return "its content is HEIC or a film; save it as PNG or JPEG"
+    return "its content is of no picture format"
+
+
+def _cut_off(image: Image.Image, file: BinaryIO) -> Rejected | None:
+    """Decode a picture whose last bytes aren't an end of its format: rare, and the only way to be sure."""
+    ends_well = _ENDINGS.get(image.format or "")
+    if ends_well is None or ends_well(file):
+        return None
+    try:
+        image.draft(None, (1, 1))
+        image.load()
+    except Exception as error:  # as above: a damaged stream can raise nearly anything
+        return Rejected(Reason.TRUNCATED, str(error) or type(error).__name__)
+    return None
+
+
+def _tail(file: BinaryIO, count: int) -> bytes:
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - count))
+    data = file.read()
+    file.seek(position)
+    return data
+
+
+def _declared_size_fits(file: BinaryIO, offset: int, extra: int) -> bool:
+    """RIFF and BMP headers hold the file's size, little-endian, at `offset`."""
+    position = file.tell()
+    file.seek(offset)
+    field = file.read(4)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return len(field) == 4 and struct.unpack("<I", field)[0] + extra <= size
+
+
+_ENDINGS: dict[str, Callable[[BinaryIO], bool]] = {
+    "JPEG": lambda file: _tail(file, 2) == b"\xff\xd9",
+    "MPO": lambda file: _tail(file, 2) == b"\xff\xd9",
+    "PNG": lambda file: _tail(file, 8)[:4] == b"IEND",
+    "GIF": lambda file: _tail(file, 1) == b"\x3b",
+    "WEBP": lambda file: _declared_size_fits(file, 4, 8),
+    "BMP": lambda file: _declared_size_fits(file, 2, 0),
+}

@@ -1,0 +1,147 @@
+"""Look through a data set's folder: which pictures train, where each is placed, and why the others don't.
+
+Headers and captions are read in threads; nothing is written, and nothing decoded but files whose end looks cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simpletune.data.captions import Caption, read_caption
+from simpletune.data.geometry import Placement, objection, place
+from simpletune.data.header import read_header
+from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, list_images, name_bytes
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import ImageSet
+
+__all__ = ["Exclusion", "Placement", "Sample", "ScanResult", "scan"]
+
+_FILES_A_TASK = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture that can be trained on. `width` and `height` are its own, upright, in pixels."""
+
+    set_id: str
+    name: str
+    path: Path
+    width: int
+    height: int
+    caption: str
+    placement: Placement
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What names the sample in a run: (set_id, name)."""
+        return self.set_id, self.name
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What was found in one data set; `samples` and `excluded` together are every picture-like file, sorted by name.
+
+    `other` counts files that aren't pictures (captions among them); `notes` are remarks on captions with example names.
+    """
+
+    set_id: str
+    samples: tuple[Sample, ...]
+    excluded: tuple[Exclusion, ...]
+    other: int
+    notes: Mapping[str, tuple[str, ...]]
+
+    @property
+    def found(self) -> int:
+        return len(self.samples) + len(self.excluded)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many pictures each reason excluded."""
+        return Counter(exclusion.reason for exclusion in self.excluded)
+
+
+def scan(image_set: ImageSet, alignment: int, seed: int, workers: int | None = None) -> ScanResult:
+    """Scan one data set; the result depends on the folder's content and the arguments, never on order or threads.
+
+    Raises OSError when the data set's folder can't be listed.
+    """
+    listing = list_images(image_set.instance_data_dir)
+    pieces = [listing.files[start : start + _FILES_A_TASK] for start in range(0, len(listing.files), _FILES_A_TASK)]
+    with ThreadPoolExecutor(workers or min(8, 2 * (os.cpu_count() or 1))) as pool:
+        looked = [
+            entry
+            for piece in pool.map(lambda files: _look(files, image_set, alignment, seed), pieces)
+            for entry in piece
+        ]
+    rejected = list(listing.rejected) + [(file.name, found) for file, found in looked if isinstance(found, Rejected)]
+    usable = [found for _, found in looked if not isinstance(found, Rejected)]
+    kept, over = _limit(usable, image_set, seed)
+    return ScanResult(
+        set_id=image_set.id,
+        samples=tuple(sample for sample, _ in kept),
+        excluded=_exclusions(image_set.id, rejected + over),
+        other=listing.other,
+        notes=_gather_notes(kept),
+    )
+
+
+_Usable = tuple[Sample, tuple[str, ...]]
+
+
+def _look(
+    files: Sequence[ImageFile], image_set: ImageSet, alignment: int, seed: int
+) -> list[tuple[ImageFile, _Usable | Rejected]]:
+    return [(file, _look_at(file, image_set, alignment, seed)) for file in files]
+
+
+def _look_at(file: ImageFile, image_set: ImageSet, alignment: int, seed: int) -> _Usable | Rejected:
+    header = read_header(file.path)
+    if isinstance(header, Rejected):
+        return header
+    placement = place(header.width, header.height, image_set, alignment, seed=seed, name=file.name)
+    refused = objection(header.width, header.height, image_set, placement)
+    if refused is not None:
+        return refused
+    caption = read_caption(file, image_set)
+    if not isinstance(caption, Caption):
+        return caption
+    sample = Sample(image_set.id, file.name, file.path, header.width, header.height, caption.text, placement)
+    return sample, caption.notes
+
+
+def _limit(
+    usable: Sequence[_Usable], image_set: ImageSet, seed: int
+) -> tuple[Sequence[_Usable], list[tuple[str, Rejected]]]:
+    """Keep max_num_samples pictures: a choice by seed, spread over the set, that new files disturb little."""
+    limit = image_set.max_num_samples
+    if limit is None or len(usable) <= limit:
+        return usable, []
+
+    def rank(entry: _Usable) -> bytes:
+        return hashlib.sha256(b"\0".join((b"limit", str(seed).encode(), name_bytes(entry[0].name)))).digest()
+
+    chosen = {entry[0].name for entry in sorted(usable, key=rank)[:limit]}
+    detail = f"{limit} of {len(usable)} usable pictures are taken, chosen by seed"
+    over = [(entry[0].name, Rejected(Reason.OVER_LIMIT, detail)) for entry in usable if entry[0].name not in chosen]
+    return [entry for entry in usable if entry[0].name in chosen], over
+
+
+def _exclusions(set_id: str, rejected: Iterable[tuple[str, Rejected]]) -> tuple[Exclusion, ...]:
+    entries = (Exclusion(set_id, name, why.reason.value, why.detail) for name, why in rejected)
+    return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def _gather_notes(kept: Iterable[_Usable]) -> dict[str, tuple[str, ...]]:
+    names: dict[str, list[str]] = {}
+    for sample, notes in kept:
+        for note in notes:
+            names.setdefault(note, []).append(sample.name)
+    return {note: tuple(found) for note, found in names.items()}

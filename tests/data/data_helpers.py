@@ -1,0 +1,74 @@
+"""Data sets with every field spelled out, pictures to put into them, and a reporter that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from simpletune.config.settings import ImageSet
+
+
+def image_set(folder: Path = Path("/pictures"), **changes: Any) -> ImageSet:
+    values = ImageSet(
+        id="pictures",
+        type="local",
+        instance_data_dir=folder,
+        caption_strategy="filename",
+        instance_prompt=None,
+        prepend_instance_prompt=False,
+        only_instance_prompt=False,
+        resolution=64,
+        resolution_type="pixel_area",
+        crop=False,
+        crop_style="center",
+        crop_aspect="square",
+        crop_aspect_buckets=(),
+        minimum_image_size=None,
+        maximum_image_size=None,
+        target_downsample_size=None,
+        minimum_aspect_ratio=None,
+        maximum_aspect_ratio=None,
+        max_upscale_threshold=None,
+        max_num_samples=None,
+        repeats=0,
+        cache_dir_vae=folder.parent / "vae-cache",
+        text_embeds="text",
+    )
+    return replace(values, **changes)
+
+
+def colours(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A smooth picture that differs by seed and has no two equal corners."""
+    across, down = np.linspace(0, 200, width), np.linspace(0, 200, height)
+    red, green = np.meshgrid(across, down)
+    pixels = np.stack([red, green, np.full_like(red, 40 + seed % 200)], axis=-1)
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+class Told:
+    """A reporter that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+        self.phases: list[str] = []
+
+    @contextmanager
+    def phase(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Told]:
+        self.phases.append(title)
+        yield self
+
+    def advance(self, amount: float = 1, **shown: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
