@@ -110,7 +110,13 @@ class FrozenLinear(nn.Linear):
     bias: Tensor | None
 
     def __init__(
-        self, data: Tensor, scale: Tensor, shift: Tensor | None, bias: Tensor | None, shape: tuple[int, int], precision: str
+        self,
+        data: Tensor,
+        scale: Tensor,
+        shift: Tensor | None,
+        bias: Tensor | None,
+        shape: tuple[int, int],
+        precision: str,
     ) -> None:
         nn.Module.__init__(self)  # nn.Linear's own would allocate the full weight
         self.out_features, self.in_features = shape
@@ -138,15 +144,13 @@ class FrozenLinear(nn.Linear):
         size = torch.Size((self.out_features * self.in_features // group, group))
         packed = PackedTensor(self.data, self._bits, size, (group, 1))
         group_size = group if group != self.in_features else None
-        return WeightQBitsTensor(
-            qtype, 0, group_size, torch.Size(self._shape), stride, packed, self.scale, self.shift
-        )
+        return WeightQBitsTensor(qtype, 0, group_size, torch.Size(self._shape), stride, packed, self.scale, self.shift)
 
     def dequantized(self) -> Tensor:
         """The weight (O, I) as an ordinary tensor in the compute dtype."""
         return dequantize(self.data, self.scale, self.shift, self._bits, self._shape)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Linear's name for it)
+    def forward(self, input: Tensor) -> Tensor:
         with _without_autocast(input.device.type):
             return _FrozenProduct.apply(
                 input.to(self.scale.dtype), self.data, self.scale, self.shift, self.bias, self._bits, self._shape

@@ -1,0 +1,391 @@
+"""Stream weights from .safetensors files into a model, one layer at a time, quantizing as they arrive.
+
+A model is built on the meta device (no memory), then each layer is read, moved, cast and if need be quantized, and
+its full-precision form dropped before the next is touched. Files are memory-mapped, so neither host nor GPU ever
+holds more than the finished part of the model and one layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from simpletune.config.settings import Settings
+from simpletune.errors import ModelUnavailable
+from simpletune.models.family import Progress
+from simpletune.models.quantize import QuantizeChoice, assert_all_quantized, frozen_linear, is_quantized
+
+Materialize = Callable[[str, Tensor], "Tensor | None"]
+"""Given the name and the meta tensor of a buffer that no file holds, computes it, or returns None."""
+
+View = Callable[["WeightSource"], Tensor]
+"""Computes one tensor of a model from a source's `raw` tensors and `rows`."""
+
+_COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+_WHOLE_FILE_BYTES = 64 << 20
+_SAMPLES, _SAMPLE_BYTES = 256, 64 << 10
+_STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a folder's weights
+
+
+def compute_dtype(settings: Settings) -> torch.dtype:
+    """The dtype of frozen weights and of every product: what `mixed_precision` says."""
+    return _COMPUTE_DTYPES[settings.mixed_precision]
+
+
+class WeightSource:
+    """Tensors by name over one or more .safetensors files, read when asked for.
+
+    `viewed` gives files of another layout the names a model expects: each is computed from the files' own, for example
+    by `source.rows("qkv.weight", 0, 1536)`. Then only the views' names are seen.
+
+    Every method that reads raises ModelUnavailable naming the file when it is missing, damaged or lacks the tensor.
+    """
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        """`files`: tensor name -> the file that holds it."""
+        self._files = dict(files)
+        self._views: Mapping[str, View] | None = None
+        self._opened: dict[Path, Any] = {}
+
+    @classmethod
+    def open(cls, path: Path) -> WeightSource:
+        """A .safetensors file, an index of shards (`...safetensors.index.json`), or a folder that holds either."""
+        path = _weights_in(path) if path.is_dir() else path
+        if path.name.endswith(".index.json"):
+            return cls(_indexed(path))
+        if path.suffix != ".safetensors":
+            raise ModelUnavailable(f"{path} is not a .safetensors file", "pickled weights are never read")
+        return cls(dict.fromkeys(_open(path).keys(), path))
+
+    def viewed(self, views: Mapping[str, View]) -> WeightSource:
+        """The same files under a model's own names."""
+        source = WeightSource(self._files)
+        source._views = dict(views)
+        return source
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._files if self._views is None else self._views)
+
+    def __contains__(self, name: str) -> bool:
+        return name in (self._files if self._views is None else self._views)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(self._files.values()))
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the files, headers included."""
+        return sum(path.stat().st_size for path in self.paths)
+
+    def read(self, name: str) -> Tensor:
+        """The tensor on the CPU, in the file's dtype; it may share the mapped file's memory, so copy it to keep it."""
+        if self._views is None:
+            return self.raw(name)
+        if name not in self._views:
+            raise self._missing(name)
+        return self._views[name](self)
+
+    def raw(self, name: str) -> Tensor:
+        """A tensor by the name it has in the files, for views to use."""
+        return self._file(name).get_tensor(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop` of a tensor by its name in the files, without reading the others."""
+        return self._file(name).get_slice(name)[start:stop]
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The tensor's shape from the file's header; None for a view, whose shape only reading it tells."""
+        return tuple(self._file(name).get_slice(name).get_shape()) if self._views is None else None
+
+    def where(self, name: str) -> str:
+        """The file a tensor is in, for messages."""
+        return str(self._files.get(name) or ", ".join(str(path) for path in self.paths))
+
+    def close(self) -> None:
+        """Unmap the files; reading again opens them again."""
+        self._opened.clear()
+
+    def _file(self, name: str) -> Any:
+        path = self._files.get(name)
+        if path is None:
+            raise self._missing(name)
+        if path not in self._opened:
+            self._opened[path] = _open(path)
+        if name not in self._opened[path].keys():  # noqa: SIM118 (not a dict: it has no `in`)
+            raise self._missing(name)
+        return self._opened[path]
+
+    def _missing(self, name: str) -> ModelUnavailable:
+        return ModelUnavailable(f"{self.where(name)} has no tensor {name!r}", "is this the model the flavour names?")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError as error:
+        raise ModelUnavailable(f"{path} doesn't exist", "check the path, or download the model again") from error
+    except (SafetensorError, OSError) as error:
+        raise ModelUnavailable(f"{path} can't be read: {error}", "it may be incomplete: download it again") from error
+
+
+def _weights_in(folder: Path) -> Path:
+    candidates = [folder / f"{stem}.safetensors{suffix}" for stem in _STEMS for suffix in ("", ".index.json")]
+    found = next((path for path in candidates if path.is_file()), None)
+    others = sorted(folder.glob("*.safetensors"))
+    if found is None and len(others) == 1:
+        return others[0]
+    if found is None:
+        reason = "several .safetensors files and no index" if others else "no .safetensors file"
+        raise ModelUnavailable(f"{folder} has {reason}", "pickled weights (.bin, .ckpt) are never read")
+    return found
+
+
+def _indexed(index: Path) -> dict[str, Path]:
+    try:
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        shards = {str(name): Path(str(shard)).name for name, shard in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelUnavailable(f"{index} is not an index of weights: {error}", "download the model again") from error
+    missing = sorted({shard for shard in shards.values() if not (index.parent / shard).is_file()})
+    if missing:
+        raise ModelUnavailable(f"{index.parent} lacks {', '.join(missing)}", "download the model again")
+    return {name: index.parent / shard for name, shard in shards.items()}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a streamed model was made of: bytes read, and the files' tensors that it has no place for."""
+
+    bytes_read: int
+    unused: tuple[str, ...]
+
+
+def stream_into(
+    module: nn.Module,
+    source: WeightSource,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str = "no_change",
+    quantize: QuantizeChoice = lambda _name, _linear: True,
+    quantize_via: str = "accelerator",
+    key: str = "base_model_precision",
+    materialize: Materialize | None = None,
+    progress: Progress | None = None,
+) -> Loaded:
+    """Fill a module built on the meta device from `source`; it ends frozen, in eval mode, on `device`.
+
+    Linear layers that `quantize` chooses become FrozenLinear of `precision`, quantized on `device`, or on the host when
+    `quantize_via` is "cpu". Parameters and stored buffers get `dtype`, except those transformers keeps in fp32 (see
+    `stock_dtypes`). Tied parameters stay tied, whichever of their names the file has. Buffers that no file
+    holds are computed by `materialize` and keep their own dtype; CLIP's `position_ids` need no help. `key` is what
+    errors call the precision. `progress` is told bytes.
+
+    Raises ModelUnavailable naming file and tensor when one is missing or has another shape, before anything is read
+    where the headers tell.
+    """
+    slots = _slots(module, source)
+    _check_headers(slots, source)
+    stream = _Stream(module, source, device, stock_dtypes(module, dtype), progress, slots)
+    if is_quantized(precision):
+        stream.quantize_linears(precision, quantize, torch.device("cpu") if quantize_via == "cpu" else device, key)
+    stream.fill_parameters()
+    stream.fill_buffers(materialize)
+    if is_quantized(precision):
+        assert_all_quantized(module, quantize, key)
+    source.close()
+    return Loaded(stream.bytes_read, tuple(sorted(source.names() - stream.read_names)))
+
+
+def stock_dtypes(module: nn.Module, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The dtype `from_pretrained(dtype=...)` gives each tensor of a transformers model, by its name.
+
+    T5 asks for its `wo` in fp32, but transformers honours `_keep_in_fp32_modules` in fp16 only, and the `_strict`
+    list in fp16 and bf16. diffusers' SD3 classes keep nothing.
+    """
+    kept: set[str] = set()
+    for child in module.modules():
+        if dtype == torch.float16:
+            kept |= set(getattr(child, "_keep_in_fp32_modules", None) or ())
+        if dtype in (torch.float16, torch.bfloat16):
+            kept |= set(getattr(child, "_keep_in_fp32_modules_strict", None) or ())
+    pattern = re.compile("|".join(sorted(glob.replace("*", ".*") for glob in kept)) or r"(?!)")
+    return lambda name: torch.float32 if pattern.search(name) else dtype
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One tensor of the model: every name it goes by, and the one the source has it under."""
+
+    names: tuple[str, ...]
+    stored: str
+    shape: tuple[int, ...]
+
+
+def _slots(module: nn.Module, source: WeightSource) -> list[_Slot]:
+    """The model's parameters and stored buffers, tied ones together."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    groups: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(id(parameter), []).append(name)
+    for name, target in _ties(module).items():
+        if name in parameters and target in parameters and parameters[name] is not parameters[target]:
+            groups[id(parameters[target])] += groups.pop(id(parameters[name]))
+    slots, missing = [], []
+    for names in groups.values():
+        stored = next((name for name in names if name in source), None)
+        if stored is None:
+            missing.append(names[0])
+        else:
+            slots.append(_Slot(tuple(names), stored, tuple(parameters[names[0]].shape)))
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelUnavailable(
+            f"{source.where(missing[0])} lacks {', '.join(missing[:3])}{more}",
+            "the file is incomplete, or it is another model than the flavour names",
+        )
+    buffers = (name for name in _stored_buffers(module) if name in source)
+    return slots + [_Slot((name,), name, tuple(module.get_buffer(name).shape)) for name in buffers]
+
+
+def _ties(module: nn.Module) -> dict[str, str]:
+    """transformers 5 states ties as {name: the name it shares}; a meta model may not have tied them yet."""
+    ties = getattr(module, "_tied_weights_keys", None)
+    return dict(ties) if isinstance(ties, Mapping) else {}
+
+
+def _stored_buffers(module: nn.Module) -> Iterator[str]:
+    for prefix, child in module.named_modules():
+        for name in child._buffers:
+            if name not in child._non_persistent_buffers_set and child._buffers[name] is not None:
+                yield f"{prefix}.{name}" if prefix else name
+
+
+def _check_headers(slots: Sequence[_Slot], source: WeightSource) -> None:
+    for slot in slots:
+        shape = source.shape(slot.stored)
+        if shape is not None and shape != slot.shape:
+            raise _wrong_shape(slot, shape, source)
+
+
+def _wrong_shape(slot: _Slot, shape: tuple[int, ...], source: WeightSource) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{source.where(slot.stored)}: {slot.stored} has shape {list(shape)}, the model wants {list(slot.shape)}",
+        "this is another model than the flavour names",
+    )
+
+
+class _Stream:
+    """One pass over a model's slots."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        source: WeightSource,
+        device: torch.device,
+        dtype_of: Callable[[str], torch.dtype],
+        progress: Progress | None,
+        slots: Sequence[_Slot],
+    ) -> None:
+        self.module, self.source, self.device, self.dtype_of = module, source, device, dtype_of
+        self.progress = progress
+        self.pending = {name: slot for slot in slots for name in slot.names}
+        self.total_bytes = source.total_bytes
+        self.bytes_read = 0
+        self.read_names: set[str] = set()
+
+    def quantize_linears(self, precision: str, quantize: QuantizeChoice, where: torch.device, key: str) -> None:
+        for name, linear in list(self.module.named_modules()):
+            if not isinstance(linear, nn.Linear) or not quantize(name, linear):
+                continue
+            weight_name, dtype = f"{name}.weight", self.dtype_of(f"{name}.weight")
+            weight = self._read(self.pending.pop(weight_name), where, dtype)
+            bias = None if linear.bias is None else self._read(self.pending.pop(f"{name}.bias"), where, dtype)
+            frozen = frozen_linear(weight, bias, precision, dtype, name=name, key=key)
+            del weight
+            parent, leaf = _parent(self.module, name)
+            setattr(parent, leaf, frozen.to(self.device).eval())
+
+    def fill_parameters(self) -> None:
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        for slot in dict.fromkeys(self.pending.values()):
+            if slot.names[0] in parameters:
+                tensor = self._read(slot, self.device, self.dtype_of(slot.names[0]))
+                filled = nn.Parameter(tensor, requires_grad=False)
+                for name in slot.names:
+                    parent, leaf = _parent(self.module, name)
+                    parent._parameters[leaf] = filled
+        self.module.eval()
+
+    def fill_buffers(self, materialize: Materialize | None) -> None:
+        for name, buffer in list(self.module.named_buffers(remove_duplicate=False)):
+            parent, leaf = _parent(self.module, name)
+            if name in self.pending:
+                dtype = self.dtype_of(name) if buffer.is_floating_point() else buffer.dtype
+                parent._buffers[leaf] = self._read(self.pending[name], self.device, dtype)
+            elif buffer.is_meta:
+                parent._buffers[leaf] = _computed(name, buffer, materialize, self.source).to(self.device)
+            else:
+                parent._buffers[leaf] = buffer.to(self.device)
+
+    def _read(self, slot: _Slot, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """A tensor of its own on `device`, cast there rather than on the host."""
+        raw = self.source.read(slot.stored)
+        if tuple(raw.shape) != slot.shape:
+            raise _wrong_shape(slot, tuple(raw.shape), self.source)
+        self.read_names.add(slot.stored)
+        self.bytes_read += raw.numel() * raw.element_size()
+        if self.progress is not None:
+            self.progress(min(self.bytes_read, self.total_bytes), self.total_bytes)
+        moved = raw.to(device).to(dtype)
+        # What is still the mapped file would change, or crash the process, when the file is replaced under it.
+        return moved.clone() if moved.data_ptr() == raw.data_ptr() and device.type == "cpu" else moved
+
+
+def _computed(name: str, buffer: Tensor, materialize: Materialize | None, source: WeightSource) -> Tensor:
+    computed = materialize(name, buffer) if materialize is not None else None
+    if computed is None and name.split(".")[-1] == "position_ids":
+        computed = torch.arange(buffer.shape[-1], dtype=buffer.dtype).expand(buffer.shape)
+    if computed is None:
+        raise ModelUnavailable(f"{source.where(name)} lacks {name}", "the file is incomplete")
+    return computed
+
+
+def _parent(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    prefix, _, leaf = name.rpartition(".")
+    return module.get_submodule(prefix), leaf
+
+
+def fingerprint(path: Path) -> str:
+    """Hex SHA-256 that tells weights files apart: of all bytes below 64 MiB, of samples above.
+
+    A large file's digest covers its size, its safetensors header (names, shapes, types) and 256 evenly spread
+    pieces of 64 KiB, first and last included; it takes milliseconds. Raises ModelUnavailable if it can't be read.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            digest = hashlib.sha256(str(size).encode())
+            if size < _WHOLE_FILE_BYTES:
+                digest.update(file.read())
+                return digest.hexdigest()
+            header_bytes = int.from_bytes(file.read(8), "little")
+            digest.update(file.read(min(header_bytes, _WHOLE_FILE_BYTES)))
+            for sample in range(_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+            return digest.hexdigest()
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{path} can't be read: {error.strerror}", "check the path and its permissions"
+        ) from error
