@@ -7,9 +7,11 @@ holds more than the finished part of the model and one layer.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ View = Callable[["WeightSource"], Tensor]
 
 _COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 _WHOLE_FILE_BYTES = 64 << 20
+_TRIM_EVERY_BYTES = 32 << 20
 _SAMPLES, _SAMPLE_BYTES = 256, 64 << 10
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers' and transformers' names for a folder's weights
 
@@ -305,6 +308,7 @@ class _Stream:
         self.read_names: set[str] = set()
 
     def quantize_linears(self, precision: str, quantize: QuantizeChoice, where: torch.device, key: str) -> None:
+        trimmed_at = 0
         for name, linear in list(self.module.named_modules()):
             if not isinstance(linear, nn.Linear) or not quantize(name, linear):
                 continue
@@ -315,6 +319,11 @@ class _Stream:
             del weight
             parent, leaf = _parent(self.module, name)
             setattr(parent, leaf, frozen.to(self.device).eval())
+            if where.type == "cpu" and self.bytes_read - trimmed_at > _TRIM_EVERY_BYTES:
+                trimmed_at = self.bytes_read
+                _return_free_memory()
+        if where.type == "cpu":
+            _return_free_memory()
 
     def fill_parameters(self) -> None:
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
@@ -350,6 +359,17 @@ class _Stream:
         moved = raw.to(device).to(dtype)
         # What is still the mapped file would change, or crash the process, when the file is replaced under it.
         return moved.clone() if moved.data_ptr() == raw.data_ptr() and device.type == "cpu" else moved
+
+
+def _return_free_memory() -> None:
+    """Give freed host memory back to the system.
+
+    Quantizing leaves a small tensor between every two large freed ones, and glibc keeps the holes: without this the
+    process grew by 4.4 times the size of the quantized model.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _computed(name: str, buffer: Tensor, materialize: Materialize | None, source: WeightSource) -> Tensor:

@@ -231,7 +231,7 @@ def test_neither_full_precision_nor_two_copies_are_ever_held(tmp_path: Path) -> 
     )  # fmt: skip
     peak, end = (int(number) / 2**20 for number in run.stdout.split())
     assert 95 < end < 130, f"{end:.0f} MiB held of 100 MiB in int8 (400 MiB in the file)"
-    assert peak < end + 60, f"{peak:.0f} MiB at the peak: a layer is 16 MiB in fp32"
+    assert peak < end + 100, f"{peak:.0f} MiB at the peak: a layer is 16 MiB in fp32, 400 are all"
 
 
 def test_a_fingerprint_sees_every_byte_of_a_small_file_and_samples_a_large_one(tmp_path: Path) -> None:
