@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from simpletune.config.settings import Settings
+    from simpletune.progress import Reporter
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something loads; units are the caller's (bytes, layers)."""
@@ -95,8 +96,11 @@ class Family(Protocol):
     latent_channels: int
     vae_scale_factor: int  # pixels per latent element
 
-    def locate(self, settings: Settings, progress: Progress | None = None) -> ModelFiles:
-        """Find or download every file the run needs. Raises ModelUnavailable (exit 3) with what to do."""
+    def locate(self, settings: Settings, reporter: Reporter | None = None) -> ModelFiles:
+        """Find or download every file the run needs. Raises ModelUnavailable (exit 3) with what to do.
+
+        A download shows its size and rate through `reporter`, and goes on where an interrupted one stopped.
+        """
         ...
 
     def text_identity(self, files: ModelFiles, settings: Settings) -> str:
@@ -107,12 +111,14 @@ class Family(Protocol):
         """Hex digest of everything but the pixels that determines a latent, dtype included."""
         ...
 
-    def load_text_encoders(self, files: ModelFiles, settings: Settings, device: torch.device) -> TextEncoders: ...
+    def load_text_encoders(
+        self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
+    ) -> TextEncoders: ...
 
     def load_vae(self, files: ModelFiles, settings: Settings, device: torch.device) -> LatentCoder: ...
 
     def load_transformer(
-        self, files: ModelFiles, settings: Settings, device: torch.device, progress: Progress | None = None
+        self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
     ) -> nn.Module:
         """The frozen transformer, streamed from disk layer by layer and quantized as configured; eval mode, no LoRA."""
         ...

@@ -27,6 +27,8 @@ def random_tensor(seed: int, part: str, name: str, shape: tuple[int, ...], dtype
     """The tensor `name` of `part`, on the CPU."""
     if len(shape) == 1:
         return _vector(part, name, shape[0]).to(dtype)
+    if part == "text_encoder" and name == "text_projection.weight":
+        return torch.eye(shape[0], dtype=dtype)  # SD3 uses CLIP-L's pooled state unprojected
     weights = _normals(f"{seed}/{part}/{name}", math.prod(shape), _deviation(name, shape), dtype).reshape(shape)
     if part == "vae" and name == "encoder.conv_out.weight":
         weights[shape[0] // 2 :] = 0  # the log-variance half says one constant
