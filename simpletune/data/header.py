@@ -25,9 +25,7 @@ MAX_PIXELS = 2 * 89_478_485
 """Width times height beyond which a file isn't opened: Pillow's own limit for an error (0.5 GB as RGB)."""
 
 SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-READ_MODES = (
-    frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}) | SIXTEEN_BIT_MODES
-)
+READ_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}) | SIXTEEN_BIT_MODES
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations under which width and height change places."""

@@ -1,0 +1,184 @@
+"""Pictures as the VAE gets them: upright RGB in sRGB on white, resized with Lanczos and cropped to their bucket."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from simpletune.data.geometry import Placement
+from simpletune.data.header import SIDEWAYS, SIXTEEN_BIT_MODES, open_picture, orientation, refusal
+from simpletune.data.sources import Reason, shown
+from simpletune.errors import DataError
+
+if TYPE_CHECKING:
+    from simpletune.data.scan import Sample
+
+PREPARATION = 1
+"""Counts up when the pixels made from a file change, so that cached latents of the old ones aren't used."""
+
+_DRAFT_MARGIN = 2
+"""A JPEG may be decoded smaller, but to at least this many times its final size: Lanczos does the last part."""
+
+_REDUCING_GAP = 3.0
+"""Pillow averages whole pixels first while that leaves this many times the final size: faster, and not visible."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_MODE_OF_COLOUR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+_TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+
+def load_rgb(path: Path, data: bytes | None = None) -> Image.Image:
+    """A whole picture as upright 8-bit RGB: transparency on white, first frame of an animation, colours in sRGB.
+
+    `data` are the file's bytes, where they have been read already. Raises DataError naming the file and its fault.
+    """
+    image = _open(path, data)
+    return _decode(path, image, orientation(image))
+
+
+def prepare(sample: Sample, data: bytes | None = None) -> np.ndarray[Any, Any]:
+    """A sample's pixels, uint8 (H, W, 3) of its bucket's size, resized and cropped as its placement says.
+
+    Raises DataError when the file can't be decoded, or hasn't the size it was scanned with.
+    """
+    image = _open(sample.path, data)
+    turn = orientation(image)
+    _check_size(sample, _turned(image.size, turn))
+    drafted = image.draft(None, _turned(_times(sample.placement.resized, _DRAFT_MARGIN), turn))
+    extent = drafted[1][2:] if drafted else image.size
+    pixels: np.ndarray[Any, Any] = np.asarray(
+        _cut(_decode(sample.path, image, turn), _turned(extent, turn), sample.placement)
+    )
+    return pixels
+
+
+def _cut(picture: Image.Image, extent: tuple[float, float], placement: Placement) -> Image.Image:
+    """Resize and crop in one go, so that only what is kept is computed.
+
+    `extent` is the picture's size in its own pixels: that of a JPEG decoded smaller needn't be whole numbers.
+    """
+    left, top, right, bottom = placement.crop
+    across, down = extent[0] / placement.resized[0], extent[1] / placement.resized[1]
+    box = left * across, top * down, min(right * across, picture.width), min(bottom * down, picture.height)
+    return picture.resize(placement.bucket, Image.Resampling.LANCZOS, box, _REDUCING_GAP)
+
+
+def _open(path: Path, data: bytes | None) -> Image.Image:
+    try:
+        content = path.read_bytes() if data is None else data
+    except OSError as error:
+        raise _failure(path, str(error.strerror)) from error
+    try:
+        image = open_picture(io.BytesIO(content))
+    except UnidentifiedImageError as error:
+        raise _failure(path, Reason.UNREADABLE.value) from error
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged headers
+        raise _failure(path, f"its header is damaged ({error})") from error
+    refused = refusal(image)
+    if refused is not None:
+        raise _failure(path, refused.detail)
+    return image
+
+
+def _decode(path: Path, image: Image.Image, turn: int) -> Image.Image:
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except Exception as error:  # a damaged stream can make a decoder raise nearly anything
+        raise _failure(path, f"it is damaged or truncated ({error})") from error
+    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+
+
+def _failure(path: Path, what: str) -> DataError:
+    return DataError(f"{shown(str(path))}: {what}", hint="replace the file or take it out of the folder")
+
+
+def _check_size(sample: Sample, size: tuple[int, int]) -> None:
+    if size != (sample.width, sample.height):
+        was, now = f"{sample.width}x{sample.height}", f"{size[0]}x{size[1]}"
+        raise _failure(sample.path, f"{Reason.CHANGED.value}: it was {was} and is {now}")
+
+
+def _turned(size: tuple[Any, Any], turn: int) -> tuple[Any, Any]:
+    return (size[1], size[0]) if turn in SIDEWAYS else size
+
+
+def _times(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    return size[0] * factor, size[1] * factor
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode that is read (header.READ_MODES), to RGB."""
+    profile = image.info.get("icc_profile")
+    if image.mode in SIXTEEN_BIT_MODES:
+        image = _eight_bits(image)
+    if image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        on_white = Image.new("RGB", image.size, "white")
+        on_white.paste(_to_srgb(layered.convert("RGB"), profile), mask=layered.getchannel("A"))
+        return on_white
+    return _to_srgb(image, profile)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as L, or as LA where one grey value means transparent; Pillow's own conversion clips to white."""
+    values = np.asarray(image).astype(np.uint32)
+    white, inverted = _tiff_range(image)
+    grey = np.minimum((values * 255 + white // 2) // white, 255).astype(np.uint8)
+    result = Image.fromarray(255 - grey if inverted else grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        result.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return result
+
+
+def _tiff_range(image: Image.Image) -> tuple[int, bool]:
+    """(the largest value, whether that is black): a TIFF can hold 12 bits in 16, and can count from white."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:
+        return 0xFFFF, False
+    bits = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))
+    return (1 << bits[0]) - 1, tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """A picture without alpha as RGB, through its embedded colour profile if that is one to convert from."""
+    transform = _transform(profile) if profile else None
+    if transform is None:
+        return image.convert("RGB")
+    if image.mode != transform.input_mode and transform.input_mode == "RGB":
+        image = image.convert("RGB")
+    if image.mode != transform.input_mode:
+        return image.convert("RGB")
+    converted = ImageCms.applyTransform(image, transform)
+    return image.convert("RGB") if converted is None else converted
+
+
+@lru_cache(maxsize=64)
+def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """From an ICC profile to sRGB; None for sRGB itself, and for a profile that is damaged or of an unusual space."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _MODE_OF_COLOUR_SPACE.get(source.profile.xcolor_space.strip())
+        if mode is None or "srgb" in (source.profile.profile_description or "").lower():
+            return None
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        return ImageCms.ImageCmsTransform(
+            source, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")), mode, "RGB", intent
+        )
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
