@@ -37,9 +37,7 @@ _SAMPLE_STRIDE = 0xA0761D6478BD642F
 _ELEMENT_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio
 
 
-def uniform(
-    seed: int, stream: Stream, step: int | Tensor, sample_ids_B: Tensor, shape: Sequence[int] = ()
-) -> Tensor:
+def uniform(seed: int, stream: Stream, step: int | Tensor, sample_ids_B: Tensor, shape: Sequence[int] = ()) -> Tensor:
     """Uniform float32 numbers in the open interval (0, 1), of shape (B, *shape), on the ids' device.
 
     step: an int or a 0-dim int64 tensor; sample_ids_B: int64. Odd multiples of 2^-24, so 0 and 1 can't occur.

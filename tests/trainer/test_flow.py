@@ -1,5 +1,6 @@
 """The flow's equations against closed forms written here without the code under test."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -67,7 +68,7 @@ def test_mode_is_equation_20_and_rises(scale):
     expected = [min(max(paper(1 - q), 1e-5), 1 - 1e-5) for q in QUANTILES]
     assert sigmas(QUANTILES, timestep_sampling="mode", timestep_mode_scale=scale) == pytest.approx(expected, abs=2e-6)
     grid = sigmas(np.linspace(0.001, 0.999, 200).tolist(), timestep_sampling="mode", timestep_mode_scale=scale)
-    assert all(a <= b + 1e-6 for a, b in zip(grid, grid[1:], strict=False))
+    assert all(a <= b + 1e-6 for a, b in itertools.pairwise(grid))
 
 
 def test_uniform_is_the_number_itself():

@@ -1,0 +1,115 @@
+"""metrics.jsonl: one JSON line for every step, and one for every validation, in order, readable while it is written.
+
+A step's line: {"kind": "step", "step": 12, "epoch": 0, "loss": 0.21, ...}; a validation's: {"kind": "validation",
+"step": 250, "validation_loss": 0.19}. A number that is not finite is null, and "non_finite" names it and what it was:
+strict JSON has no NaN. `step` counts finished optimizer steps, so it begins at 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from simpletune import files
+
+STEP = "step"
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The lines of a run, oldest first; each has unique, rising `step`s. Null stands for a non-finite number."""
+
+    steps: tuple[dict[str, Any], ...]
+    validations: tuple[dict[str, Any], ...]
+
+
+class MetricsWriter:
+    """Appends lines, each flushed as it is written, so that a killed process loses none it has written."""
+
+    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+        """Go on after `resumed_step` finished steps: lines of later steps, which will be taken again, are dropped."""
+        self._path = path
+        self._last = {STEP: 0, VALIDATION: 0}
+        if path.exists():
+            self._keep(line for line in _lines(path) if line["step"] <= resumed_step)
+        # Appending is the one thing the atomic writer can't do; a torn last line is dropped by whoever reads.
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write_step(self, step: int, values: Mapping[str, Any]) -> None:
+        """The line of finished step `step`; values are JSON-able numbers, strings and lists. Steps must rise."""
+        self._write(STEP, step, values)
+
+    def write_validation(self, step: int, values: Mapping[str, Any]) -> None:
+        """The line of a validation after `step` finished steps (0: before the first)."""
+        self._write(VALIDATION, step, values)
+
+    def sync(self) -> None:
+        """Wait until the disk has every line: for a checkpoint, which these lines must not be older than."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if step < self._last[kind] or (kind == STEP and step == self._last[kind]):
+            raise ValueError(f"metrics of {kind} {step} after those of {self._last[kind]}")
+        self._last[kind] = step
+        self._file.write(_encoded({"kind": kind, "step": step, **values}))
+        self._file.flush()
+
+    def _keep(self, lines: Iterable[dict[str, Any]]) -> None:
+        kept = list(lines)
+        for line in kept:
+            self._last[line["kind"]] = line["step"]
+        files.write_text(self._path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept))
+
+
+def read_metrics(path: Path) -> Metrics:
+    """All complete lines of a metrics.jsonl, of a finished run or one still going."""
+    lines = _lines(path)
+    return Metrics(
+        steps=tuple(line for line in lines if line["kind"] == STEP),
+        validations=tuple(line for line in lines if line["kind"] == VALIDATION),
+    )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Every line that is whole; a process killed while writing may leave half a line."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and line.get("kind") in (STEP, VALIDATION) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+def _encoded(line: dict[str, Any]) -> str:
+    non_finite = {key: str(v) for key, v in line.items() if isinstance(v, float) and not math.isfinite(v)}
+    plain = {key: _without_non_finite(value) for key, value in line.items()}
+    if non_finite:
+        plain["non_finite"] = non_finite
+    return json.dumps(plain, allow_nan=False) + "\n"
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [_without_non_finite(item) for item in value]
+    return value
