@@ -1,0 +1,21 @@
+"""Saving one generated picture with the settings that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from simpletune import files
+
+
+def save_picture(path: Path, pixels: np.ndarray[Any, Any], about: Mapping[str, str]) -> None:
+    """Write uint8 (H, W, 3) RGB as PNG, whole or not at all; `about` goes into the file as PNG text entries."""
+    info = PngInfo()
+    for name, value in about.items():
+        info.add_itxt(name, value)
+    files.write_with(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info))

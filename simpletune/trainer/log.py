@@ -1,0 +1,129 @@
+"""Numbers of the steps, read some steps behind the device: waiting for each would leave a GPU idle between steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from simpletune.errors import TrainingFailed
+from simpletune.progress import Phase
+from simpletune.trainer.metrics import MetricsWriter
+from simpletune.trainer.step import StepResult
+
+METRICS_FILE = "metrics.jsonl"
+_STEPS_BEHIND = 3
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class _Pending:
+    step: int
+    epoch: int
+    learning_rate: float
+    samples: int
+    numbers: Tensor  # loss, grad_norm, sigmas: on the host once `ready`
+    ready: torch.cuda.Event | None
+
+
+class StepLog:
+    """Takes every step's result, and writes it to metrics.jsonl and the progress bar once the device has it."""
+
+    def __init__(self, folder: Path, device: torch.device, *, writes: bool) -> None:
+        self._folder = folder
+        self._device = device
+        self._writes = writes
+        self._writer: MetricsWriter | None = None
+        self._pending: deque[_Pending] = deque()
+        self._phase: Phase | None = None
+        self._clock = time.perf_counter()
+
+    def open(self, resumed_step: int) -> None:
+        """Start writing; lines after `resumed_step` belong to steps that will be taken again."""
+        if self._writes:
+            self._writer = MetricsWriter(self._folder / METRICS_FILE, resumed_step)
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave what happened since the last step (a validation, a checkpoint) out of the next step's rate."""
+        self._clock = time.perf_counter()
+
+    def show_on(self, phase: Phase) -> None:
+        self._phase = phase
+
+    def push(self, step: int, epoch: int, rate: float, samples: int, result: StepResult) -> None:
+        """Take the result of finished step `step`; reads those that are far enough behind."""
+        numbers = torch.cat([result.loss.reshape(1), result.grad_norm.reshape(1), result.sigma.reshape(-1)])
+        self._pending.append(_Pending(step, epoch, rate, samples, *_on_its_way(numbers)))
+        behind = _STEPS_BEHIND if self._device.type == "cuda" else 0
+        while len(self._pending) > behind:
+            self._read(self._pending.popleft())
+
+    def drain(self) -> None:
+        """Read all that is under way. Raises TrainingFailed when a loss or norm is not finite."""
+        while self._pending:
+            self._read(self._pending.popleft())
+        if self._writer is not None:
+            self._writer.sync()
+
+    def evaluation(self, step: int, losses: dict[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write_validation(step, losses)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _read(self, pending: _Pending) -> None:
+        if pending.ready is not None:
+            pending.ready.synchronize()
+        loss, grad_norm, *sigmas = pending.numbers.tolist()
+        now = time.perf_counter()
+        seconds, self._clock = now - self._clock, now
+        memory = memory_gib(self._device)
+        if self._writer is not None:
+            self._writer.write_step(
+                pending.step,
+                {
+                    "epoch": pending.epoch,
+                    "loss": loss,
+                    "learning_rate": pending.learning_rate,
+                    "grad_norm": grad_norm,
+                    "sigma": [round(sigma, 6) for sigma in sigmas],
+                    "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
+                    "memory_gib": round(memory, 3),
+                },
+            )
+        if self._phase is not None:
+            self._phase.advance(1, loss=f"{loss:.4f}", lr=f"{pending.learning_rate:.1e}", mem=f"{memory:.1f} GiB")
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise TrainingFailed(
+                f"step {pending.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing of it was saved",
+                "lower learning_rate or max_grad_norm, or use mixed_precision bf16; then run again: "
+                "the last checkpoint is intact",
+            )
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak memory so far on a GPU, or the process's resident memory where the CPU trains."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / _GIB
+    return psutil.Process().memory_info().rss / _GIB
+
+
+def _on_its_way(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Start copying to the host without waiting; returns the host's tensor and what says that it has arrived."""
+    if numbers.device.type != "cuda":
+        return numbers.cpu(), None
+    host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    host.copy_(numbers, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record()
+    return host, event

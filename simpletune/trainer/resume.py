@@ -1,0 +1,74 @@
+"""Saving a session's state and taking it up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simpletune.config.settings import Settings
+from simpletune.errors import ConfigError
+from simpletune.models.adapters import checkpoint_metadata, load_lora_state, lora_state
+from simpletune.progress import Reporter
+from simpletune.trainer import checkpoint
+from simpletune.trainer.manifest import bound_settings, check_resumable, digest, versions
+from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
+
+if TYPE_CHECKING:
+    from simpletune.trainer.session import Session
+
+
+def find_checkpoint(settings: Settings, reporter: Reporter) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` means, or None to start at step 0.
+
+    Raises ConfigError when it says `none` but the folder holds a run, or names a folder that is no checkpoint:
+    nothing is ever deleted or overwritten to make room.
+    """
+    wish = settings.resume_from_checkpoint
+    if wish == "latest":
+        return checkpoint.latest(settings.output_dir, reporter.warn)
+    if wish == "none":
+        existing = checkpoint.list_checkpoints(settings.output_dir)
+        if existing:
+            raise ConfigError(
+                f"{settings.output_dir} holds a run of {existing[-1][0]} steps, and resume_from_checkpoint is none",
+                'set "resume_from_checkpoint" to "latest" to continue it, or name another "output_dir"',
+            )
+        return None
+    path = Path(wish)
+    if not (path / checkpoint.MANIFEST_FILE).is_file():
+        raise ConfigError(f"resume_from_checkpoint: {path} is not a checkpoint folder", 'name one, or use "latest"')
+    return path
+
+
+def store(session: Session) -> Path:
+    """Write checkpoint-STEP of the session."""
+    return checkpoint.save_checkpoint(
+        session.settings.output_dir,
+        session.step,
+        adapter=lora_state(session.transformer),
+        adapter_metadata=checkpoint_metadata(session.transformer, session.settings),
+        optimizer=optimizer_state(session.optimizer),
+        ema=session.ema.state_dict() if session.ema is not None else None,
+        state={
+            "settings": bound_settings(session.settings),
+            "data": digest(session.material.manifest),
+            "total_steps": session.total_steps,
+            "step_state": session.step_function.state(),
+            "versions": versions(),
+        },
+        total_limit=session.settings.checkpoints_total_limit,
+    )
+
+
+def restore(session: Session, path: Path) -> None:
+    """Put weights, optimizer, EMA and step of a checkpoint into the session."""
+    saved = checkpoint.load_checkpoint(path)
+    check_resumable(saved.state["settings"], session.settings, path)
+    load_lora_state(session.transformer, saved.adapter)
+    load_optimizer_state(session.optimizer, saved.optimizer_tensors, saved.optimizer_json)
+    session.step_function.load_state(saved.state["step_state"])
+    if session.ema is not None and saved.ema is not None:
+        session.ema.load_state_dict(saved.ema)
+    session.step = saved.step
+    if saved.state["data"] != digest(session.material.manifest):
+        session.reporter.warn("the data set has changed since the checkpoint: the rest of the run sees the new one")

@@ -1,0 +1,225 @@
+"""A training in progress: the model, its adapter, where it stands, and everything that is done between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
+
+from simpletune.config.settings import Settings
+from simpletune.data.loader import Loader, StepBatch
+from simpletune.models.adapters import adapter_disabled, attach_lora, trainable_parameters
+from simpletune.models.family import Family, TextEncoding
+from simpletune.progress import Reporter
+from simpletune.trainer import outputs, validation
+from simpletune.trainer.ema import Ema
+from simpletune.trainer.log import StepLog
+from simpletune.trainer.manifest import DATA_FILE, write_run
+from simpletune.trainer.material import EMPTY_CAPTION, Material
+from simpletune.trainer.optimizers import build_optimizer, parameter_dtype, set_learning_rate
+from simpletune.trainer.processes import Processes
+from simpletune.trainer.resume import find_checkpoint, restore, store
+from simpletune.trainer.schedules import learning_rate_at
+from simpletune.trainer.step import EagerStep, StepResult
+from simpletune.trainer.validation import Shot, Studio
+from simpletune import files
+
+BASE = "base"
+
+
+@dataclass
+class Session:
+    """Mutable only in `step`, the number of optimizer steps done, and in what it holds (weights, optimizer, EMA)."""
+
+    settings: Settings
+    family: Family
+    material: Material
+    processes: Processes
+    reporter: Reporter
+    transformer: nn.Module
+    parameters: list[tuple[str, Parameter]]
+    optimizer: Optimizer
+    ema: Ema | None
+    step_function: EagerStep
+    loader: Loader
+    log: StepLog
+    studio: Studio
+    shots: list[Shot]
+    total_steps: int
+    step: int = 0
+    validated_at: int | None = None
+
+    def batches(self) -> Iterator[StepBatch]:
+        """The steps still to do, read ahead."""
+        return self.loader.batches(self.step, self.total_steps)
+
+    def set_learning_rate(self) -> float:
+        rate = learning_rate_at(self.settings, self.step, self.total_steps)
+        set_learning_rate(self.optimizer, rate)
+        return rate
+
+    def advance(self, batch: StepBatch) -> StepResult:
+        """Train one step; the weights have moved when this returns, the numbers may still be on their way."""
+        result = self.step_function(self.step, batch.micro_batches, batch.total_samples)
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+        return result
+
+    def save_checkpoint(self) -> None:
+        """Wait for the steps under way, then save; a run that lost its numbers to NaN never gets here."""
+        self.log.drain()
+        if self.processes.is_main:
+            store(self)
+        self.processes.wait()
+
+    def validate_if_fresh(self) -> None:
+        """Step 0: the base's pictures and the held-out loss that training starts from."""
+        if self.step == 0:
+            self.validate()
+
+    def validate(self) -> None:
+        """Evaluate and sample with the raw weights, and with their average where one is kept; once a step at most."""
+        if self.validated_at == self.step:
+            return
+        self.log.drain()
+        self.validated_at = self.step
+        if self.processes.is_main:
+            for label in self.weight_sets():
+                self._evaluate(label)
+                self._sample(label)
+        self.processes.wait()
+        self.log.restart_clock()
+
+    def weight_sets(self) -> tuple[str, ...]:
+        """The adapters there are: the raw weights, and their moving average."""
+        return ("raw",) if self.ema is None else ("raw", "ema")
+
+    def sample_folder(self, label: str) -> Path:
+        """Where the pictures of this step go; the base's are taken once."""
+        root = self.settings.output_dir / "samples"
+        if label == BASE or self.step == 0:
+            return root / BASE
+        return root / (f"step-{self.step:06d}" + ("-ema" if label == "ema" else ""))
+
+    def _with_weights(self, label: str) -> AbstractContextManager[None]:
+        return self.ema.applied() if label == "ema" and self.ema is not None else nullcontext()
+
+    def _evaluate(self, label: str) -> None:
+        held_out = self.loader.held_out(self.material.held_out)
+        if not held_out:
+            return
+        with self._with_weights(label):
+            loss = validation.evaluation_loss(self.settings, self.family, self.transformer, held_out)
+        self.log.evaluation(self.step, label, loss)
+        name = "validation loss" if label == "raw" else f"validation loss ({label})"
+        self.reporter.note(f"step {self.step}: {name} {loss:.5f} on {len(self.material.held_out)} held-out pictures")
+
+    def _sample(self, label: str) -> None:
+        if not self.shots:
+            return
+        with adapter_disabled(self.transformer):
+            self.studio.take(self.sample_folder(BASE), self.shots, {"adapter": "none"})
+        if self.step > 0:
+            with self._with_weights(label):
+                self.studio.take(self.sample_folder(label), self.shots, {"adapter": label, "step": str(self.step)})
+
+    def write_outputs(self) -> outputs.Outputs:
+        """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
+        if self.processes.is_main:
+            outputs.write(self)
+        return outputs.paths(self)
+
+
+def open_session(
+    settings: Settings, family: Family, material: Material, processes: Processes, reporter: Reporter
+) -> Session:
+    """Load the model, attach the LoRA, and take up the checkpoint there is."""
+    found = find_checkpoint(settings, reporter)
+    transformer = _load_transformer(settings, family, material, processes, reporter)
+    attach_lora(transformer, settings, parameter_dtype(settings.optimizer))
+    if settings.gradient_checkpointing:
+        enable_checkpointing(transformer, settings.gradient_checkpointing_interval)
+    transformer.train()
+    parameters = trainable_parameters(transformer)
+    tensors = [parameter for _, parameter in parameters]
+    optimizer = build_optimizer(settings, tensors)
+    device = processes.device
+    empty = material.text(EMPTY_CAPTION, device) if settings.caption_dropout_probability > 0 else None
+    session = Session(
+        settings=settings,
+        family=family,
+        material=material,
+        processes=processes,
+        reporter=reporter,
+        transformer=transformer,
+        parameters=parameters,
+        optimizer=optimizer,
+        ema=Ema(tensors, settings.ema_decay, settings.ema_update_interval) if settings.use_ema else None,
+        step_function=EagerStep(settings, family, transformer, tensors, optimizer, processes, empty),
+        loader=_loader(material, processes),
+        log=StepLog(settings.output_dir, device, writes=processes.is_main),
+        studio=_studio(settings, family, material, transformer, processes, reporter),
+        shots=validation.shots(settings),
+        total_steps=material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs),
+    )
+    if found is not None:
+        restore(session, found)
+        reporter.note(f"continuing from {found.name}: step {session.step} of {session.total_steps}")
+    if processes.is_main:
+        session.log.open(session.step)
+        write_run(settings.output_dir, settings, material.files, str(device))
+        files.write_json(settings.output_dir / DATA_FILE, dict(material.manifest))
+    return session
+
+
+def _load_transformer(
+    settings: Settings, family: Family, material: Material, processes: Processes, reporter: Reporter
+) -> nn.Module:
+    return family.load_transformer(material.files, settings, processes.device, reporter)
+
+
+def _loader(material: Material, processes: Processes) -> Loader:
+    return Loader(
+        plan=material.plan,
+        rank=processes.rank,
+        latent_keys=material.latent_keys,
+        captions={(sample.set_id, sample.name): sample.caption for sample in material.trained + material.held_out},
+        text_keys=material.text_keys,
+        latent_caches=material.latent_caches,
+        text_caches=material.text_caches,
+        device=processes.device,
+    )
+
+
+def _studio(
+    settings: Settings,
+    family: Family,
+    material: Material,
+    transformer: nn.Module,
+    processes: Processes,
+    reporter: Reporter,
+) -> Studio:
+    encodings: dict[str, TextEncoding] = {
+        prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)
+    }
+    return Studio(settings, family, material.files, transformer, encodings, processes.device, reporter)
+
+
+def enable_checkpointing(transformer: nn.Module, interval: int) -> None:
+    """Recompute the activations of every `interval`-th block in the backward pass instead of keeping them."""
+    place: dict[int, int] = {}  # blocks by the order in which they first run
+
+    def run_block(block: nn.Module, *inputs: Any) -> Any:
+        if place.setdefault(id(block), len(place)) % interval == 0:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    transformer.enable_gradient_checkpointing(run_block)
