@@ -1,3 +1,36 @@
-"""`python -m simpletune.trainer CONFIG`: what a launcher (torchrun, accelerate launch) starts, a process a device."""
+"""`python -m simpletune.trainer CONFIG`: what a launcher (torchrun, accelerate launch) starts, one process a device."""
 
-from simpletune.cli.main import run_command
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from simpletune.config.problems import render_all
+from simpletune.errors import ConfigError, SimpletuneError
+from simpletune.progress import terminal_reporter
+from simpletune.redact import redact
+from simpletune.trainer.launch import launch
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m simpletune.trainer", description="Train what CONFIG describes.")
+    parser.add_argument("config", type=Path, help="config.json")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    try:
+        launch(arguments.config, arguments.overrides, terminal_reporter())
+    except SimpletuneError as error:
+        if isinstance(error, ConfigError) and error.problems:
+            print(render_all(error.problems), file=sys.stderr)  # noqa: T201
+        print(redact(f"error: {error.message}"), file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(redact(f"hint: {error.hint}"), file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""From two files to a run: validate, look at the pictures, show the plan, train. Nothing heavy is imported before that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simpletune.config.load import load
+from simpletune.config.problems import Problem, errors, render
+from simpletune.config.settings import Settings
+from simpletune.data.preflight import Preflight, preflight
+from simpletune.errors import ConfigError
+from simpletune.progress import Reporter
+
+if TYPE_CHECKING:
+    from simpletune.trainer.run import Outcome
+
+
+def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_run: bool = False) -> Outcome | None:
+    """Train what `config` describes, or with `dry_run` only say what that would be (and return None).
+
+    Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises.
+    """
+    settings, warnings = load(config, overrides)
+    plan = preflight(settings, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    _raise_errors(config, plan.problems)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _show(settings, plan, [*warnings, *plan.problems], reporter)
+    if dry_run:
+        return None
+    from simpletune.trainer.run import train
+
+    return train(settings, plan, reporter)
+
+
+def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
+    found = errors(problems)
+    if found:
+        raise ConfigError(f"{config}: the pictures can't be trained on as configured", problems=problems)
+
+
+def _show(settings: Settings, plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:
+    for warning in warnings:
+        reporter.warn(render(warning))
+    for line in plan.lines():
+        reporter.note(line)
