@@ -6,8 +6,9 @@ To add a family, add an entry here and a module beside `models/sd3.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class FamilyFacts:
     """A family's flavours and the names its LoRA targets go by.
 
     `lora_targets` maps a preset of `lora_target` to the module name suffixes it trains in every block;
-    `block_modules` are all linear layers a block may have, for checking patterns without the model.
+    `block_modules` are all linear layers a block may have, for checking patterns without the model. Pictures' sides are
+    multiples of `size_multiple` pixels (the VAE's factor times the transformer's patch).
     """
 
     name: str
@@ -45,6 +47,7 @@ class FamilyFacts:
     lora_targets: Mapping[str, tuple[str, ...]]
     block_prefix: str
     block_modules: tuple[str, ...]
+    size_multiple: int
 
 
 _IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -71,6 +74,7 @@ SD3 = FamilyFacts(
     },
     block_prefix="transformer_blocks",
     block_modules=(*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD, *_MODULATION),
+    size_multiple=16,
 )
 
 FAMILIES: Mapping[str, FamilyFacts] = {SD3.name: SD3}
@@ -88,3 +92,17 @@ def module_names(facts: FamilyFacts, flavour: Flavour) -> list[str]:
                 continue
             names.append(f"{facts.block_prefix}.{block}.{module}")
     return names
+
+
+def matching_modules(pattern: str, names: Iterable[str]) -> list[str]:
+    """The modules a pattern of `lora_target` means, in the order of `names`.
+
+    A pattern is a module's name or its last parts: "to_q" and "attn.to_q" mean that layer in every block; `*` stands
+    for anything, dots included ("transformer_blocks.1*.attn.*").
+    """
+    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")]
+
+
+def matches(pattern: str, module_name: str) -> bool:
+    """Whether a pattern of `lora_target` takes a module: its name, its last parts, or a shell pattern for all of it."""
+    return module_name == pattern or module_name.endswith(f".{pattern}") or fnmatchcase(module_name, pattern)
