@@ -100,9 +100,9 @@ def matching_modules(pattern: str, names: Iterable[str]) -> list[str]:
     A pattern is a module's name or its last parts: "to_q" and "attn.to_q" mean that layer in every block; `*` stands
     for anything, dots included ("transformer_blocks.1*.attn.*").
     """
-    return [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")]
+    return [name for name in names if matches(pattern, name)]
 
 
 def matches(pattern: str, module_name: str) -> bool:
-    """Whether a pattern of `lora_target` takes a module: its name, its last parts, or a shell pattern for all of it."""
-    return module_name == pattern or module_name.endswith(f".{pattern}") or fnmatchcase(module_name, pattern)
+    """Whether a pattern of `lora_target` means a module: all of its name, or its last parts."""
+    return fnmatchcase(module_name, pattern) or fnmatchcase(module_name, f"*.{pattern}")

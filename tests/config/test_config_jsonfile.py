@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from simpletune.config.jsonfile import MAXIMUM_DEPTH, parse, read
 
 HERE = Path("x.json")

@@ -1,0 +1,192 @@
+"""Checking a value against its schema, in words for people.
+
+jsonschema finds the places; the sentences are ours. Two things it lets pass are caught here: 16.0 for a whole number,
+and, since the reader has removed it, NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.validators import extend
+
+from simpletune.config.document import Document
+from simpletune.config.jsonfile import JsonPath
+from simpletune.config.problems import Problem, quoted
+from simpletune.config.schema import CONFIG, entry_schema, load_schema, optimizer_arguments, types_of
+from simpletune.config.suggest import Said, unknown_argument, unknown_config_key, unknown_entry_key, unknown_value
+
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ),
+)
+_TYPE_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text in quotes",
+    "array": "a list",
+    "object": "an object {...}",
+    "null": "null",
+}
+
+
+def check_config(document: Document) -> Iterator[Problem]:
+    """Every way in which config.json's value breaks its schema."""
+    if document.is_bad(()) and document.value is None:
+        return
+    if not isinstance(document.value, dict):
+        message = f"the file must hold an object, not {_kind(document.value)}"
+        yield document.problem((), message, "the whole file stands between { and }")
+        return
+    for error in _Validator(load_schema(CONFIG)).iter_errors(document.value):
+        path = tuple(error.absolute_path)
+        if error.validator != "additionalProperties":
+            yield from _broken(document, path, error)
+            continue
+        for key in _extra_keys(error):
+            if path:
+                optimizer = document.value.get("optimizer", "adamw")
+                message, hint = unknown_argument(key, optimizer, list(optimizer_arguments(optimizer)))
+            else:
+                message, hint = unknown_config_key(key)
+            yield document.problem((*path, key), message, hint, on_key=True)
+
+
+def check_data(document: Document) -> Iterator[Problem]:
+    """Every way in which the data file's value breaks its schema; which branch an entry belongs to is decided here."""
+    if document.is_bad(()) and document.value is None:
+        return
+    if not isinstance(document.value, list):
+        message = f"the file must hold a list, not {_kind(document.value)}"
+        yield document.problem((), message, "the whole file stands between [ and ], with { } around each data set")
+        return
+    for index, entry in enumerate(document.value):
+        if document.is_bad((index,)) and entry is None:
+            continue
+        if not isinstance(entry, dict):
+            yield document.problem((index,), f"a data set must be an object {{...}}, not {_kind(entry)}")
+            continue
+        kind = entry_kind(entry)
+        for error in _Validator(entry_schema(kind)).iter_errors(entry):
+            path = (index, *error.absolute_path)
+            if error.validator != "additionalProperties":
+                yield from _broken(document, path, error)
+                continue
+            for key in _extra_keys(error):
+                message, hint = unknown_entry_key(key, kind)
+                yield document.problem((*path, key), message, hint, on_key=True)
+
+
+def entry_kind(entry: Mapping[str, Any]) -> str:
+    """The branch of the schema that an entry of the data file belongs to."""
+    return "text_embeds" if entry.get("dataset_type") == "text_embeds" else "image"
+
+
+def bounds(schema: Mapping[str, Any]) -> str:
+    """A number's bounds in words: "at least 1 and at most 1024"."""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    return " and ".join(f"{word} {schema[name]}" for name, word in words.items() if name in schema)
+
+
+def type_words(schema: Mapping[str, Any]) -> str:
+    """The types a key may have, in words."""
+    return " or ".join(_TYPE_WORDS[name] for name in types_of(schema))
+
+
+def _extra_keys(error: Any) -> list[str]:
+    known = error.schema.get("properties", {})
+    return [key for key in error.instance if key not in known]
+
+
+def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]:
+    if error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance and not document.is_bad((*path, key)):
+                yield document.problem((*path, key), f'this entry has no "{key}"', f'add "{key}": "..."')
+        return
+    if not document.is_bad(path):  # one problem a value is enough
+        message, hint = _sentence(path, error)
+        yield document.problem(path, message, hint)
+
+
+def label(path: JsonPath) -> str:
+    """What a value is called in a sentence: "lora_rank", "optimizer_config.eps", item 2 of "lora_target"."""
+    names = [part for part in path if isinstance(part, str)]
+    name = '"' + ".".join(names) + '"'
+    return f"item {path[-1] + 1} of {name}" if isinstance(path[-1], int) and names else name
+
+
+def _sentence(path: JsonPath, error: Any) -> Said:
+    name, value, limit, schema = label(path), error.instance, error.validator_value, error.schema
+    match error.validator:
+        case "type":
+            return _wrong_type(name, value, schema)
+        case "enum":
+            return unknown_value(name, str(path[-1]), value, limit)
+        case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
+            return f"{name} must be {bounds(schema)}, not {quoted(value)}", None
+        case "pattern":
+            return f"{name} {schema.get('patternErrorMessage', 'has the wrong form')}, not {quoted(value)}", None
+        case "minLength":
+            return f"{name} must not be empty", _leave_out(schema)
+        case "maxLength":
+            return f"{name} is longer than {limit} characters", None
+        case "minItems" | "maxItems" if schema.get("minItems") == schema.get("maxItems"):
+            return f"{name} must have {limit} items, not {len(value)}", None
+        case "minItems":
+            return f"{name} must not be empty", _leave_out(schema)
+        case "maxItems":
+            return f"{name} has more than {limit} items", None
+        case "uniqueItems":
+            return f"{name} holds the same item twice", None
+        case other:
+            return f"{name} breaks the schema's {other}", None
+
+
+def _wrong_type(name: str, value: Any, schema: Mapping[str, Any]) -> Said:
+    types = types_of(schema)
+    must = f"{name} must be {type_words(schema)}"
+    if isinstance(value, str):
+        bare = _unquoted(value, types)
+        if bare is not None:
+            return f"{must}, not {quoted(value)} in quotes", f"drop the quotes: {bare}"
+    if isinstance(value, float) and "integer" in types and value.is_integer():
+        return f"{must}, not {value}", f"write {int(value)}"
+    if value is None:
+        return f"{must}, not null", _leave_out(schema)
+    return f"{must}, not {quoted(value)}", None
+
+
+def _unquoted(value: str, types: tuple[str, ...]) -> str | None:
+    """What a value would be without the quotes around it, if that is of one of the types."""
+    text = value.strip().lower()
+    if "boolean" in types and text in {"true", "false"}:
+        return text
+    if "null" in types and text in {"null", "none"}:
+        return "null"
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if "integer" in types and number.is_integer() and abs(number) < 1e15:
+        return str(int(number))
+    return text if "number" in types and number - number == 0 else None
+
+
+def _leave_out(schema: Mapping[str, Any]) -> str | None:
+    if "default" not in schema:
+        return None
+    return f"leave the key out to use the default, {quoted(schema['default'])}"
+
+
+def _kind(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return quoted(value)
+    if isinstance(value, dict):
+        return "an object"
+    return "a list" if isinstance(value, list) else "text" if isinstance(value, str) else "a number"

@@ -1,0 +1,364 @@
+"""What a schema can't say of config.json: rules across keys.
+
+A rule names the keys it reads; it is left out when one of them is wrong already. To add one, write a generator here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from simpletune.config import jsonfile
+from simpletune.config.document import PLACEHOLDER, Keys
+from simpletune.config.families import matches, module_names
+from simpletune.config.problems import Problem, quoted
+from simpletune.config.suggest import did_you_mean
+from simpletune.config.view import View
+
+Rule = Callable[[View], Iterator[Problem]]
+_RULES: list[tuple[tuple[str, ...], Rule]] = []
+
+PRECISION_KEYS = (
+    "base_model_precision",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "text_encoder_3_precision",
+)
+
+
+def rule(*keys: str) -> Callable[[Rule], Rule]:
+    """Register a rule that reads `keys` of config.json."""
+
+    def register(function: Rule) -> Rule:
+        _RULES.append((keys, function))
+        return function
+
+    return register
+
+
+def config_problems(whole: View) -> Iterator[Problem]:
+    for keys, function in _RULES:
+        if whole.config.fine(*keys):
+            yield from function(whole)
+
+
+# --- keys that exclude or need one another
+
+
+@rule("max_train_steps", "num_train_epochs")
+def steps_or_epochs(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["max_train_steps"] is not None and config["num_train_epochs"] is not None:
+        message = '"max_train_steps" and "num_train_epochs" are both set'
+        yield config.error("num_train_epochs", message, "keep one of the two; the run's length follows from it")
+
+
+@rule("flow_schedule_shift", "flow_schedule_auto_shift")
+def shift_or_auto(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["flow_schedule_auto_shift"] and config.given("flow_schedule_shift"):
+        message = '"flow_schedule_shift" and "flow_schedule_auto_shift" exclude each other'
+        yield config.error("flow_schedule_shift", message, "keep the number, or let it be chosen by picture size")
+
+
+@rule("lora_init_type", "base_model_precision")
+def init_on_quantized_base(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    kind, precision = config["lora_init_type"], config["base_model_precision"]
+    if kind in {"pissa", "olora"} and precision != "no_change":
+        message = f'"lora_init_type" {kind} needs an unquantized base, and "base_model_precision" is {precision}'
+        hint = 'set "base_model_precision" to "no_change", or "lora_init_type" to "default"'
+        yield config.error("lora_init_type", message, hint)
+
+
+@rule("lora_init_type", "init_lora")
+def init_or_continue(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["init_lora"] is not None and config.given("lora_init_type"):
+        message = '"lora_init_type" and "init_lora" exclude each other: the LoRA that is continued is the start'
+        yield config.error("lora_init_type", message, "keep one of the two")
+
+
+@rule("lr_scheduler", "learning_rate", "lr_end")
+def end_below_start(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["lr_scheduler"] == "polynomial" and config["lr_end"] >= config["learning_rate"]:
+        message = f'"lr_end" {config["lr_end"]} must be below "learning_rate" {config["learning_rate"]}'
+        key = "lr_end" if config.given("lr_end") else "learning_rate"
+        yield config.error(key, message, 'lower "lr_end", or use "lr_scheduler" constant')
+
+
+@rule("lr_warmup_steps", "max_train_steps", "num_train_epochs", "lr_scheduler")
+def warmup_fits(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    steps = config["max_train_steps"] or (1000 if config["num_train_epochs"] is None else None)
+    if steps is not None and config["lr_warmup_steps"] >= steps and config["lr_scheduler"] != "constant":
+        message = f'"lr_warmup_steps" is as long as the run of {steps} steps: the learning rate is never reached'
+        yield config.warning("lr_warmup_steps", message, "a tenth of the run is plenty")
+
+
+@rule("validation_guidance_skip_layers", "model_flavour")
+def skip_layers_exist(whole: View) -> Iterator[Problem]:
+    config, count = whole.config, whole.flavour.block_count
+    for layer in config["validation_guidance_skip_layers"] or ():
+        if layer >= count:
+            message = f'"validation_guidance_skip_layers": {whole.flavour.name} has no block {layer}'
+            yield config.error("validation_guidance_skip_layers", message, f"its blocks are 0 to {count - 1}")
+
+
+@rule("validation_guidance_skip_layers_start", "validation_guidance_skip_layers_stop")
+def skip_layers_start_before_stop(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    start, stop = (config[f"validation_guidance_skip_layers_{end}"] for end in ("start", "stop"))
+    if start >= stop:
+        message = f'"validation_guidance_skip_layers_stop" {stop} must be above "..._start" {start}'
+        yield config.error("validation_guidance_skip_layers_stop", message)
+
+
+@rule("optimizer", "learning_rate")
+def prodigy_rate(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["optimizer"] == "prodigy" and config["learning_rate"] < 0.1:
+        message = (
+            f'prodigy finds the learning rate itself; "learning_rate" {config["learning_rate"]} scales what it finds'
+        )
+        yield config.warning("learning_rate", message, "set it to 1.0")
+
+
+# --- sizes
+
+
+@rule("aspect_bucket_alignment", "model_family")
+def alignment_fits(whole: View) -> Iterator[Problem]:
+    config, multiple = whole.config, whole.family.size_multiple
+    step = config["aspect_bucket_alignment"]
+    if step is not None and step % multiple:
+        nearest = max(multiple, round(step / multiple) * multiple)
+        message = f'"aspect_bucket_alignment" must be a multiple of {multiple}, not {step}'
+        yield config.error("aspect_bucket_alignment", message, f"write {nearest}")
+
+
+@rule("resolution", "aspect_bucket_alignment", "model_flavour")
+def resolution_on_step(whole: View) -> Iterator[Problem]:
+    if whole.config["resolution"] is not None:
+        yield from off_step(whole.config, whole.config["resolution"], whole.alignment)
+
+
+def off_step(keys: Keys, resolution: int, step: int) -> Iterator[Problem]:
+    """The warning that a resolution is rounded."""
+    if resolution % step:
+        nearest = max(step, round(resolution / step) * step)
+        message = f'"resolution" {resolution} is not a multiple of {step}, so pictures are rounded to it'
+        yield keys.warning("resolution", message, f"write {nearest}")
+
+
+@rule("validation_resolution", "model_family")
+def sample_sizes_fit(whole: View) -> Iterator[Problem]:
+    value, multiple = whole.config["validation_resolution"], whole.family.size_multiple
+    if value is None:
+        return
+    for width, height in sizes(value):
+        for side in (width, height):
+            if side % multiple or side < multiple:
+                nearest = max(multiple, round(side / multiple) * multiple)
+                message = f'"validation_resolution": sides must be multiples of {multiple}, not {side}'
+                yield whole.config.error("validation_resolution", message, f"write {nearest}")
+                return
+
+
+def sizes(value: int | str) -> tuple[tuple[int, int], ...]:
+    """validation_resolution as (width, height) pairs."""
+    if isinstance(value, int):
+        return ((value, value),)
+    pairs = (part.strip().split("x") for part in value.split(","))
+    return tuple((int(width), int(height)) for width, height in pairs)
+
+
+# --- LoRA targets
+
+
+@rule("lora_target", "model_flavour", "pretrained_model_name_or_path")
+def targets_exist(whole: View) -> Iterator[Problem]:
+    """Checked for published models; another checkpoint's layers are checked when it is loaded."""
+    target = whole.config["lora_target"]
+    if isinstance(target, str) or whole.config["pretrained_model_name_or_path"]:
+        return
+    names = module_names(whole.family, whole.flavour)
+    for pattern in target:
+        if not any(matches(pattern, name) for name in names):
+            suffixes = sorted({name.split(".", 2)[2] for name in names})
+            near = next((suffix for suffix in suffixes if suffix.endswith(pattern.rpartition(".")[2])), None)
+            message = f'"lora_target": no layer of {whole.flavour.name} matches {quoted(pattern)}{did_you_mean(near)}'
+            yield whole.config.error("lora_target", message, f"its layers are {', '.join(suffixes)}")
+
+
+# --- keys without effect
+
+
+_ONLY_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
+    ("timestep_mean", "timestep_sampling", ("logit_normal",)),
+    ("timestep_scale", "timestep_sampling", ("logit_normal",)),
+    ("timestep_mode_scale", "timestep_sampling", ("mode",)),
+    ("timestep_beta_alpha", "timestep_sampling", ("beta",)),
+    ("timestep_beta_beta", "timestep_sampling", ("beta",)),
+    ("timestep_logsnr_mean", "timestep_sampling", ("style_friendly",)),
+    ("timestep_logsnr_scale", "timestep_sampling", ("style_friendly",)),
+    ("huber_c", "loss_type", ("huber", "smooth_l1")),
+    ("lr_end", "lr_scheduler", ("polynomial",)),
+    ("lr_power", "lr_scheduler", ("polynomial",)),
+    ("lr_num_cycles", "lr_scheduler", ("cosine_with_restarts",)),
+    ("gradient_checkpointing_interval", "gradient_checkpointing", (True,)),
+    ("ema_decay", "use_ema", (True,)),
+    ("ema_update_interval", "use_ema", (True,)),
+    ("tokenizer_max_length", "use_t5", (True,)),
+    ("text_encoder_3_precision", "use_t5", (True,)),
+)
+
+
+@rule()
+def without_effect(whole: View) -> Iterator[Problem]:
+    """Values equal to the default are let pass: files that spell everything out are fine."""
+    config = whole.config
+    for key, other, values in _ONLY_WITH:
+        if _differs(config, key) and config.fine(other) and config[other] not in values:
+            now = quoted(config[other]).strip('"')
+            yield config.useless(key, f'while "{other}" is {now}')
+    if _differs(config, "lr_warmup_steps") and config.fine("lr_scheduler") and config["lr_scheduler"] == "constant":
+        yield config.useless("lr_warmup_steps", 'while "lr_scheduler" is constant; use constant_with_warmup')
+    if config.fine("validation_guidance_skip_layers") and config["validation_guidance_skip_layers"] is None:
+        for key in ("layers_start", "layers_stop", "scale"):
+            if _differs(config, name := f"validation_guidance_skip_{key}"):
+                yield config.useless(name, 'without "validation_guidance_skip_layers"')
+    if _differs(config, "quantize_via") and all(config[key] == "no_change" for key in PRECISION_KEYS):
+        yield config.useless("quantize_via", "while nothing is quantized")
+
+
+def _differs(config: Keys, key: str) -> bool:
+    return config.given(key) and config[key] != config.schema[key].get("default")
+
+
+# --- paths
+
+
+@rule("model_flavour", "pretrained_model_name_or_path", "pretrained_text_encoders_path")
+def model_is_there(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    key = "pretrained_model_name_or_path"
+    named = config[key]
+    if not named:
+        return
+    if whole.flavour.hub_id is None:
+        message = f'"{key}" is set, but "model_flavour" {whole.flavour.name} is built in'
+        yield config.error(key, message, "remove it, or choose the flavour of that model")
+        return
+    path = config.resolve(key, named)
+    if path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin", ".gguf"}:
+        message = f'"{key}": {path.suffix} files are not read'
+        yield config.error(key, message, "use a .safetensors file, a folder in diffusers layout, or a hub id")
+    elif not looks_like_hub_id(named) and not exists(path):
+        message = f'"{key}": {quoted(str(path))} does not exist'
+        yield config.error(key, message, _model_hint(whole), kind="model")
+    elif path.is_file() and config["pretrained_text_encoders_path"] is None:
+        message = f'"{key}" is a single file, which holds no tokenizers'
+        hint = 'name a folder that has them with "pretrained_text_encoders_path"'
+        yield config.error(key, message, hint, kind="model")
+
+
+def _model_hint(whole: View) -> str:
+    return f'give a folder, a .safetensors file, or a hub id such as "{whole.flavour.hub_id}"'
+
+
+def looks_like_hub_id(text: str) -> bool:
+    """Whether a model's name is meant for the hub: owner/name, of the characters the hub allows."""
+    owner, slash, name = text.partition("/")
+    plain = all(part and not part.startswith((".", "~")) and _plain(part) for part in (owner, name))
+    return bool(slash) and plain and not name.endswith(".safetensors")
+
+
+def _plain(text: str) -> bool:
+    return text.isascii() and all(character.isalnum() or character in "-_." for character in text)
+
+
+def exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+@rule()
+def named_paths_exist(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    for key in config.path_keys():
+        if not config.fine(key):
+            continue
+        yield from path_problems(config, key)
+    if config.fine("resume_from_checkpoint") and config["resume_from_checkpoint"] not in {"latest", "none"}:
+        path = config.resolve("resume_from_checkpoint", config["resume_from_checkpoint"])
+        if not exists(path):
+            message = f'"resume_from_checkpoint": {quoted(str(path))} does not exist'
+            yield config.error("resume_from_checkpoint", message, "give latest, none, or the path of a checkpoint")
+
+
+def path_problems(keys: Keys, key: str) -> Iterator[Problem]:
+    """What is wrong with a key that names a file or folder."""
+    unknown = [name for name in PLACEHOLDER.findall(keys[key]) if name not in keys.placeholders]
+    if unknown or (key == "output_dir" and "{output_dir}" in keys[key]):
+        known = ", ".join(f"{{{name}}}" for name in keys.placeholders if key != "output_dir" or name != "output_dir")
+        yield keys.error(key, f'"{key}": {{{(unknown or ["output_dir"])[0]}}} can\'t be filled in', f"there is {known}")
+        return
+    path = keys.path(key)
+    kind = keys.schema[key]["x-path"]
+    assert path is not None
+    try:
+        found = _look(path, kind)
+    except (OSError, ValueError) as error:
+        found = f"can't be read: {getattr(error, 'strerror', None) or error}"
+    if found:
+        yield keys.error(key, f'"{key}": {quoted(str(path))} {found}', _path_hint(keys, key, path))
+
+
+def _look(path: Path, kind: str) -> str | None:
+    """What is wrong with `path` as a "file", a "folder", either, or a "new folder" that will be made if need be."""
+    if kind == "new folder":
+        parent = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not parent.is_dir():
+            return "can't be made into a folder: " + ("it is a file" if parent == path else f"{parent} is a file")
+        return None if os.access(parent, os.W_OK | os.X_OK) else "can't be written to"
+    if not path.exists():
+        return "does not exist"
+    if kind == "folder" and not path.is_dir():
+        return "is a file, not a folder"
+    if kind == "file" and not path.is_file():
+        return "is a folder, not a file"
+    return None if os.access(path, os.R_OK) else "can't be read: no permission"
+
+
+def _path_hint(keys: Keys, key: str, path: Path) -> str | None:
+    if exists(path) or keys.schema[key]["x-path"] == "new folder":
+        return None
+    if Path(keys[key]).is_absolute():
+        return None
+    return f"relative paths are meant from {keys.base(key)}"
+
+
+@rule("validation_prompts_file")
+def prompts_are_text(whole: View) -> Iterator[Problem]:
+    """The prompts file must be {"name": "prompt"}; what is wrong in it is told with the file's own lines."""
+    path = whole.config.path("validation_prompts_file")
+    if path is not None and path.is_file():
+        yield from prompts_problems(whole, path)
+
+
+def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
+    file = jsonfile.read(path)
+    for problem in file.problems:
+        where = f"{path.name}:{problem.position.line}:{problem.position.column}"
+        yield whole.config.error("validation_prompts_file", f"{where}: {problem.message}", problem.hint)
+    wrong = not isinstance(file.value, dict) or not all(
+        isinstance(prompt, str) and prompt.strip() and name.strip() for name, prompt in file.value.items()
+    )
+    if not file.problems and (wrong or not file.value):
+        message = f"{quoted(str(path))} must hold an object of names and prompts"
+        yield whole.config.error("validation_prompts_file", message, 'write for instance {"cat": "a photo of a cat"}')

@@ -1,0 +1,118 @@
+"""Everything that is wrong with the two files, at once, before anything heavy is loaded.
+
+    read both -> put --set over them -> schema -> rules across keys -> what this machine lacks
+
+Pictures themselves are looked at by data/preflight.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simpletune.config.check import check_config, check_data, label
+from simpletune.config.document import Document
+from simpletune.config.jsonfile import JsonPath
+from simpletune.config.overrides import apply_to_config, apply_to_data, is_for_data
+from simpletune.config.problems import ERROR, Problem, errors, render, render_all
+from simpletune.config.rules import config_problems
+from simpletune.config.rules_data import data_problems
+from simpletune.config.rules_environment import environment_problems
+from simpletune.config.view import View, view
+from simpletune.redact import looks_like_token
+
+__all__ = ["Checked", "Problem", "check", "errors", "exit_code", "render", "render_all", "validate_files"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Both files with what is wrong with them; `view` is whole when there is no error."""
+
+    view: View
+    problems: tuple[Problem, ...]
+
+
+def validate_files(config_path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+    """Every problem of config.json and the data file it names, in the order they stand."""
+    return list(check(config_path, overrides).problems)
+
+
+def check(config_path: Path, overrides: Sequence[str] = ()) -> Checked:
+    """Read and check both files; `overrides` are `key=value` and `dataset.0.key=value`. Raises nothing."""
+    config = Document.open(Path(config_path))
+    problems = config.syntax_problems()
+    problems += apply_to_config(config, [text for text in overrides if not is_for_data(text)])
+    problems += _tokens(config)
+    problems += check_config(config)
+    data, found = _open_data(view(config, None), [text for text in overrides if is_for_data(text)])
+    problems += found
+    whole = view(config, data)
+    if isinstance(config.value, dict):
+        problems += [*config_problems(whole), *environment_problems(whole)]
+    problems += data_problems(whole)
+    return Checked(whole, _in_order(problems, config.name))
+
+
+def exit_code(problems: Sequence[Problem]) -> int:
+    """0 without errors, 2 when a file must be changed, 3 when only this machine or a model is not ready."""
+    kinds = {problem.kind for problem in errors(problems)}
+    return 2 if "config" in kinds else 3 if kinds else 0
+
+
+def _open_data(alone: View, overrides: Sequence[str]) -> tuple[Document | None, list[Problem]]:
+    config = alone.config
+    path = config.path("data_backend_config")
+    if path is None or not config.fine("data_backend_config") or () in config.document.bad:
+        return None, []
+    if not _is_file(path):
+        return None, []  # named_paths_exist says so
+    data = Document.open(path)
+    problems = data.syntax_problems()
+    problems += apply_to_data(data, overrides)
+    problems += _tokens(data)
+    problems += check_data(data)
+    return data, problems
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _tokens(document: Document) -> Iterator[Problem]:
+    """Values and names that look like an access token; the messages hold no part of them."""
+    for path, text in _texts(document.value, ()):
+        if looks_like_token(text):
+            named = tuple(part for part in path if not (isinstance(part, str) and looks_like_token(part)))
+            what = label(named) if any(isinstance(part, str) for part in named) else "a value"
+            message = f"{what} holds something that looks like an access token"
+            hint = "tokens never stand in these files: run `hf auth login`, or set HF_TOKEN; revoke one that was shared"
+            yield document.problem(path, message, hint)
+
+
+def _texts(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if looks_like_token(key):
+                yield (*path, key), key
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*path, index))
+
+
+def _in_order(problems: Sequence[Problem], first: str) -> tuple[Problem, ...]:
+    """By file (config.json first, --set last) and place, each once."""
+
+    def place(problem: Problem) -> tuple[int, str, int, int]:
+        rank = 2 if problem.file.startswith("--set") else int(problem.file != first)
+        return rank, problem.file, problem.line, problem.column
+
+    unique = dict.fromkeys(sorted(problems, key=place))
+    return tuple(sorted(unique, key=lambda problem: (*place(problem), problem.severity != ERROR)))
