@@ -120,7 +120,7 @@ def test_a_fast_phase_has_two_lines_and_a_long_one_not_thousands(clock):
 
 
 @settings(max_examples=50, deadline=None)
-@given(text=st.text(max_size=200), total=st.one_of(st.none(), st.floats(1, 1e12)), amount=st.floats(0, 1e12))
+@given(text=st.text(max_size=200), total=st.one_of(st.none(), st.floats(1, 1e12)), amount=st.integers(0, 10**12))
 def test_plain_lines_fit_80_columns_without_control_characters(text, total, amount):
     clock = Clock()
     reporter, stream = plain(clock)
@@ -180,8 +180,7 @@ def test_the_live_screen(clock):
     assert re.search(r"Training ━+ +100/1000 steps, 2 steps/s, 7:30 left\n  loss 0.213, lr 1e-4\n", screen)
     assert re.search(r"A validation with a title f… ━+ +1/4 images", screen)
     assert "Note\n" in screen
-    last = screen.splitlines()[-1]
-    assert last == "Training: done, 100 steps in 50 s (2 steps/s), loss 0.213, lr 1e-4"
+    assert screen.endswith("Training: done, 100 steps in 50 s (2 steps/s), loss 0.213, lr 1e-4\n")
     assert stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
 
 
