@@ -28,6 +28,12 @@ PIPELINE_CLASSES = {
 }
 
 
+def needed_parts(use_t5: bool) -> list[str]:
+    """Every part of the diffusers layout that a run reads."""
+    without = () if use_t5 else ("text_encoder_3", "tokenizer_3")
+    return [part for part in PIPELINE_CLASSES if part not in without]
+
+
 def component_config(flavour: str, part: str) -> dict[str, Any]:
     """The config of one part (not a tokenizer) of a flavour: a fresh dict with its `_class_name`."""
     folder = resources.files("simpletune.models") / "configs" / ("tiny" if flavour == "tiny" else "sd3")

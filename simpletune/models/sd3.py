@@ -1,0 +1,213 @@
+"""Stable Diffusion 3: what `models/family.py` asks of a family."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from simpletune import files as file_tools
+from simpletune.config.settings import Settings
+from simpletune.models import components
+from simpletune.models.family import ModelFiles, Progress, SamplingRequest, TextEncoding
+from simpletune.models.latents import SD3LatentCoder, vae_dtype
+from simpletune.models.load import compute_dtype, stream_into
+from simpletune.models.locate import locate
+from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
+from simpletune.models.quantize import all_but
+from simpletune.models.text import SD3TextEncoders, load_tokenizer
+
+if TYPE_CHECKING:
+    from simpletune.models.family import LatentCoder
+    from simpletune.progress import Reporter
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+# Embedders and the output projection keep their precision: they are small and everything passes through them. The AdaLN
+# linears, a third of the weights, are quantized.
+QUANTIZED = all_but("pos_embed*", "time_text_embed*", "context_embedder", "norm_out*", "proj_out")
+
+
+class SD3:
+    """SD3 and SD3.5, and the built-in tiny model of the same architecture."""
+
+    name = "sd3"
+    latent_channels = 16
+    vae_scale_factor = 8
+    _patch = 2
+
+    def locate(self, settings: Settings, reporter: Reporter | None = None) -> ModelFiles:
+        return locate(settings, reporter)
+
+    def text_identity(self, files: ModelFiles, settings: Settings) -> str:
+        precisions = _text_precisions(settings)
+        encoders = {name: open_part(files, name).identity() | {"precision": precisions[name]} for name in precisions}
+        tokenizers = {name: folder_identity(part_folder(files, name)) for name in _tokenizers(settings)}
+        return digest(
+            {
+                "kind": "sd3 text",
+                "encoders": encoders,
+                "tokenizers": tokenizers,
+                "width": _text_width(files),
+                "t5_tokens": settings.tokenizer_max_length,
+                "dtype": str(compute_dtype(settings)),
+            }
+        )
+
+    def vae_identity(self, files: ModelFiles, settings: Settings) -> str:
+        return digest(
+            {"kind": "sd3 latent", "vae": open_part(files, "vae").identity(), "dtype": str(vae_dtype(settings))}
+        )
+
+    def load_text_encoders(
+        self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
+    ) -> SD3TextEncoders:
+        dtype, loaded = compute_dtype(settings), []
+        for number, (name, precision) in enumerate(_text_precisions(settings).items(), start=1):
+            encoder = _load(
+                open_part(files, name),
+                reporter,
+                device=device,
+                dtype=dtype,
+                precision=precision,
+                quantize_via=settings.quantize_via,
+                key=f"text_encoder_{number}_precision",
+            )
+            loaded.append((load_tokenizer(part_folder(files, _tokenizers(settings)[number - 1])), encoder))
+        clips, t5 = tuple(loaded[:2]), loaded[2] if settings.use_t5 else None
+        return SD3TextEncoders(clips, t5, settings.tokenizer_max_length, _text_width(files), device, dtype)
+
+    def load_vae(self, files: ModelFiles, settings: Settings, device: torch.device) -> SD3LatentCoder:
+        dtype = vae_dtype(settings)
+        return SD3LatentCoder(_load(open_part(files, "vae"), None, device=device, dtype=dtype), device, dtype)
+
+    def load_transformer(
+        self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
+    ) -> nn.Module:
+        return _load(
+            open_part(files, "transformer"),
+            reporter,
+            device=device,
+            dtype=compute_dtype(settings),
+            precision=settings.base_model_precision,
+            quantize=QUANTIZED,
+            quantize_via=settings.quantize_via,
+            key="base_model_precision",
+        )
+
+    def image_tokens(self, width: int, height: int) -> int:
+        edge = self.vae_scale_factor * self._patch
+        return (width // edge) * (height // edge)
+
+    def predict(self, transformer: nn.Module, noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
+        dtype = text.prompt_embeds.dtype
+        velocity_BCHW: Tensor = transformer(
+            hidden_states=noisy_latents.to(dtype),
+            timestep=1000 * sigma.float(),  # bfloat16 would merge half of the thousand steps
+            encoder_hidden_states=text.prompt_embeds,
+            pooled_projections=text.pooled_prompt_embeds,
+            return_dict=False,
+        )[0]
+        return velocity_BCHW
+
+    @torch.no_grad()
+    def sample(
+        self,
+        files: ModelFiles,
+        settings: Settings,  # noqa: ARG002 (the request says everything SD3 needs)
+        transformer: nn.Module,
+        vae: LatentCoder,
+        request: SamplingRequest,
+    ) -> np.ndarray[Any, Any]:
+        """Noise comes from a CPU generator, so a seed is the same picture's start on every device."""
+        from diffusers import StableDiffusion3Pipeline
+
+        absent = dict.fromkeys((*components.ENCODER_PARTS, *components.TOKENIZER_PARTS))
+        module = vae.module if isinstance(vae, SD3LatentCoder) else None
+        pipeline = StableDiffusion3Pipeline(transformer=transformer, vae=module, scheduler=_scheduler(files), **absent)
+        pipeline.set_progress_bar_config(disable=True)
+        latents_BCHW = pipeline(
+            prompt_embeds=request.encoding.prompt_embeds,
+            pooled_prompt_embeds=request.encoding.pooled_prompt_embeds,
+            negative_prompt_embeds=request.negative.prompt_embeds,
+            negative_pooled_prompt_embeds=request.negative.pooled_prompt_embeds,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=torch.Generator().manual_seed(request.seed),
+            skip_guidance_layers=None if request.skip_layers is None else list(request.skip_layers),
+            skip_layer_guidance_scale=request.skip_layers_scale,
+            skip_layer_guidance_start=request.skip_layers_start,
+            skip_layer_guidance_stop=request.skip_layers_stop,
+            output_type="latent",
+        ).images
+        picture: np.ndarray[Any, Any] = vae.decode(latents_BCHW)[0]
+        return picture
+
+    def save_lora(self, folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Path:
+        """`state` is in diffusers keys already (`adapters.final_state`), on the CPU and contiguous."""
+        path = folder / LORA_FILE
+        file_tools.write_with(path, lambda temporary: save_file(state, temporary, {"format": "pt", **metadata}))
+        return path
+
+
+def _load(part: Part, reporter: Reporter | None, **how: Any) -> Any:
+    module = part.empty_module()
+    with _shown(reporter, f"loading {part.name}", part) as progress:
+        stream_into(module, weights_for(part, module), progress=progress, **how)
+    return module
+
+
+@contextlib.contextmanager
+def _shown(reporter: Reporter | None, title: str, part: Part) -> Iterator[Progress | None]:
+    """A phase of the reporter as the (done, total) callback that streaming tells its bytes."""
+    if reporter is None:
+        yield None
+        return
+    with reporter.phase(title, part.stored.total_bytes, "B") as phase:
+        before = 0
+
+        def advance(done: int, _total: int) -> None:
+            nonlocal before
+            phase.advance(done - before)
+            before = done
+
+        yield advance
+
+
+def _text_precisions(settings: Settings) -> dict[str, str]:
+    """Precision of each text encoder the run uses."""
+    precisions = {
+        "text_encoder": settings.text_encoder_1_precision,
+        "text_encoder_2": settings.text_encoder_2_precision,
+        "text_encoder_3": settings.text_encoder_3_precision,
+    }
+    if not settings.use_t5:
+        del precisions["text_encoder_3"]
+    return precisions
+
+
+def _tokenizers(settings: Settings) -> tuple[str, ...]:
+    return components.TOKENIZER_PARTS if settings.use_t5 else components.TOKENIZER_PARTS[:2]
+
+
+def _text_width(files: ModelFiles) -> int:
+    """D: the width of the text states the transformer takes."""
+    return int(open_part(files, "transformer").config["joint_attention_dim"])
+
+
+def _scheduler(files: ModelFiles) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    if files.layout == "single":
+        config = components.component_config("sd3-medium", "scheduler")
+    else:
+        config = read_config(files.root / "scheduler" / "scheduler_config.json")
+    return FlowMatchEulerDiscreteScheduler.from_config(config)

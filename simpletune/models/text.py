@@ -1,0 +1,75 @@
+"""SD3's three text encoders: captions in, what the transformer is told out.
+
+Equal to `StableDiffusion3Pipeline.encode_prompt` bit for bit (a test holds that): the penultimate states of CLIP-L and
+CLIP-G side by side, zero-padded to T5's width, T5's states after them on the token axis, nothing masked; the pooled
+states side by side. Without T5 its states are zeros.
+
+Shapes: B captions, L tokens, D features, E pooled features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simpletune.errors import ModelUnavailable
+from simpletune.models.components import CLIP_TOKENS
+from simpletune.models.family import TextEncoding
+
+
+@dataclass(frozen=True)
+class SD3TextEncoders:
+    """The encoders on one device; `t5` is None when the run doesn't use it."""
+
+    clips: tuple[tuple[Any, nn.Module], ...]  # (tokenizer, encoder) of CLIP-L and CLIP-G
+    t5: tuple[Any, nn.Module] | None
+    t5_tokens: int
+    width: int  # D, the transformer's joint_attention_dim
+    device: torch.device
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> TextEncoding:
+        """prompt_embeds (B, 77 + t5_tokens, D) and pooled_prompt_embeds (B, E) in the compute dtype."""
+        encoded = [self._clip(tokenizer, encoder, captions) for tokenizer, encoder in self.clips]
+        states_BLD = torch.cat([states for states, _ in encoded], dim=-1)
+        states_BLD = functional.pad(states_BLD, (0, self.width - states_BLD.shape[-1]))
+        pooled_BE = torch.cat([pooled for _, pooled in encoded], dim=-1)
+        return TextEncoding(torch.cat([states_BLD, self._t5(captions)], dim=-2), pooled_BE)
+
+    def _clip(self, tokenizer: Any, encoder: nn.Module, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        output = encoder(self._token_ids(tokenizer, captions, CLIP_TOKENS), output_hidden_states=True)
+        return output.hidden_states[-2].to(self.dtype), output[0]
+
+    def _t5(self, captions: Sequence[str]) -> Tensor:
+        if self.t5 is None:
+            return torch.zeros(len(captions), self.t5_tokens, self.width, device=self.device, dtype=self.dtype)
+        tokenizer, encoder = self.t5
+        states_BLD: Tensor = encoder(self._token_ids(tokenizer, captions, self.t5_tokens))[0]
+        return states_BLD.to(self.dtype)
+
+    def _token_ids(self, tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
+        tokens = tokenizer(
+            list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        ids_BL: Tensor = tokens.input_ids
+        return ids_BL.to(self.device)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A tokenizer of the diffusers layout, from local files only. Raises ModelUnavailable naming the folder."""
+    from transformers import CLIPTokenizer, T5TokenizerFast
+
+    kind = T5TokenizerFast if folder.name == "tokenizer_3" else CLIPTokenizer
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelUnavailable(
+            f"the tokenizer in {folder} can't be loaded: {error}", "download the model's tokenizers again"
+        ) from error

@@ -1,0 +1,337 @@
+"""SD3 against the stock pipeline."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from simpletune.config.settings import Settings
+from simpletune.models.family import ModelFiles, SamplingRequest, TextEncoding
+from simpletune.models.quantize import FrozenLinear
+from simpletune.models.sd3 import SD3
+
+CPU = torch.device("cpu")
+CAPTIONS = ["a red cat on a mat", "", "Zürich, painted by nobody; " * 6, "a " * 220]
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(scope="module")
+def family() -> SD3:
+    return SD3()
+
+
+@pytest.fixture(scope="module")
+def files(family: SD3, make_settings: MakeSettings, tiny_model: Path) -> ModelFiles:
+    found = family.locate(make_settings())
+    assert found.root == tiny_model
+    return found
+
+
+@pytest.fixture(scope="module")
+def stock(tiny_model: Path) -> Callable[..., Any]:
+    """The stock pipeline from the tiny folder in a dtype."""
+    from diffusers import StableDiffusion3Pipeline
+
+    def load(dtype: torch.dtype, **parts: Any) -> Any:
+        pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_model, dtype=dtype, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def stock_fp32(stock: Callable[..., Any]) -> Any:
+    return stock(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def transformer(family: SD3, files: ModelFiles, make_settings: MakeSettings) -> Any:
+    return family.load_transformer(files, make_settings(), CPU)
+
+
+@pytest.fixture(scope="module")
+def vae(family: SD3, files: ModelFiles, make_settings: MakeSettings) -> Any:
+    return family.load_vae(files, make_settings(), CPU)
+
+
+@pytest.mark.parametrize(("precision", "tokens"), [("no", 77), ("no", 200), ("bf16", 154), ("fp16", 77)])
+def test_text_encoding_is_the_pipelines_bit_for_bit(
+    family: SD3,
+    files: ModelFiles,
+    make_settings: MakeSettings,
+    stock: Callable[..., Any],
+    precision: str,
+    tokens: int,
+) -> None:
+    settings = make_settings(mixed_precision=precision, tokenizer_max_length=tokens)
+    ours = family.load_text_encoders(files, settings, CPU).encode(CAPTIONS)
+    expected = _stock_encoding(stock(DTYPES[precision]), tokens)
+    assert ours.prompt_embeds.dtype == ours.pooled_prompt_embeds.dtype == DTYPES[precision]
+    assert torch.equal(ours.prompt_embeds, expected.prompt_embeds)
+    assert torch.equal(ours.pooled_prompt_embeds, expected.pooled_prompt_embeds)
+
+
+def test_without_t5_zeros_stand_in_and_t5_is_not_needed(
+    family: SD3, make_settings: MakeSettings, stock: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model", ignore=shutil.ignore_patterns("*_3"))
+    settings = make_settings(use_t5=False, pretrained_model_name_or_path=str(tmp_path / "model"))
+    files = family.locate(settings)
+    ours = family.load_text_encoders(files, settings, CPU).encode(CAPTIONS)
+    expected = _stock_encoding(stock(torch.float32, text_encoder_3=None, tokenizer_3=None), 77)
+    assert torch.equal(ours.prompt_embeds, expected.prompt_embeds)
+    assert torch.equal(ours.pooled_prompt_embeds, expected.pooled_prompt_embeds)
+    assert not ours.prompt_embeds[:, 77:].any()
+
+
+@pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "fp8-quanto"])
+def test_quantized_encoders_stay_close(
+    family: SD3, files: ModelFiles, make_settings: MakeSettings, precision: str
+) -> None:
+    plain = family.load_text_encoders(files, make_settings(), CPU).encode(CAPTIONS[:1])
+    keys = {f"text_encoder_{number}_precision": precision for number in (1, 2, 3)}
+    encoders = family.load_text_encoders(files, make_settings(**keys), CPU)
+    encoded = encoders.encode(CAPTIONS[:1])
+    linears = [module for _, encoder in encoders.clips for module in encoder.modules() if hasattr(module, "weight")]
+    assert any(isinstance(module, FrozenLinear) for module in linears)
+    error = (encoded.prompt_embeds - plain.prompt_embeds).std() / plain.prompt_embeds.std()
+    assert 0 < error < (0.4 if precision == "int4-quanto" else 0.1)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+def test_streamed_transformer_predicts_what_the_stock_one_does(
+    family: SD3, files: ModelFiles, make_settings: MakeSettings, stock: Callable[..., Any], precision: str
+) -> None:
+    dtype = DTYPES[precision]
+    ours = family.load_transformer(files, make_settings(mixed_precision=precision), CPU)
+    theirs = stock(dtype, text_encoder=None, text_encoder_2=None, text_encoder_3=None, vae=None).transformer
+    latents, text, sigma = torch.randn(2, 16, 16, 12), _random_text(2, dtype), torch.tensor([0.3337, 0.9])
+    with torch.no_grad():
+        expected = theirs(
+            latents.to(dtype), text.prompt_embeds, text.pooled_prompt_embeds, 1000 * sigma, return_dict=False
+        )[0]
+        assert torch.equal(family.predict(ours, latents, sigma, text), expected)
+    assert not any(parameter.requires_grad for parameter in ours.parameters())
+    assert not ours.training
+
+
+def test_time_keeps_its_precision_in_bf16(family: SD3) -> None:
+    """Two sigmas that bfloat16 can't tell apart must reach the model as two."""
+    seen = []
+
+    def spy(**arguments: Any) -> tuple[torch.Tensor]:
+        seen.append(arguments["timestep"])
+        return (arguments["hidden_states"],)
+
+    text = _random_text(2, torch.bfloat16)
+    family.predict(spy, torch.zeros(2, 16, 4, 4), torch.tensor([0.8330, 0.8331]), text)  # type: ignore[arg-type]
+    assert seen[0].dtype == torch.float32
+    assert seen[0][0] != seen[0][1]
+
+
+@pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto"])
+def test_blocks_are_quantized_and_embedders_are_not(
+    family: SD3, files: ModelFiles, make_settings: MakeSettings, precision: str
+) -> None:
+    transformer = family.load_transformer(files, make_settings(base_model_precision=precision), CPU)
+    linears = {name: module for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
+    for name, module in linears.items():
+        assert isinstance(module, FrozenLinear) == name.startswith("transformer_blocks."), name
+    assert isinstance(linears["transformer_blocks.0.norm1.linear"], FrozenLinear)
+
+
+def test_latents_are_shifted_scaled_posterior_samples(vae: Any, stock_fp32: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
+    latents = vae.encode(pixels, ["one", "two"])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        posterior = stock_fp32.vae.encode(x).latent_dist
+    noise = ((latents / 1.5305 + 0.0609) - posterior.mean) / posterior.std
+    assert latents.shape == (2, 16, 8, 12)
+    assert noise.mean().abs() < 0.05
+    assert noise.std() == pytest.approx(1, abs=0.05)
+    torch.testing.assert_close(vae.encode(pixels[1:], ["two"]), latents[1:], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(vae.encode(pixels[1:], ["other"]), latents[1:], atol=1e-3)
+
+
+def test_sample_is_the_stock_pipelines_picture(
+    family: SD3, files: ModelFiles, make_settings: MakeSettings, transformer: Any, vae: Any, stock_fp32: Any
+) -> None:
+    encoders = family.load_text_encoders(files, make_settings(), CPU)
+    request = _request(encoders.encode(["a red cat"]), encoders.encode(["blurry"]))
+    ours = family.sample(files, make_settings(), transformer, vae, request)
+    theirs = stock_fp32(
+        "a red cat",
+        negative_prompt="blurry",
+        width=128,
+        height=96,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        max_sequence_length=77,
+        generator=torch.Generator().manual_seed(7),
+        skip_guidance_layers=[1],
+        skip_layer_guidance_scale=2.8,
+        skip_layer_guidance_start=0.01,
+        skip_layer_guidance_stop=0.7,
+        output_type="pil",
+    ).images[0]
+    assert ours.dtype == np.uint8
+    assert ours.shape == (96, 128, 3)
+    assert np.array_equal(ours, np.asarray(theirs))
+    plain = family.sample(files, make_settings(), transformer, vae, replace(request, skip_layers=None))
+    assert not np.array_equal(plain, ours), "skip-layer guidance must change the picture"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_samples_are_pictures(
+    family: SD3, files: ModelFiles, make_settings: MakeSettings, precision: str
+) -> None:
+    settings = make_settings(mixed_precision=precision)
+    text = _random_text(2, DTYPES[precision])
+    request = _request(
+        *(TextEncoding(text.prompt_embeds[i : i + 1], text.pooled_prompt_embeds[i : i + 1]) for i in (0, 1))
+    )
+    transformer, vae = family.load_transformer(files, settings, CPU), family.load_vae(files, settings, CPU)
+    assert family.sample(files, settings, transformer, vae, request).std() > 5
+
+
+def test_image_tokens(family: SD3) -> None:
+    assert family.image_tokens(1024, 1024) == 4096
+    assert family.image_tokens(128, 96) == 48
+
+
+def test_lora_file_holds_the_state_and_its_metadata(family: SD3, tmp_path: Path) -> None:
+    name = "transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+    path = family.save_lora(tmp_path, {name: torch.ones(4, 192)}, {"alpha": "4"})
+    with safe_open(path, "pt") as saved:
+        assert list(saved.keys()) == [name]
+        assert saved.metadata() == {"format": "pt", "alpha": "4"}
+
+
+class TestIdentity:
+    """What a cached text encoding or latent depends on changes its identity, and nothing else does."""
+
+    @pytest.fixture
+    def copy(self, tiny_model: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(tiny_model, tmp_path / "copy"))
+
+    def test_a_copy_elsewhere_is_the_same(
+        self, family: SD3, files: ModelFiles, make_settings: MakeSettings, copy: Path
+    ) -> None:
+        moved = family.locate(make_settings(pretrained_model_name_or_path=str(copy)))
+        assert family.text_identity(moved, make_settings()) == family.text_identity(files, make_settings())
+        assert family.vae_identity(moved, make_settings()) == family.vae_identity(files, make_settings())
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"tokenizer_max_length": 78},
+            {"mixed_precision": "bf16"},
+            {"text_encoder_1_precision": "int8-quanto"},
+            {"text_encoder_3_precision": "int8-quanto"},
+            {"use_t5": False},
+        ],
+    )
+    def test_settings_that_change_text(
+        self, family: SD3, files: ModelFiles, make_settings: MakeSettings, change: dict[str, Any]
+    ) -> None:
+        assert family.text_identity(files, make_settings(**change)) != family.text_identity(files, make_settings())
+
+    def test_settings_that_change_nothing(self, family: SD3, files: ModelFiles, make_settings: MakeSettings) -> None:
+        other = make_settings(base_model_precision="int8-quanto", learning_rate=1.0, tokenizer_max_length=77)
+        assert family.text_identity(files, other) == family.text_identity(files, make_settings())
+        assert family.vae_identity(files, other) == family.vae_identity(files, make_settings())
+        half = make_settings(mixed_precision="bf16")
+        assert family.vae_identity(files, half) != family.vae_identity(files, make_settings())
+
+    @pytest.mark.parametrize(
+        ("part", "changed"),
+        [("text_encoder_3/model.safetensors", "text"), ("tokenizer_2/tokenizer.json", "text"), ("vae", "latent")],
+    )
+    def test_files_that_change_it(
+        self, family: SD3, files: ModelFiles, make_settings: MakeSettings, copy: Path, part: str, changed: str
+    ) -> None:
+        path = copy / part if part != "vae" else copy / "vae" / "diffusion_pytorch_model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.write_bytes(bytes(data))
+        settings, moved = make_settings(), replace(files, root=copy)
+        texts = family.text_identity(moved, settings), family.text_identity(files, settings)
+        latents = family.vae_identity(moved, settings), family.vae_identity(files, settings)
+        assert (texts[0] != texts[1], latents[0] != latents[1]) == (changed == "text", changed == "latent")
+
+    def test_notes_of_libraries_do_not_count(
+        self, family: SD3, files: ModelFiles, make_settings: MakeSettings, copy: Path
+    ) -> None:
+        config = json.loads((copy / "vae" / "config.json").read_text())
+        (copy / "vae" / "config.json").write_text(json.dumps(config | {"_diffusers_version": "9.9"}))
+        settings = make_settings()
+        assert family.vae_identity(replace(files, root=copy), settings) == family.vae_identity(files, settings)
+
+
+def test_loading_tells_the_reporter_its_bytes(family: SD3, files: ModelFiles, make_settings: MakeSettings) -> None:
+    reporter = _Recorder()
+    family.load_transformer(files, make_settings(), CPU, reporter)  # type: ignore[arg-type]
+    (title, total, unit, amount) = reporter.phases[0]
+    assert title == "loading transformer"
+    assert unit == "B"
+    assert total * 0.99 < amount <= total
+
+
+class _Recorder:
+    """A reporter that remembers its phases as [title, total, unit, amount]."""
+
+    def __init__(self) -> None:
+        self.phases: list[list[Any]] = []
+
+    @contextmanager
+    def phase(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Any]:
+        self.phases.append([title, total, unit, done])
+        yield self
+
+    def advance(self, amount: float = 1, **shown: str) -> None:
+        self.phases[-1][3] += amount
+
+
+def _stock_encoding(pipeline: Any, tokens: int) -> TextEncoding:
+    with torch.no_grad():
+        states, _, pooled, _ = pipeline.encode_prompt(
+            CAPTIONS, None, None, do_classifier_free_guidance=False, max_sequence_length=tokens
+        )
+    return TextEncoding(states, pooled)
+
+
+def _random_text(count: int, dtype: torch.dtype) -> TextEncoding:
+    generator = torch.Generator().manual_seed(0)
+    return TextEncoding(
+        torch.randn(count, 100, 384, generator=generator).to(dtype),
+        torch.randn(count, 320, generator=generator).to(dtype),
+    )
+
+
+def _request(encoding: TextEncoding, negative: TextEncoding) -> SamplingRequest:
+    return SamplingRequest(
+        encoding=encoding,
+        negative=negative,
+        width=128,
+        height=96,
+        seed=7,
+        steps=4,
+        guidance=5.0,
+        skip_layers=(1,),
+        skip_layers_start=0.01,
+        skip_layers_stop=0.7,
+        skip_layers_scale=2.8,
+    )
