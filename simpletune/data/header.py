@@ -17,7 +17,7 @@ from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, Unident
 
 from simpletune.data.sources import Reason, Rejected
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 """Registered by being imported; the other formats' are Pillow's standard ones. Without this, threads race to do it."""
 
@@ -42,6 +42,7 @@ _FOREIGN = (
     (b"{", "JSON text"),
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
 )
+_PICTURES = (b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm", b"ii*\0", b"mm\0*")
 
 Image.MAX_IMAGE_PIXELS = None
 
@@ -117,6 +118,8 @@ def _foreign(file: BinaryIO) -> str:
     for signature, what in _FOREIGN:
         if start.startswith(signature):
             return f"its content is {what}"
+    if start.startswith(_PICTURES):
+        return "it begins like a picture, but its header is damaged"
     if start[4:8] == b"ftyp":
         return "its content is HEIC or a film; save it as PNG or JPEG"
     return "its content is of no picture format"

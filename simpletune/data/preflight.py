@@ -201,7 +201,8 @@ def _problem(file: jsonfile.JsonFile, path: jsonfile.JsonPath, message: str, hin
 def _set_lines(result: ScanResult, folder: Path) -> Iterator[str]:
     other = f", {_count(result.other, 'file')} of other kinds" if result.other else ""
     yield f'data set "{result.set_id}" ({folder})'
-    yield f"  {_count(result.found, 'picture')} found, {len(result.samples)} used, {len(result.excluded)} excluded{other}"
+    used, excluded = len(result.samples), len(result.excluded)
+    yield f"  {_count(result.found, 'picture')} found, {used} used, {excluded} excluded{other}"
     for reason in _reasons(result.excluded):
         yield f"    {reason}"
     for note, names in result.notes.items():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,3 +73,22 @@ class Told:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def run_settings(*image_sets: ImageSet, **changes: Any) -> Any:
+    """What the data code reads of the settings."""
+    values = {
+        "config_path": Path("/nowhere/config.json"),
+        "data_backend_config": Path("/nowhere/multidatabackend.json"),
+        "image_sets": image_sets,
+        "aspect_bucket_alignment": 16,
+        "seed": 42,
+        "num_eval_images": 0,
+        "train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": None,
+        "num_train_epochs": 3,
+        "vae_batch_size": 4,
+        "text_encoder_batch_size": 8,
+    }
+    return SimpleNamespace(**{**values, **changes})

@@ -1,0 +1,114 @@
+"""The report before training: counts, reasons, buckets, steps, and problems that point at their lines."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from data_helpers import colours, image_set, run_settings
+
+from simpletune.data.preflight import REPORT_WIDTH, preflight
+
+
+@pytest.fixture
+def files(tmp_path):
+    """config.json and multidatabackend.json with a text entry before the pictures' one, as settings name them."""
+    config, data = tmp_path / "config.json", tmp_path / "multidatabackend.json"
+    config.write_text('{\n  "seed": 1,\n  "train_batch_size": 2,\n  "num_eval_images": 2\n}\n')
+    entries = [{"id": "text"}, {"id": "pictures", "instance_data_dir": "pictures", "caption_strategy": "textfile"}]
+    data.write_text(json.dumps(entries, indent=2))
+    return {"config_path": config, "data_backend_config": data}
+
+
+def test_counts_buckets_and_steps(save, folder, files):
+    for number in range(5):
+        save(f"square-{number}.png", colours(64, 64))
+        save(f"wide-{number}.png", colours(96, 48))
+    (folder / "empty.png").touch()
+    (folder / "x.txt").touch()
+    report = preflight(run_settings(image_set(folder, repeats=1), num_eval_images=2, max_train_steps=50, **files))
+    assert (report.found, report.used, len(report.training), len(report.held_out)) == (11, 10, 8, 2)
+    assert sum(report.buckets.values()) == 8
+    assert set(report.buckets) == {(64, 64), (96, 48)}
+    assert report.plan.samples_per_epoch == 16
+    assert report.steps_per_epoch == 8
+    assert report.total_steps == 50
+    text = "\n".join(report.lines())
+    assert "11 pictures found, 10 used, 1 excluded, 1 file of other kinds" in text
+    assert "1 empty file (0 bytes): empty.png" in text
+    assert re.search(r"64 x 64 +\d pictures +\d batches", text)
+    assert "an epoch: 16 pictures (repeats counted), 8 steps" in text
+    assert "the run: 50 steps, 6.25 epochs" in text
+    assert report.summary() == (
+        "11 pictures found, 10 used, 1 excluded, 2 held out; 2 buckets, 8 steps an epoch, 50 in all"
+    )
+    assert max(map(len, report.lines())) <= REPORT_WIDTH
+
+
+def test_a_set_without_usable_pictures_is_an_error_that_lists_every_reason(save, folder, files):
+    save("a.png")
+    save("b.png")
+    (folder / "c.png").touch()
+    report = preflight(run_settings(image_set(folder, caption_strategy="textfile"), **files))
+    (problem,) = report.problems
+    assert problem.severity == "error"
+    assert (problem.file, problem.path, problem.line) == ("multidatabackend.json", "1.instance_data_dir", 7)
+    assert "none of the 3 pictures" in problem.message
+    assert problem.hint == (
+        "2 no caption: a.png (no caption file a.txt); also b.png; "
+        "1 empty file (0 bytes): c.png (there is nothing in it; copy it again from where it came)"
+    )
+    assert report.plan is None
+    assert report.lines()[-1] == "nothing to train on"
+
+
+def test_a_folder_without_pictures_or_none_at_all(folder, files):
+    (folder / "x.txt").touch()
+    (problem,) = preflight(run_settings(image_set(folder), **files)).problems
+    assert "no pictures in" in problem.message
+    assert "1 file of other kinds is there" in problem.message
+    assert "png" in problem.hint
+    (problem,) = preflight(run_settings(image_set(folder / "gone"), **files)).problems
+    assert "can't be read: No such file or directory" in problem.message
+
+
+def test_some_exclusions_and_odd_captions_are_warnings(save, folder, files):
+    for name in "abc":
+        save(f"{name}.png", colours(64, 64))
+    (folder / "a.txt").write_bytes(b"ein B\xe4r")
+    (folder / "b.txt").write_text("one\ntwo\n")
+    report = preflight(run_settings(image_set(folder, caption_strategy="textfile"), **files))
+    messages = [problem.message for problem in report.problems]
+    assert {problem.severity for problem in report.problems} == {"warning"}
+    assert 'data set "pictures": 1 of 3 pictures aren\'t used' in messages
+    assert any("Latin-1" in message for message in messages)
+    assert any("first that isn't blank" in message for message in messages)
+
+
+def test_fewer_pictures_than_a_batch_is_a_warning(save, folder, files):
+    save("a.png", colours(64, 64))
+    (problem,) = preflight(run_settings(image_set(folder), **files)).problems
+    assert problem.severity == "warning"
+    assert (problem.file, problem.line) == ("config.json", 3)
+    assert problem.message == "1 picture an epoch, fewer than train_batch_size 2: the last batch is smaller"
+
+
+def test_holding_out_everything_is_an_error(save, folder, files):
+    save("a.png", colours(64, 64))
+    (problem,) = preflight(run_settings(image_set(folder), num_eval_images=2, **files)).problems
+    assert problem.message == "num_eval_images 2 holds out all of 1 picture"
+    assert (problem.severity, problem.line) == ("error", 4)
+
+
+def test_much_enlarged_pictures_are_named(save, folder, files):
+    save("tiny.png", colours(20, 20))
+    save("fine.png", colours(64, 64))
+    (problem,) = preflight(run_settings(image_set(folder), **files)).problems
+    assert "1 picture enlarged more than twice: tiny.png" in problem.message
+
+
+def test_the_plan_is_for_as_many_processes(save, folder, files):
+    for number in range(8):
+        save(f"{number}.png", colours(64, 64))
+    assert preflight(run_settings(image_set(folder), **files), world_size=2).steps_per_epoch == 2
