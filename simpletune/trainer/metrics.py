@@ -17,9 +17,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from simpletune import files
-
-STEP = "step"
-VALIDATION = "validation"
+from simpletune.results.curves import STEP, VALIDATION, metric_lines
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class MetricsWriter:
         self._path = path
         self._last = {STEP: 0, VALIDATION: 0}
         if path.exists():
-            self._keep(line for line in _lines(path) if line["step"] <= resumed_step)
+            self._keep(line for line in metric_lines(path) if line["step"] <= resumed_step)
         # Appending is the one thing the atomic writer can't do; a torn last line is dropped by whoever reads.
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -79,24 +77,11 @@ class MetricsWriter:
 
 def read_metrics(path: Path) -> Metrics:
     """All complete lines of a metrics.jsonl, of a finished run or one still going."""
-    lines = _lines(path)
+    lines = metric_lines(path)
     return Metrics(
         steps=tuple(line for line in lines if line["kind"] == STEP),
         validations=tuple(line for line in lines if line["kind"] == VALIDATION),
     )
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Every line that is whole; a process killed while writing may leave half a line."""
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and line.get("kind") in (STEP, VALIDATION) and isinstance(line.get("step"), int):
-            lines.append(line)
-    return lines
 
 
 def _encoded(line: dict[str, Any]) -> str:
