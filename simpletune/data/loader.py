@@ -26,7 +26,7 @@ PREFETCH = 2
 class MicroBatch:
     """One forward and backward pass of B samples of one bucket.
 
-    latents (B, C, H, W); prompt_embeds (B, L, D); pooled_prompt_embeds (B, E); sample_ids int64 (B,), on the CPU.
+    latents (B, C, H, W); prompt_embeds (B, L, D); pooled_prompt_embeds (B, E); sample_ids int64 (B,).
     `weight` is what its mean loss counts for in the step's (plan.py). It is 0 where this rank has no batch left while
     another one has: then it repeats the step's first batch, so that all ranks do the same work, and must not count.
     """
@@ -114,12 +114,14 @@ class Loader:
             latents=self._stack(latents),
             prompt_embeds=self._stack([text[PROMPT_EMBEDS] for text in texts]),
             pooled_prompt_embeds=self._stack([text[POOLED_PROMPT_EMBEDS] for text in texts]),
-            sample_ids=sample_ids(refs),
+            sample_ids=self._pinned(sample_ids(refs)),
         )
 
     def _stack(self, tensors: list[Tensor]) -> Tensor:
-        stacked = torch.stack(tensors)
-        return stacked.pin_memory() if self._device.type == "cuda" else stacked
+        return self._pinned(torch.stack(tensors))
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 
 def sample_ids(refs: tuple[SampleRef, ...]) -> Tensor:
@@ -139,13 +141,15 @@ def _offer(item: StepBatch | BaseException | None, ready: queue.Queue[Any], clos
 
 
 def _to_device(batch: StepBatch, device: torch.device) -> StepBatch:
-    return replace(batch, micro_batches=tuple(_micro_to_device(micro, device) for micro in batch.micro_batches))
+    return replace(batch, micro_batches=tuple(to_device(micro, device) for micro in batch.micro_batches))
 
 
-def _micro_to_device(micro: MicroBatch, device: torch.device) -> MicroBatch:
+def to_device(micro: MicroBatch, device: torch.device) -> MicroBatch:
+    """The batch on `device`; from pinned memory the host doesn't wait for the copies."""
     return replace(
         micro,
         latents=micro.latents.to(device, non_blocking=True),
         prompt_embeds=micro.prompt_embeds.to(device, non_blocking=True),
         pooled_prompt_embeds=micro.pooled_prompt_embeds.to(device, non_blocking=True),
+        sample_ids=micro.sample_ids.to(device, non_blocking=True),
     )

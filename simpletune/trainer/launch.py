@@ -1,4 +1,4 @@
-"""From two files to a run: validate, look at the pictures, show the plan, train. Nothing heavy is imported before that."""
+"""From two files to a run: validate, look at the pictures, show the plan, and only then import what is heavy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
     plan = preflight(settings, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     _raise_errors(config, plan.problems)
     if int(os.environ.get("RANK", "0")) == 0:
-        _show(settings, plan, [*warnings, *plan.problems], reporter)
+        _show(plan, [*warnings, *plan.problems], reporter)
     if dry_run:
         return None
     from simpletune.trainer.run import train
@@ -41,7 +41,7 @@ def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
         raise ConfigError(f"{config}: the pictures can't be trained on as configured", problems=problems)
 
 
-def _show(settings: Settings, plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:
+def _show(plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:
     for warning in warnings:
         reporter.warn(render(warning))
     for line in plan.lines():

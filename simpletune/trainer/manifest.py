@@ -1,4 +1,4 @@
-"""A run's folder explains it: which settings from where, which versions, which pictures; and what may differ on resume."""
+"""A run's folder explains it: settings with origins, versions, pictures. And: what may differ when it is continued."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from simpletune.redact import redact
 
 RUN_FILE = "run.json"
 DATA_FILE = "data.json"
-_PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "optimum-quanto", "safetensors", "torch-optimi")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "optimum-quanto",
+    "safetensors",
+    "torch-optimi",
+)
 
 # What makes the adapter and its optimizer what they are: a checkpoint can't be continued with another value of these.
 _BOUND_TO_THE_CHECKPOINT = (

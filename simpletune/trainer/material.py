@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
-from simpletune.config.settings import ImageSet, Settings, TextEmbeds
-from simpletune.data.cache import TensorCache
-from simpletune.data.encode import fill_latent_cache, fill_text_cache
-from simpletune.data.plan import Plan, bucketed, split_eval
+from simpletune.config.settings import Settings, TextEmbeds
+from simpletune.data.cache import Stored
+from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, fill_latent_cache, fill_text_cache
+from simpletune.data.plan import Plan, bucketed
 from simpletune.data.preflight import Preflight
 from simpletune.data.scan import Sample
+from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
 from simpletune.progress import Reporter
 from simpletune.trainer import validation
 from simpletune.trainer.manifest import data_manifest
+from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 
 EMPTY_CAPTION = ""
@@ -25,86 +27,87 @@ EMPTY_CAPTION = ""
 
 @dataclass(frozen=True)
 class Material:
-    """Everything encoded, by content key, and the order it is trained in."""
+    """Everything encoded, and the order it is trained in."""
 
     files: ModelFiles
     trained: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     plan: Plan
-    latent_keys: Mapping[tuple[str, str], str]  # (set id, name) -> key
-    text_keys: Mapping[str, str]  # caption -> key
-    latent_caches: Mapping[str, TensorCache]  # set id -> cache
-    text_caches: Mapping[str, TensorCache]  # set id -> cache
-    prompt_cache: TensorCache
+    latents: Mapping[tuple[str, str], Stored]  # by (set id, name)
+    texts: Mapping[str, Stored]  # by caption or prompt
     manifest: Mapping[str, Any]
 
     def text(self, caption: str, device: torch.device) -> TextEncoding:
         """The encoding of a prompt or of the empty caption, B = 1."""
-        entry = self.prompt_cache.require(self.text_keys[caption])
-        return TextEncoding(
-            entry["prompt_embeds"][None].to(device), entry["pooled_prompt_embeds"][None].to(device)
-        )
+        entry = self.texts[caption].load()
+        return TextEncoding(entry[PROMPT_EMBEDS][None].to(device), entry[POOLED_PROMPT_EMBEDS][None].to(device))
 
 
 def gather(
-    settings: Settings, preflight: Preflight, family: Family, processes: Processes, reporter: Reporter
+    settings: Settings,
+    preflight: Preflight,
+    family: Family,
+    processes: Processes,
+    phases: PhaseLog,
+    reporter: Reporter,
 ) -> Material:
-    """Find the model, encode what is not cached yet, and lay out the order. The main process encodes for all."""
-    if processes.is_main:
-        files = family.locate(settings, reporter)
-        _encode(settings, preflight, family, files, processes, reporter)
-    processes.wait()
+    """Find the model, encode what is not cached yet, and lay out the order.
+
+    The main process encodes for all; the others come after it and find everything done.
+    """
+    if not processes.is_main:
+        processes.wait()
     files = family.locate(settings, reporter)
-    latent_keys, text_keys = _encode(settings, preflight, family, files, processes, reporter)
-    return _material(settings, preflight, files, latent_keys, text_keys, processes.world_size)
+    with phases.measure("encode text"):
+        texts = _encode_texts(settings, preflight, family, files, processes.device, reporter)
+    with phases.measure("encode images"):
+        samples = [*preflight.training, *preflight.held_out]
+        folders = {image_set.id: image_set.cache_dir_vae for image_set in settings.image_sets}
+        encoded = fill_latent_cache(samples, folders, family, files, settings, processes.device, reporter)
+    if processes.is_main:
+        processes.wait()
+    return _material(settings, preflight, files, encoded.entries, texts, processes.world_size)
 
 
-def _encode(
+def _encode_texts(
     settings: Settings,
     preflight: Preflight,
     family: Family,
     files: ModelFiles,
-    processes: Processes,
+    device: torch.device,
     reporter: Reporter,
-) -> tuple[dict[tuple[str, str], str], dict[str, str]]:
-    """Fill both caches. Returns the latent keys of the pictures that could be read, and the text keys."""
-    text_keys: dict[str, str] = {}
+) -> dict[str, Stored]:
+    texts: dict[str, Stored] = {}
     for entry, captions in _captions_by_cache(settings, preflight).items():
-        cache = TensorCache(entry.cache_dir)
-        text_keys |= fill_text_cache(captions, cache, family, files, settings, processes.device, reporter)
-    latent_keys: dict[tuple[str, str], str] = {}
-    for image_set in settings.image_sets:
-        samples = preflight.samples_of(image_set.id)
-        cache = TensorCache(image_set.cache_dir_vae)
-        latent_keys |= fill_latent_cache(samples, cache, family, files, settings, processes.device, reporter)
-    return latent_keys, text_keys
+        texts |= fill_text_cache(captions, entry.cache_dir, family, files, settings, device, reporter)
+    return texts
 
 
 def _captions_by_cache(settings: Settings, preflight: Preflight) -> dict[TextEmbeds, list[str]]:
-    wanted: dict[TextEmbeds, list[str]] = {
-        default_text_embeds(settings): [EMPTY_CAPTION, *validation.prompts(settings)]
-    }
-    for image_set in settings.image_sets:
-        captions = [sample.caption for sample in preflight.samples_of(image_set.id)]
-        wanted.setdefault(settings.text_embeds_of(image_set), []).extend(captions)
+    """Every caption by the text cache of its data set; prompts and the empty caption go to the default one."""
+    default = next((entry for entry in settings.text_embeds if entry.default), settings.text_embeds[0])
+    wanted = {default: [EMPTY_CAPTION, *validation.prompts(settings)]}
+    caches = {image_set.id: settings.text_embeds_of(image_set) for image_set in settings.image_sets}
+    for sample in (*preflight.training, *preflight.held_out):
+        wanted.setdefault(caches[sample.set_id], []).append(sample.caption)
     return wanted
-
-
-def default_text_embeds(settings: Settings) -> TextEmbeds:
-    """The text cache that validation prompts go to."""
-    return next((entry for entry in settings.text_embeds if entry.default), settings.text_embeds[0])
 
 
 def _material(
     settings: Settings,
     preflight: Preflight,
     files: ModelFiles,
-    latent_keys: Mapping[tuple[str, str], str],
-    text_keys: Mapping[str, str],
+    latents: Mapping[tuple[str, str], Stored],
+    texts: Mapping[str, Stored],
     world_size: int,
 ) -> Material:
-    usable = [sample for sample in preflight.samples if (sample.set_id, sample.name) in latent_keys]
-    trained, held_out = split_eval(usable, settings.num_eval_images, settings.seed)
+    """Lay out the pictures that could be encoded. Raises DataError when none to train on are left."""
+    trained, held_out = _readable(preflight.training, latents), _readable(preflight.held_out, latents)
+    if not trained:
+        raise DataError(
+            "every picture that could be read is held out for the validation loss",
+            'lower "num_eval_images" or add pictures',
+        )
     repeats = {image_set.id: image_set.repeats for image_set in settings.image_sets}
     plan = Plan(
         bucketed(trained, repeats),
@@ -113,19 +116,9 @@ def _material(
         settings.gradient_accumulation_steps,
         world_size,
     )
-    return Material(
-        files=files,
-        trained=trained,
-        held_out=held_out,
-        plan=plan,
-        latent_keys=latent_keys,
-        text_keys=text_keys,
-        latent_caches=_caches(settings.image_sets, lambda image_set: image_set.cache_dir_vae),
-        text_caches=_caches(settings.image_sets, lambda image_set: settings.text_embeds_of(image_set).cache_dir),
-        prompt_cache=TensorCache(default_text_embeds(settings).cache_dir),
-        manifest=data_manifest(trained, held_out, latent_keys),
-    )
+    keys = {sample_id: stored.key for sample_id, stored in latents.items()}
+    return Material(files, trained, held_out, plan, latents, texts, data_manifest(trained, held_out, keys))
 
 
-def _caches(image_sets: Sequence[ImageSet], folder: Any) -> dict[str, TensorCache]:
-    return {image_set.id: TensorCache(folder(image_set)) for image_set in image_sets}
+def _readable(samples: Sequence[Sample], latents: Mapping[tuple[str, str], Stored]) -> tuple[Sample, ...]:
+    return tuple(sample for sample in samples if sample.id in latents)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
-from simpletune.models.adapters import checkpoint_metadata, load_lora_state, lora_state
+from simpletune.models.adapters import checkpoint_state, load_lora_state
 from simpletune.progress import Reporter
 from simpletune.trainer import checkpoint
 from simpletune.trainer.manifest import bound_settings, check_resumable, digest, versions
@@ -42,11 +42,12 @@ def find_checkpoint(settings: Settings, reporter: Reporter) -> Path | None:
 
 def store(session: Session) -> Path:
     """Write checkpoint-STEP of the session."""
+    adapter, metadata = checkpoint_state(session.transformer, session.settings)
     return checkpoint.save_checkpoint(
         session.settings.output_dir,
         session.step,
-        adapter=lora_state(session.transformer),
-        adapter_metadata=checkpoint_metadata(session.transformer, session.settings),
+        adapter=adapter,
+        adapter_metadata=metadata,
         optimizer=optimizer_state(session.optimizer),
         ema=session.ema.state_dict() if session.ema is not None else None,
         state={

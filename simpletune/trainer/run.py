@@ -25,7 +25,8 @@ from simpletune.models.registry import get_family
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer.interrupt import StopRequest, stop_requests
 from simpletune.trainer.lock import run_lock
-from simpletune.trainer.material import Material, gather
+from simpletune.trainer.material import gather
+from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.session import Session, open_session
 
@@ -49,9 +50,10 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     try:
         with run_lock(settings.output_dir) if processes.is_main else nullcontext():
             family = get_family(settings.model_family)
-            material = gather(settings, preflight, family, processes, reporter)
-            session = open_session(settings, family, material, processes, reporter)
-            with stop_requests() as stop:
+            phases = PhaseLog(processes.device)
+            material = gather(settings, preflight, family, processes, phases, reporter)
+            session = open_session(settings, family, material, processes, phases, reporter)
+            with stop_requests() as stop, phases.measure("train"):
                 loop(session, stop)
             return finish(session)
     except torch.OutOfMemoryError as error:
@@ -64,18 +66,19 @@ def loop(session: Session, stop: StopRequest) -> None:
     """Train from where the session stands to its last step."""
     settings, total = session.settings, session.total_steps
     with session.reporter.phase("Training", total, "step", done=session.step) as phase:
+        session.log.show_on(phase)
         session.validate_if_fresh()
         for batch in session.batches():
             rate = session.set_learning_rate()
             result = session.advance(batch)
-            session.log.push(session.step, batch.epoch, rate, result, phase)
+            session.log.push(session.step, batch.epoch, rate, batch.sample_count, result)
             if session.processes.any(stop.requested):
                 break
             if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
                 session.save_checkpoint()
             if session.step % settings.validation_step_interval == 0 and session.step < total:
                 session.validate()
-        session.log.drain(phase)
+        session.log.drain()
     session.save_checkpoint()
     if stop.requested:
         _end_early(session, stop)

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
+from simpletune import files
 from simpletune.config.settings import Settings
-from simpletune.data.loader import Loader, StepBatch
-from simpletune.models.adapters import adapter_disabled, attach_lora, trainable_parameters
+from simpletune.data.loader import Loader, MicroBatch, StepBatch, to_device
+from simpletune.data.plan import SampleRef
+from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
 from simpletune.models.family import Family, TextEncoding
 from simpletune.progress import Reporter
 from simpletune.trainer import outputs, validation
@@ -24,12 +27,12 @@ from simpletune.trainer.log import StepLog
 from simpletune.trainer.manifest import DATA_FILE, write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
 from simpletune.trainer.optimizers import build_optimizer, parameter_dtype, set_learning_rate
+from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import find_checkpoint, restore, store
 from simpletune.trainer.schedules import learning_rate_at
 from simpletune.trainer.step import EagerStep, StepResult
 from simpletune.trainer.validation import Shot, Studio
-from simpletune import files
 
 BASE = "base"
 
@@ -42,13 +45,15 @@ class Session:
     family: Family
     material: Material
     processes: Processes
+    phases: PhaseLog
     reporter: Reporter
     transformer: nn.Module
-    parameters: list[tuple[str, Parameter]]
+    parameters: dict[str, Parameter]
     optimizer: Optimizer
     ema: Ema | None
     step_function: EagerStep
     loader: Loader
+    held_out: tuple[MicroBatch, ...]
     log: StepLog
     studio: Studio
     shots: list[Shot]
@@ -67,10 +72,10 @@ class Session:
 
     def advance(self, batch: StepBatch) -> StepResult:
         """Train one step; the weights have moved when this returns, the numbers may still be on their way."""
-        result = self.step_function(self.step, batch.micro_batches, batch.total_samples)
+        result = self.step_function(batch)
         self.step += 1
         if self.ema is not None:
-            self.ema.update(self.step)
+            self.ema.update(self.step - 1)
         return result
 
     def save_checkpoint(self) -> None:
@@ -92,9 +97,9 @@ class Session:
         self.log.drain()
         self.validated_at = self.step
         if self.processes.is_main:
-            for label in self.weight_sets():
-                self._evaluate(label)
-                self._sample(label)
+            with self.phases.measure("validate"):
+                self._evaluate()
+                self._sample()
         self.processes.wait()
         self.log.restart_clock()
 
@@ -112,22 +117,26 @@ class Session:
     def _with_weights(self, label: str) -> AbstractContextManager[None]:
         return self.ema.applied() if label == "ema" and self.ema is not None else nullcontext()
 
-    def _evaluate(self, label: str) -> None:
-        held_out = self.loader.held_out(self.material.held_out)
-        if not held_out:
+    def _evaluate(self) -> None:
+        if not self.held_out:
             return
-        with self._with_weights(label):
-            loss = validation.evaluation_loss(self.settings, self.family, self.transformer, held_out)
-        self.log.evaluation(self.step, label, loss)
-        name = "validation loss" if label == "raw" else f"validation loss ({label})"
-        self.reporter.note(f"step {self.step}: {name} {loss:.5f} on {len(self.material.held_out)} held-out pictures")
+        losses = {}
+        for label in self.weight_sets():
+            with self._with_weights(label):
+                loss = validation.evaluation_loss(self.settings, self.family, self.transformer, self.held_out)
+            losses["validation_loss" if label == "raw" else f"validation_loss_{label}"] = loss
+        self.log.evaluation(self.step, losses)
+        shown = ", ".join(f"{name.replace('_', ' ')} {loss:.5f}" for name, loss in losses.items())
+        self.reporter.note(f"step {self.step}: {shown} ({len(self.material.held_out)} held-out pictures)")
 
-    def _sample(self, label: str) -> None:
+    def _sample(self) -> None:
         if not self.shots:
             return
-        with adapter_disabled(self.transformer):
+        with adapter_enabled(self.transformer, False):
             self.studio.take(self.sample_folder(BASE), self.shots, {"adapter": "none"})
-        if self.step > 0:
+        if self.step == 0:
+            return
+        for label in self.weight_sets():
             with self._with_weights(label):
                 self.studio.take(self.sample_folder(label), self.shots, {"adapter": label, "step": str(self.step)})
 
@@ -139,32 +148,41 @@ class Session:
 
 
 def open_session(
-    settings: Settings, family: Family, material: Material, processes: Processes, reporter: Reporter
+    settings: Settings,
+    family: Family,
+    material: Material,
+    processes: Processes,
+    phases: PhaseLog,
+    reporter: Reporter,
 ) -> Session:
     """Load the model, attach the LoRA, and take up the checkpoint there is."""
     found = find_checkpoint(settings, reporter)
-    transformer = _load_transformer(settings, family, material, processes, reporter)
-    attach_lora(transformer, settings, parameter_dtype(settings.optimizer))
+    with phases.measure("load"):
+        transformer = family.load_transformer(material.files, settings, processes.device, reporter)
+        _attach(transformer, settings, reporter)
     if settings.gradient_checkpointing:
         enable_checkpointing(transformer, settings.gradient_checkpointing_interval)
     transformer.train()
-    parameters = trainable_parameters(transformer)
-    tensors = [parameter for _, parameter in parameters]
+    parameters = dict(trainable_parameters(transformer))
+    tensors = list(parameters.values())
     optimizer = build_optimizer(settings, tensors)
     device = processes.device
     empty = material.text(EMPTY_CAPTION, device) if settings.caption_dropout_probability > 0 else None
+    loader = _loader(material, processes)
     session = Session(
         settings=settings,
         family=family,
         material=material,
         processes=processes,
+        phases=phases,
         reporter=reporter,
         transformer=transformer,
         parameters=parameters,
         optimizer=optimizer,
-        ema=Ema(tensors, settings.ema_decay, settings.ema_update_interval) if settings.use_ema else None,
+        ema=Ema(parameters, settings.ema_decay, settings.ema_update_interval) if settings.use_ema else None,
         step_function=EagerStep(settings, family, transformer, tensors, optimizer, processes, empty),
-        loader=_loader(material, processes),
+        loader=loader,
+        held_out=_held_out(material, loader, device),
         log=StepLog(settings.output_dir, device, writes=processes.is_main),
         studio=_studio(settings, family, material, transformer, processes, reporter),
         shots=validation.shots(settings),
@@ -180,23 +198,23 @@ def open_session(
     return session
 
 
-def _load_transformer(
-    settings: Settings, family: Family, material: Material, processes: Processes, reporter: Reporter
-) -> nn.Module:
-    return family.load_transformer(material.files, settings, processes.device, reporter)
+def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> None:
+    info = attach_lora(transformer, settings)
+    dtype = parameter_dtype(settings.optimizer)
+    for _, parameter in trainable_parameters(transformer):
+        parameter.data = parameter.data.to(dtype)
+    reporter.note(f"LoRA of rank {info.rank} on {len(info.targets)} layers: {info.trainable:,} trained parameters")
 
 
 def _loader(material: Material, processes: Processes) -> Loader:
-    return Loader(
-        plan=material.plan,
-        rank=processes.rank,
-        latent_keys=material.latent_keys,
-        captions={(sample.set_id, sample.name): sample.caption for sample in material.trained + material.held_out},
-        text_keys=material.text_keys,
-        latent_caches=material.latent_caches,
-        text_caches=material.text_caches,
-        device=processes.device,
-    )
+    captions = {sample.id: material.texts[sample.caption] for sample in material.trained + material.held_out}
+    return Loader(material.plan, material.latents, captions, processes.device, processes.rank)
+
+
+def _held_out(material: Material, loader: Loader, device: torch.device) -> tuple[MicroBatch, ...]:
+    """The held-out pictures on the device, a batch a picture: their sizes may differ."""
+    refs = [SampleRef(sample.set_id, sample.name) for sample in material.held_out]
+    return tuple(to_device(loader.collate((ref,)), device) for ref in refs)
 
 
 def _studio(

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from simpletune.config.settings import Settings
-from simpletune.data.loader import MicroBatch
+from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.models.family import Family, TextEncoding
 from simpletune.trainer import flow
 from simpletune.trainer.processes import Processes
@@ -58,17 +58,18 @@ class EagerStep:
         self._sigma_sampler = flow.sigma_sampler(settings, processes.device)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.mixed_precision == "fp16")
 
-    def __call__(self, step: int, micro_batches: Sequence[MicroBatch], total_samples: int) -> StepResult:
-        """Train on this process's share of step number `step`; `total_samples` counts all processes' samples."""
-        seed_torch(self._settings.seed, step, self._processes.rank)
+    def __call__(self, batch: StepBatch) -> StepResult:
+        """Train on this process's share of one step."""
+        seed_torch(self._settings.seed, batch.step, self._processes.rank)
         loss_sum = torch.zeros((), device=self._processes.device)
         sigmas = []
-        for batch in micro_batches:
-            loss_B, sigma_B = self._losses(step, batch)
-            share = loss_B.sum() / total_samples
+        for micro in batch.micro_batches:
+            loss_B, sigma_B = self._losses(batch.step, micro)
+            share = loss_B.mean() * micro.weight
             self._scaler.scale(share).backward()
             loss_sum += share.detach()
-            sigmas.append(sigma_B)
+            if micro.weight > 0:
+                sigmas.append(sigma_B)
         grad_norm = self._update(loss_sum)
         sigma = torch.cat(sigmas) if sigmas else torch.empty(0, device=self._processes.device)
         return StepResult(loss_sum, grad_norm, sigma)
@@ -110,7 +111,7 @@ class EagerStep:
         """Sum gradients over processes, clip, step, clear; returns the norm before clipping."""
         gradients = [self._gradient(parameter) for parameter in self._parameters]
         self._processes.sum([*gradients, loss_sum])
-        self._scaler.unscale_(self._optimizer) if self._scaler.is_enabled() else None
+        self._scaler.unscale_(self._optimizer)  # does nothing unless the precision is fp16
         grad_norm = nn.utils.get_total_norm(gradients)
         if self._settings.max_grad_norm > 0:
             nn.utils.clip_grads_with_norm_(self._parameters, self._settings.max_grad_norm, grad_norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from simpletune.config.settings import Settings
 from simpletune.data.loader import MicroBatch
 from simpletune.models.family import Family, LatentCoder, ModelFiles, SamplingRequest, TextEncoding
-from simpletune.progress import Reporter
+from simpletune.progress import Phase, Reporter
 from simpletune.results.pictures import save_picture
 from simpletune.trainer import flow
 from simpletune.trainer.randomness import Stream, normal
@@ -72,11 +73,17 @@ class Studio:
         if missing:
             folder.mkdir(parents=True, exist_ok=True)
             vae = self.family.load_vae(self.files, self.settings, self.device)
-            with self.reporter.phase(f"Sampling {folder.name}", len(missing), "image") as phase, sampling(self.transformer):
+            with (
+                self.reporter.phase(f"Sampling {folder.name}", len(missing), "image") as phase,
+                sampling(self.transformer),
+            ):
                 for shot, path in missing:
                     self._take_one(vae, shot, path, about)
                     phase.advance()
         return paths
+
+    def _phase(self, folder: Path, count: int) -> AbstractContextManager[Phase]:
+        return self.reporter.phase(f"Sampling {folder.name}", count, "image")
 
     def _take_one(self, vae: LatentCoder, shot: Shot, path: Path, about: Mapping[str, str]) -> None:
         settings = self.settings
