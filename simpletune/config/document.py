@@ -12,7 +12,7 @@ from typing import Any
 
 from simpletune.config import jsonfile
 from simpletune.config.jsonfile import JsonFile, JsonPath
-from simpletune.config.problems import ERROR, WARNING, Problem, excerpt, tidy
+from simpletune.config.problems import ERROR, WARNING, Problem, tidy
 from simpletune.config.schema import types_of
 
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]*)\}")
@@ -74,7 +74,7 @@ class Document:
     def _at(
         self, position: jsonfile.Position, path: JsonPath, message: str, hint: str | None, severity: str, kind: str
     ) -> Problem:
-        source = excerpt(self.file.line(position.line), position.column)
+        source = self.file.line(position.line)
         return tidy(
             Problem(self.name, position.line, position.column, dotted(path), message, hint, severity, kind, source)
         )

@@ -42,10 +42,11 @@ def load(config_path: Path, overrides: Sequence[str] = ()) -> tuple[Settings, li
         only_models = all(problem.kind == "model" for problem in found)
         missing = ModelUnavailable if only_models else EnvironmentNotReady
         raise missing("\n".join(problem.message for problem in found), found[0].hint)
-    return _settings(Path(config_path), checked.view), problems
+    return settings_of(Path(config_path), checked.view), problems
 
 
-def _settings(config_path: Path, whole: View) -> Settings:
+def settings_of(config_path: Path, whole: View) -> Settings:
+    """The settings of files that `validate.check` found no error in but, at most, this machine's or a model's."""
     config = whole.config
     origins = {key: config.origin(key) for key in config_keys() if key != "$schema"}
     values = {field.name: _value(config, field.name) for field in fields(Settings) if field.name not in DERIVED}

@@ -20,7 +20,7 @@ class Problem:
 
     `file` is as a person would name it ("config.json", or "--set lora_rank" for an override); `line` and `column`
     count from 1, 0 when there is no place. `path` is the key, with dots ("0.repeats"). `kind` decides the exit code:
-    config 2, environment and model 3. `excerpt` is the source line and a caret below it.
+    config 2, environment and model 3. `excerpt` is the source line; `render` redacts it.
     """
 
     file: str
@@ -49,18 +49,18 @@ def tidy(problem: Problem) -> Problem:
     )
 
 
-def excerpt(line: str, column: int) -> str:
-    """The part of a source line around `column` without secrets, and a caret in a second line."""
+def _marked(line: str, column: int) -> list[str]:
+    """The part of a source line around `column` without secrets, and a caret below it; nothing for a blank line."""
     before, whole = redact(line[: column - 1]), redact(line)
     clean = "".join(c if c.isprintable() else " " for c in whole).rstrip()
     if not clean.strip():
-        return ""
+        return []
     caret = len(before)
     start = 0
     if len(clean) > EXCERPT_WIDTH:
         start = max(0, min(caret - EXCERPT_WIDTH // 2, len(clean) - EXCERPT_WIDTH))
     part = clean[start : start + EXCERPT_WIDTH]
-    return f"{part}\n{' ' * _width(clean[start:caret])}^"
+    return [f"  {part}", f"  {' ' * _width(clean[start:caret])}^"]
 
 
 def render(problem: Problem) -> str:
@@ -73,7 +73,7 @@ def render(problem: Problem) -> str:
     """
     place = f"{problem.file}:{problem.line}:{problem.column}" if problem.line else problem.file
     lines = [f"{place}: {problem.severity}: {problem.message}"]
-    lines += [f"  {line}" for line in problem.excerpt.split("\n") if problem.excerpt]
+    lines += _marked(problem.excerpt, problem.column)
     if problem.hint:
         lines.append(f"hint: {problem.hint}")
     return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""The `simpletune` command: a table of subcommands, loaded when they are called, and what a person sees of errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+
+from simpletune import __version__
+from simpletune.errors import ConfigError, SimpletuneError
+from simpletune.redact import redact
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a subcommand is, as "module:function", and its line in --help; both known without importing it."""
+
+    target: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
+    "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
+    "model": Entry("simpletune.cli.model:model", "Download models, or build one to try things out with."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported only when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="simpletune")
+def command() -> None:
+    """Fine-tune Stable Diffusion 3 on your own images: two JSON files in, a LoRA out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code: 0, or the code of the error (see simpletune/errors.py)."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit code."""
+    try:
+        result = command.main(args=arguments, prog_name="simpletune", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`simpletune validate | head`); Python must not complain about it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SimpletuneError as error:
+        show_error(error)
+        return error.exit_code
+    except Exception as error:
+        _show_bug(error)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def show_error(error: SimpletuneError) -> None:
+    """A person's error on stderr: every problem of the files, what is wrong, what to do."""
+    if isinstance(error, ConfigError) and error.problems:
+        from simpletune.cli.display import problem_text
+
+        click.echo(problem_text(error.problems, sys.stderr), err=True)
+    click.echo(f"error: {redact(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"hint: {redact(error.hint)}", err=True)
+
+
+def _show_bug(error: Exception) -> None:
+    """An error nobody foresaw: the traceback belongs into the report, without tokens."""
+    click.echo(redact("".join(traceback.format_exception(error))), err=True)
+    summary = redact(f"{type(error).__name__}: {error}")
+    click.echo(f"error: this is a bug in simpletune: {summary}", err=True)
+    click.echo("hint: please report it with the lines above and the command you ran", err=True)
