@@ -1,0 +1,114 @@
+"""The gallery: every picture beside its pair, every text inside the sheet."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from simpletune.results import gallery as subject
+from simpletune.results.gallery import GalleryRow, drawable, gallery, wrap
+
+RED, BLUE = (200, 10, 10), (10, 10, 200)
+
+
+def picture(folder, name, size, colour):
+    path = folder / name
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def drawn(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def extent(pixels, colour):
+    """(left, top, right, bottom) of everything that has the colour."""
+    ys, xs = np.nonzero(np.abs(pixels - np.array(colour)).max(-1) < 4)
+    return xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (512, 512), (1024, 1024), (768, 1152), (1280, 720), (40, 900), (513, 37)])
+def test_base_and_tuned_stand_side_by_side_in_their_own_aspect(tmp_path, size):
+    row = GalleryRow(
+        "a fox", {"base": picture(tmp_path, "a.png", size, RED), "tuned": picture(tmp_path, "b.png", size, BLUE)}
+    )
+    gallery([row], tmp_path / "gallery.png")
+    pixels = drawn(tmp_path / "gallery.png")
+    left, right = extent(pixels, RED), extent(pixels, BLUE)
+    assert left[1] == right[1]
+    assert left[3] == right[3]
+    assert left[2] < right[0]
+    width, height = left[2] - left[0], left[3] - left[1]
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.05)
+    assert width <= 512
+
+
+def test_prompts_and_settings_are_in_the_file(tmp_path):
+    path = picture(tmp_path, "a.png", (64, 64), RED)
+    rows = [GalleryRow("ein Füchslein 🦊 " * 300, {"base": path}), GalleryRow("second", {"base": path})]
+    gallery(rows, tmp_path / "gallery.png", {"model": "tiny", "step": "500"})
+    with Image.open(tmp_path / "gallery.png") as image:
+        assert image.text["prompt 1"] == rows[0].prompt
+        assert image.text["prompt 2"] == "second"
+        assert image.text["model"] == "tiny"
+
+
+def test_a_picture_that_is_missing_or_broken_is_a_grey_field(tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(picture(tmp_path, "a.png", (64, 64), RED).read_bytes()[:40])
+    rows = [
+        GalleryRow("one", {"base": tmp_path / "a.png", "tuned": tmp_path / "absent.png"}),
+        GalleryRow("two", {"base": broken}),
+    ]
+    gallery(rows, tmp_path / "gallery.png")
+    pixels = drawn(tmp_path / "gallery.png")
+    fields = np.abs(pixels - 225).max(-1) < 2
+    assert fields[:, : pixels.shape[1] // 2].any()
+    assert fields[:, pixels.shape[1] // 2 :].any()
+    assert extent(pixels, RED)[2] < pixels.shape[1] // 2
+
+
+def test_no_rows_make_a_sheet_all_the_same(tmp_path):
+    gallery([], tmp_path / "gallery.png")
+    assert drawn(tmp_path / "gallery.png").min() == 255
+
+
+def test_many_rows_make_the_pictures_smaller_not_the_sheet_endless(tmp_path, monkeypatch):
+    monkeypatch.setattr(subject, "_MAXIMUM_PIXELS", 400_000)
+    path = picture(tmp_path, "a.png", (512, 512), RED)
+    gallery([GalleryRow("a", {"base": path, "tuned": path})] * 10, tmp_path / "gallery.png")
+    height, width, _ = drawn(tmp_path / "gallery.png").shape
+    assert height * width <= 400_000
+
+
+@settings(max_examples=50, deadline=None)
+@given(text=st.text(max_size=400), width=st.integers(60, 900), lines=st.integers(1, 6))
+def test_wrapped_text_never_overflows(text, width, lines):
+    font = subject._font(17)
+    wrapped = wrap(text, font, width, lines)
+    assert len(wrapped) <= lines
+    assert all(font.getlength(line) <= width for line in wrapped)
+    kept = "".join("".join(wrapped).split()).removesuffix("…")
+    assert "".join(drawable(text).split()).startswith(kept) or "…" in drawable(text)
+
+
+def test_ink_stays_inside_the_margins(tmp_path):
+    path = picture(tmp_path, "a.png", (64, 64), (255, 255, 255))
+    rows = [
+        GalleryRow(
+            "W" * 500 + " 漢字🧑‍🚀\x1b[0m " + "word " * 500, {"a column name that is far too long for its cell": path}
+        )
+    ]
+    gallery(rows, tmp_path / "gallery.png")
+    pixels = drawn(tmp_path / "gallery.png")
+    dark = pixels.max(-1) < 160
+    assert dark.any()
+    assert not dark[:, :22].any()
+    assert not dark[:, -22:].any()
+
+
+def test_what_the_font_lacks_becomes_a_square():
+    assert drawable("é ü 漢 \x07\n") == "é ü □ □ "
+    assert drawable("👩‍🚀️") == "□□"
