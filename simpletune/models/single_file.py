@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components
-from simpletune.models.load import WeightSource
+from simpletune.models.load import View, WeightSource
 
 _PREFIXES = {
     "transformer": "model.diffusion_model.",
@@ -89,14 +89,17 @@ class Original:
     swapped: bool = False  # halves exchanged: the original keeps (shift, scale), diffusers (scale, shift)
     flattened: bool = False  # a 1x1 convolution that is a linear layer in diffusers
 
-    def read(self, raw: WeightSource) -> Tensor:
-        shape = raw.shape(self.name) or ()
-        if self.swapped:
-            half = shape[0] // 2
-            return torch.cat([raw.rows(self.name, half, shape[0]), raw.rows(self.name, 0, half)])
-        rows = shape[0] // self.pieces
-        tensor = raw.rows(self.name, self.piece * rows, (self.piece + 1) * rows) if shape else raw.read(self.name)
-        return tensor.flatten(1) if self.flattened else tensor
+    def view(self, rows: int) -> View:
+        """What reads it from the files, where the original has `rows` rows."""
+
+        def read(source: WeightSource) -> Tensor:
+            if self.swapped:
+                return torch.cat([source.rows(self.name, rows // 2, rows), source.rows(self.name, 0, rows // 2)])
+            height = rows // self.pieces
+            tensor = source.rows(self.name, self.piece * height, (self.piece + 1) * height)
+            return tensor.flatten(1) if self.flattened else tensor
+
+        return read
 
 
 def has_part(source: WeightSource, part: str) -> bool:
@@ -124,7 +127,7 @@ def part_config(source: WeightSource, part: str) -> dict[str, Any]:
 def part_source(source: WeightSource, part: str, names: Iterable[str]) -> WeightSource:
     """The part's tensors under the names of its diffusers or transformers module."""
     prefix = _prefix(source, part)
-    views: dict[str, Callable[[WeightSource], Tensor]] = {}
+    views: dict[str, View] = {}
     levels = len(_vae_levels(_shapes(source, part))) if part == "vae" else 0
     last_block = max(_numbers(_shapes(source, part), r"^joint_blocks\.(\d+)\."), default=0)
     for name in names:
@@ -136,9 +139,9 @@ def part_source(source: WeightSource, part: str, names: Iterable[str]) -> Weight
             origin = Original(name)
         found = replace(origin, name=prefix + origin.name)
         if part == "text_encoder" and name == "text_projection.weight":
-            views[name] = _identity_projection(prefix)
+            views[name] = _identity(part_config(source, part)["hidden_size"])
         elif found.name in source:
-            views[name] = found.read
+            views[name] = found.view((source.shape(found.name) or (1,))[0])
     return source.viewed(views)
 
 
@@ -169,14 +172,9 @@ def vae_original(name: str, levels: int) -> Original:
     return Original(old, flattened=bool(re.search(r"\.attentions\.0\.to_\w+(\.0)?\.weight$", name)))
 
 
-def _identity_projection(prefix: str) -> Callable[[WeightSource], Tensor]:
+def _identity(width: int) -> View:
     """SD3 uses CLIP-L's pooled state unprojected, so diffusers gives it the identity; a file may hold CLIP's own."""
-
-    def view(raw: WeightSource) -> Tensor:
-        shape = raw.shape(f"{prefix}text_model.embeddings.position_embedding.weight")
-        return torch.eye(shape[1] if shape else 0)
-
-    return view
+    return lambda _source: torch.eye(width)
 
 
 def _file(source: WeightSource) -> str:
