@@ -1,0 +1,285 @@
+"""Caches hold what their keys say, are filled once, and follow every change of a picture, a caption or a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from data_helpers import colours, image_set, run_settings
+from fake_family import FakeFamily, latent, text_vector
+
+from simpletune.data.cache import Stored, TensorCache
+from simpletune.data.encode import (
+    LATENTS,
+    POOLED_PROMPT_EMBEDS,
+    PROMPT_EMBEDS,
+    fill_latent_cache,
+    fill_text_cache,
+    latent_key,
+    text_key,
+)
+from simpletune.data.geometry import Placement
+from simpletune.data.images import prepare
+from simpletune.data.scan import scan
+from simpletune.errors import DataError, OutOfMemory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def family() -> FakeFamily:
+    return FakeFamily()
+
+
+@pytest.fixture
+def pictures(save, folder, family, told, tmp_path):
+    """Scan the folder and fill the latent cache; gives (samples, result)."""
+
+    def run(settings=None, **changes):
+        samples = scan(image_set(folder, **changes), 16, 1).samples
+        arguments = (family, None, settings or run_settings(), CPU, told)
+        return samples, fill_latent_cache(samples, {"pictures": tmp_path / "vae"}, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def texts(family, told, tmp_path):
+    def run(captions, settings=None):
+        return fill_text_cache(captions, tmp_path / "text", family, None, settings or run_settings(), CPU, told)
+
+    return run
+
+
+class TestCache:
+    def test_round_trip_of_every_dtype(self, tmp_path):
+        cache = TensorCache(tmp_path / "new" / "cache")
+        tensors = {str(dtype): torch.ones(2, 3).to(dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+        tensors["scalar"] = torch.tensor(2.0)
+        cache.put("ab12", tensors)
+        found = cache.get("ab12")
+        assert found.keys() == tensors.keys()
+        assert all(found[name].dtype == tensors[name].dtype and found[name].equal(tensors[name]) for name in tensors)
+        assert cache.path("ab12") == tmp_path / "new" / "cache" / "ab" / "ab12.safetensors"
+
+    def test_a_slice_is_saved_without_its_batch(self, tmp_path):
+        cache = TensorCache(tmp_path)
+        cache.put("ab", {"x": torch.zeros(1000, 100)[0]})
+        assert cache.path("ab").stat().st_size < 1000
+
+    @pytest.mark.parametrize("position", [3, 40, -1])
+    def test_a_changed_byte_reads_as_missing(self, tmp_path, position):
+        cache = TensorCache(tmp_path)
+        cache.put("ab", {"x": torch.arange(10.0)})
+        data = bytearray(cache.path("ab").read_bytes())
+        data[position] ^= 1
+        cache.path("ab").write_bytes(data)
+        assert cache.get("ab") is None
+
+    def test_cut_empty_renamed_and_missing_entries_read_as_missing(self, tmp_path):
+        cache = TensorCache(tmp_path)
+        cache.put("ab", {"x": torch.arange(10.0)})
+        data = cache.path("ab").read_bytes()
+        cache.path("abc").write_bytes(data)
+        assert cache.get("abc") is None
+        for content in (b"", data[:-4], data[:20], b"\xff" * 100):
+            cache.path("ab").write_bytes(content)
+            assert cache.get("ab") is None
+        assert cache.get("cd") is None
+        with pytest.raises(DataError, match="vanished or is damaged"):
+            Stored(cache, "cd").load()
+
+    def test_a_cache_that_cant_be_written_is_named(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="file: a cache entry can't be written"):
+            TensorCache(tmp_path / "file").put("ab", {"x": torch.zeros(1)})
+
+
+class TestKeys:
+    def test_each_determinant_makes_another_key(self):
+        placement = Placement((80, 60), (0, 0, 64, 48), (64, 48))
+        moved = Placement((80, 60), (1, 0, 65, 48), (64, 48))
+        smaller = Placement((70, 60), (0, 0, 64, 48), (64, 48))
+        keys = [
+            latent_key("a", placement, "vae"),
+            latent_key("b", placement, "vae"),
+            latent_key("a", moved, "vae"),
+            latent_key("a", smaller, "vae"),
+            latent_key("a", placement, "other"),
+            text_key("a", "vae"),
+            text_key("a", "77"),
+            text_key("a", "154"),
+            text_key("b", "154"),
+        ]
+        assert len(set(keys)) == len(keys)
+
+    def test_keys_stay_what_they_are(self):
+        """A change of these throws away everybody's caches: mean it, and count PREPARATION up."""
+        placement = Placement((80, 60), (0, 0, 64, 48), (64, 48))
+        assert text_key("ä", "i").startswith("11a25346dfef575a")
+        assert latent_key("a", placement, "i").startswith("8eb49bfb47f90493")
+
+
+class TestText:
+    def test_captions_are_encoded_once_each_and_found_again(self, texts, family):
+        stored = texts(["b", "a", "b", ""])
+        assert sorted(family.captions) == ["", "a", "b"]
+        entry = stored["a"].load()
+        assert entry[PROMPT_EMBEDS].equal(text_vector("a")[None].repeat(3, 1))
+        assert entry[POOLED_PROMPT_EMBEDS].equal(text_vector("a")[:2])
+        assert texts(["a", "b"]) == {caption: stored[caption] for caption in "ab"}
+        assert family.loaded == ["text"]
+
+    def test_only_a_new_caption_is_encoded_and_all_for_other_encoders(self, texts, family):
+        texts(["a", "b"])
+        family.captions.clear()
+        texts(["a", "c"])
+        assert family.captions == ["c"]
+        family.text = "text-of-another-token-length"
+        family.captions.clear()
+        texts(["a", "c"])
+        assert family.captions == ["a", "c"]
+
+    def test_the_batch_is_halved_when_memory_runs_out(self, texts, family, told):
+        family.fits = 3
+        stored = texts(list("abcdefgh"), run_settings(text_encoder_batch_size=8))
+        assert told.notes == [
+            "out of memory with a batch of 8: going on with text_encoder_batch_size 4",
+            "out of memory with a batch of 4: going on with text_encoder_batch_size 2",
+        ]
+        assert family.captions == list("abcdefgh")
+        assert stored["h"].load()[POOLED_PROMPT_EMBEDS].equal(text_vector("h")[:2])
+
+    def test_a_caption_that_doesnt_fit_alone_is_out_of_memory(self, texts, family):
+        family.fits = 0
+        with pytest.raises(OutOfMemory, match="text_encoder_batch_size 1") as caught:
+            texts(["a"])
+        assert "lower the resolution" in caught.value.hint
+
+    def test_numbers_that_arent_finite_are_never_cached(self, texts, family):
+        family.poison = "bad"
+        with pytest.raises(DataError, match="'bad' gave numbers that aren't finite"):
+            texts(["good", "bad"])
+        family.poison = None
+        texts(["bad"])
+        assert family.captions[-1] == "bad"
+
+
+class TestPictures:
+    def test_every_picture_by_its_bucket_and_a_warm_run_loads_nothing(self, save, pictures, family, told):
+        for number in range(5):
+            save(f"{number}.png", colours(64, 64, number))
+            save(f"wide-{number}.jpg", colours(96, 48, number))
+        samples, result = pictures()
+        assert len(family.pictures) == 10
+        for sample in samples:
+            found = result.entries[sample.id].load()[LATENTS]
+            assert found.equal(latent(prepare(sample)[None])[0])
+        assert pictures()[1] == result
+        assert family.loaded == ["vae"]
+        assert told.warnings == []
+
+    def test_only_what_changed_is_encoded_again(self, save, pictures, family):
+        for name in "abc":
+            save(f"{name}.png", colours(64, 64, ord(name)))
+        _, before = pictures()
+        family.pictures.clear()
+        save("b.png", colours(64, 64, 7))
+        _, after = pictures()
+        assert len(family.pictures) == 1
+        changed = {name for (_, name), stored in after.entries.items() if stored != before.entries["pictures", name]}
+        assert changed == {"b.png"}
+        family.pictures.clear()
+        family.vae = "another"
+        pictures()
+        assert len(family.pictures) == 3
+        family.pictures.clear()
+        pictures(resolution=32)
+        assert len(family.pictures) == 3
+
+    def test_names_say_nothing(self, save, pictures, family):
+        picture = colours(64, 64)
+        for name in ("a.png", "copy of a.png", "sub/a.png"):
+            save(name, picture)
+        _, result = pictures()
+        assert len(family.pictures) == 1
+        assert len({stored.key for stored in result.entries.values()}) == 1
+        (save("a.png", picture)).rename(save("b.png", picture).with_name("renamed.png"))
+        pictures()
+        assert len(family.pictures) == 1
+
+    def test_the_same_stem_is_two_pictures(self, save, pictures):
+        save("a.png", colours(64, 64, 1))
+        save("a.jpg", colours(64, 64, 100))
+        samples, result = pictures()
+        one, two = (result.entries[sample.id].load()[LATENTS] for sample in samples)
+        assert not one.equal(two)
+
+    def test_a_damaged_entry_is_encoded_again_and_said(self, save, pictures, family, told):
+        save("a.png", colours(64, 64, 1))
+        save("b.png", colours(64, 64, 2))
+        samples, result = pictures()
+        stored = result.entries[samples[0].id]
+        whole = stored.cache.path(stored.key).read_bytes()
+        stored.cache.path(stored.key).write_bytes(whole[:-1] + b"?")
+        family.pictures.clear()
+        assert pictures()[1] == result
+        assert len(family.pictures) == 1
+        assert told.warnings == ["1 damaged cache entry is encoded again (pictures)"]
+        assert stored.cache.path(stored.key).read_bytes() == whole
+
+    def test_a_picture_that_cant_be_read_any_more_is_named_once_and_left_out(
+        self, save, folder, family, told, tmp_path
+    ):
+        for name in "abcd":
+            save(f"{name}.png", colours(64, 64, ord(name)))
+        samples = scan(image_set(folder), 16, 1).samples
+        (folder / "b.png").unlink()
+        content = (folder / "c.png").read_bytes()
+        (folder / "c.png").write_bytes(content[:60] + b"x" * 20 + content[80:])
+        arguments = ({"pictures": tmp_path / "vae"}, family, None, run_settings(), CPU, told)
+        result = fill_latent_cache(samples, *arguments)
+        assert sorted(name for _, name in result.entries) == ["a.png", "d.png"]
+        assert sorted(exclusion.name for exclusion in result.excluded) == ["b.png", "c.png"]
+        assert len(told.warnings) == 2
+        with pytest.raises(DataError, match='data set "pictures": none of its 1 pictures') as caught:
+            fill_latent_cache([sample for sample in samples if sample.name == "b.png"], *arguments)
+        assert "No such file" in caught.value.hint
+
+    def test_the_batch_is_halved_when_memory_runs_out(self, save, pictures, family, told):
+        for number in range(6):
+            save(f"{number}.png", colours(64, 64, number))
+        family.fits = 2
+        _, result = pictures(run_settings(vae_batch_size=4))
+        assert told.notes == ["out of memory with a batch of 4: going on with vae_batch_size 2"]
+        assert len(result.entries) == len(family.pictures) == 6
+
+    def test_two_data_sets_keep_to_their_own_caches(self, save, folder, family, told, tmp_path):
+        save("a.png", colours(64, 64))
+        samples = [s for set_id in "xy" for s in scan(image_set(folder, id=set_id), 16, 1).samples]
+        folders = {"x": tmp_path / "x", "y": tmp_path / "y"}
+        result = fill_latent_cache(samples, folders, family, None, run_settings(), CPU, told)
+        assert {set_id: stored.cache.folder for (set_id, _), stored in result.entries.items()} == folders
+        assert all(stored.sound() for stored in result.entries.values())
+
+    def test_the_folder_stays_as_it_was_read_only(self, save, pictures, folder):
+        for number in range(3):
+            save(f"sub/{number}.png", colours(64, 64, number))
+            (folder / "sub" / f"{number}.txt").write_text(f"caption {number}")
+        everything = [folder, *folder.rglob("*")]
+        for path in everything:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        before = {path: fingerprint(path) for path in everything}
+        try:
+            _, result = pictures(caption_strategy="textfile")
+            assert len(result.entries) == 3
+            assert {path: fingerprint(path) for path in [folder, *folder.rglob("*")]} == before
+        finally:
+            for path in everything:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def fingerprint(path: Path) -> tuple:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_mode, path.is_file() and path.read_bytes()
