@@ -49,6 +49,8 @@ def check_config(document: Document) -> Iterator[Problem]:
             yield from _broken(document, path, error)
             continue
         for key in _extra_keys(error):
+            if (*path, key) in document.bad:
+                continue
             if path:
                 optimizer = document.value.get("optimizer", "adamw")
                 message, hint = unknown_argument(key, optimizer, list(optimizer_arguments(optimizer)))
@@ -78,8 +80,9 @@ def check_data(document: Document) -> Iterator[Problem]:
                 yield from _broken(document, path, error)
                 continue
             for key in _extra_keys(error):
-                message, hint = unknown_entry_key(key, kind)
-                yield document.problem((*path, key), message, hint, on_key=True)
+                if (*path, key) not in document.bad:
+                    message, hint = unknown_entry_key(key, kind)
+                    yield document.problem((*path, key), message, hint, on_key=True)
 
 
 def entry_kind(entry: Mapping[str, Any]) -> str:
@@ -110,7 +113,7 @@ def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]
                 yield document.problem((*path, key), f'this entry has no "{key}"', f'add "{key}": "..."')
         return
     if not document.is_bad(path):  # one problem a value is enough
-        message, hint = _sentence(path, error)
+        message, hint = _sentence(path, error, from_file=document.override_of(path) is None)
         yield document.problem(path, message, hint)
 
 
@@ -121,11 +124,11 @@ def label(path: JsonPath) -> str:
     return f"item {path[-1] + 1} of {name}" if isinstance(path[-1], int) and names else name
 
 
-def _sentence(path: JsonPath, error: Any) -> Said:
+def _sentence(path: JsonPath, error: Any, from_file: bool) -> Said:
     name, value, limit, schema = label(path), error.instance, error.validator_value, error.schema
     match error.validator:
         case "type":
-            return _wrong_type(name, value, schema)
+            return _wrong_type(name, value, schema, from_file)
         case "enum":
             return unknown_value(name, str(path[-1]), value, limit)
         case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
@@ -148,13 +151,15 @@ def _sentence(path: JsonPath, error: Any) -> Said:
             return f"{name} breaks the schema's {other}", None
 
 
-def _wrong_type(name: str, value: Any, schema: Mapping[str, Any]) -> Said:
+def _wrong_type(name: str, value: Any, schema: Mapping[str, Any], from_file: bool) -> Said:
     types = types_of(schema)
     must = f"{name} must be {type_words(schema)}"
     if isinstance(value, str):
         bare = _unquoted(value, types)
-        if bare is not None:
+        if bare is not None and from_file:
             return f"{must}, not {quoted(value)} in quotes", f"drop the quotes: {bare}"
+        if bare is not None:  # on the command line there were no quotes
+            return f"{must}, not {value}", f"write {bare}"
     if isinstance(value, float) and "integer" in types and value.is_integer():
         return f"{must}, not {value}", f"write {int(value)}"
     if value is None:

@@ -62,10 +62,9 @@ class Document:
         """A problem at `path`, placed at its value (or its key), or at the nearest thing around it that is there."""
         if severity == ERROR:
             self.bad.add(path)
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                override = self.overridden[path[:length]]
-                return tidy(Problem(override, 0, 0, dotted(path), message, hint, severity, kind))
+        override = self.override_of(path)
+        if override is not None:
+            return tidy(Problem(override, 0, 0, dotted(path), message, hint, severity, kind))
         position = self.file.place(path, on_key)
         if position is None:
             return tidy(Problem(self.name, 0, 0, dotted(path), message, hint, severity, kind))
@@ -79,13 +78,18 @@ class Document:
             Problem(self.name, position.line, position.column, dotted(path), message, hint, severity, kind, source)
         )
 
+    def override_of(self, path: JsonPath) -> str | None:
+        """What the override is called that set the value at `path`, or something around it."""
+        found = (self.overridden.get(path[:length]) for length in range(len(path), 0, -1))
+        return next((name for name in found if name is not None), None)
+
     def is_bad(self, path: JsonPath) -> bool:
         """Whether `path`, something around it or something in it has an error."""
         return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in self.bad)
 
     def origin(self, path: JsonPath) -> str:
         """Where the value at `path` comes from: "config.json:4" or "--set"."""
-        if any(path[:length] in self.overridden for length in range(1, len(path) + 1)):
+        if self.override_of(path) is not None:
             return "--set"
         position = self.file.place(path, on_key=True)
         return f"{self.file.path.name}:{position.line}" if position else self.file.path.name
@@ -112,11 +116,19 @@ class Keys:
         """Whether none of the keys has an error."""
         return not any(self.document.is_bad((*self.prefix, key)) for key in keys)
 
-    def error(self, key: str, message: str, hint: str | None = None, kind: str = "config") -> Problem:
-        return self.document.problem((*self.prefix, key), message, hint, kind=kind)
+    def error(
+        self, key: str, message: str, hint: str | None = None, *, kind: str = "config", item: int | None = None
+    ) -> Problem:
+        """An error at a key's value, or at one item of its list."""
+        path = (*self.prefix, key) if item is None else (*self.prefix, key, item)
+        return self.document.problem(path, message, hint, kind=kind)
 
     def warning(self, key: str, message: str, hint: str | None = None) -> Problem:
         return self.document.problem((*self.prefix, key), message, hint, severity=WARNING)
+
+    def first_given(self, *keys: str) -> str:
+        """The first of several keys that is in the file, which is where a problem between them is shown."""
+        return next((key for key in keys if self.given(key)), keys[0])
 
     def useless(self, key: str, why: str) -> Problem:
         """The warning that a key was given that does nothing here."""

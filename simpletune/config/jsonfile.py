@@ -86,8 +86,10 @@ def read(path: Path) -> JsonFile:
 
 def parse(path: Path, data: bytes) -> JsonFile:
     """Read `data` as if it were the content of `path`."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
-        return _unreadable(path, "is not UTF-8 but UTF-16 or UTF-32", "save it again with the encoding UTF-8")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data[:4].count(0) > 1:
+        return _unreadable(
+            path, "is not UTF-8 but UTF-16 or UTF-32", "save it again with the encoding UTF-8", Position(1, 1)
+        )
     data = data.removeprefix(codecs.BOM_UTF8)
     text = data.decode("utf-8", errors="replace")
     reader = _Reader(text)
@@ -99,8 +101,11 @@ def parse(path: Path, data: bytes) -> JsonFile:
     return reader.read(path)
 
 
-def _unreadable(path: Path, message: str, hint: str | None = None) -> JsonFile:
-    return JsonFile(path, None, (SyntaxProblem(Position(0, 0), message, hint),), unreadable=frozenset({()}))
+NOWHERE = Position(0, 0)
+
+
+def _unreadable(path: Path, message: str, hint: str | None = None, position: Position = NOWHERE) -> JsonFile:
+    return JsonFile(path, None, (SyntaxProblem(position, message, hint),), unreadable=frozenset({()}))
 
 
 class _TooManyError(Exception):
@@ -253,7 +258,7 @@ class _Reader:
             self.path = inner
             if inner in self.keys:
                 first = self.keys[inner].line
-                self.problem(key_at, f'"{key}" is set twice, first in line {first}', "keep one of the two")
+                self.problem(key_at, f'"{key}" is set twice, first on line {first}', "keep one of the two")
                 self._forget(inner)
             self.keys[inner] = self.position(key_at)
             self._colon(key)
@@ -311,13 +316,13 @@ class _Reader:
         if character == "":
             opened = self.position(start)
             self.problem(
-                start, f'the "{self.text[start]}" of line {opened.line} is never closed', f'a "{closing}" is missing'
+                start, f'the "{self.text[start]}" on line {opened.line} is never closed', f'a "{closing}" is missing'
             )
             return True
         if character not in "}]":
             return False
         if comma >= 0:
-            self.problem(comma, f'a "," before the closing "{character}"', "remove the comma")
+            self.problem(comma, f'a "," too many before the closing "{character}"', "remove the comma")
         if character == closing:
             self.at += 1
         elif character in self.open:

@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from simpletune.redact import redact
@@ -47,6 +48,11 @@ def tidy(problem: Problem) -> Problem:
         message=shown(redact(problem.message)),
         hint=None if problem.hint is None else shown(redact(problem.hint)),
     )
+
+
+def quoted_path(path: Path) -> str:
+    """A path as it stands in a message: whole, because a cut one can't be looked up."""
+    return f'"{path}"'
 
 
 def _marked(line: str, column: int) -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from simpletune.config import jsonfile
 from simpletune.config.document import PLACEHOLDER, Keys
 from simpletune.config.families import matches, module_names
-from simpletune.config.problems import Problem, quoted
-from simpletune.config.suggest import did_you_mean
+from simpletune.config.problems import Problem, quoted, quoted_path
+from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
 
 Rule = Callable[[View], Iterator[Problem]]
@@ -85,8 +85,9 @@ def end_below_start(whole: View) -> Iterator[Problem]:
     config = whole.config
     if config["lr_scheduler"] == "polynomial" and config["lr_end"] >= config["learning_rate"]:
         message = f'"lr_end" {config["lr_end"]} must be below "learning_rate" {config["learning_rate"]}'
-        key = "lr_end" if config.given("lr_end") else "learning_rate"
-        yield config.error(key, message, 'lower "lr_end", or use "lr_scheduler" constant')
+        yield config.error(
+            config.first_given("lr_end", "learning_rate"), message, 'lower "lr_end", or use "lr_scheduler" constant'
+        )
 
 
 @rule("lr_warmup_steps", "max_train_steps", "num_train_epochs", "lr_scheduler")
@@ -101,19 +102,22 @@ def warmup_fits(whole: View) -> Iterator[Problem]:
 @rule("validation_guidance_skip_layers", "model_flavour")
 def skip_layers_exist(whole: View) -> Iterator[Problem]:
     config, count = whole.config, whole.flavour.block_count
-    for layer in config["validation_guidance_skip_layers"] or ():
+    for index, layer in enumerate(config["validation_guidance_skip_layers"] or ()):
         if layer >= count:
             message = f'"validation_guidance_skip_layers": {whole.flavour.name} has no block {layer}'
-            yield config.error("validation_guidance_skip_layers", message, f"its blocks are 0 to {count - 1}")
+            yield config.error(
+                "validation_guidance_skip_layers", message, f"its blocks are 0 to {count - 1}", item=index
+            )
 
 
 @rule("validation_guidance_skip_layers_start", "validation_guidance_skip_layers_stop")
 def skip_layers_start_before_stop(whole: View) -> Iterator[Problem]:
     config = whole.config
-    start, stop = (config[f"validation_guidance_skip_layers_{end}"] for end in ("start", "stop"))
+    keys = "validation_guidance_skip_layers_stop", "validation_guidance_skip_layers_start"
+    stop, start = (config[key] for key in keys)
     if start >= stop:
-        message = f'"validation_guidance_skip_layers_stop" {stop} must be above "..._start" {start}'
-        yield config.error("validation_guidance_skip_layers_stop", message)
+        message = f'"{keys[0]}" {stop} must be above "{keys[1]}" {start}'
+        yield config.error(config.first_given(*keys), message)
 
 
 @rule("optimizer", "learning_rate")
@@ -123,7 +127,7 @@ def prodigy_rate(whole: View) -> Iterator[Problem]:
         message = (
             f'prodigy finds the learning rate itself; "learning_rate" {config["learning_rate"]} scales what it finds'
         )
-        yield config.warning("learning_rate", message, "set it to 1.0")
+        yield config.warning(config.first_given("learning_rate", "optimizer"), message, "set learning_rate to 1.0")
 
 
 # --- sizes
@@ -185,12 +189,15 @@ def targets_exist(whole: View) -> Iterator[Problem]:
     if isinstance(target, str) or whole.config["pretrained_model_name_or_path"]:
         return
     names = module_names(whole.family, whole.flavour)
-    for pattern in target:
+    suffixes = sorted({name.split(".", 2)[2] for name in names})
+    for index, pattern in enumerate(target):
         if not any(matches(pattern, name) for name in names):
-            suffixes = sorted({name.split(".", 2)[2] for name in names})
-            near = next((suffix for suffix in suffixes if suffix.endswith(pattern.rpartition(".")[2])), None)
+            near = close(pattern, suffixes)
+            hint = (
+                None if near else f"its layers are {', '.join(suffixes)}, in blocks named {whole.family.block_prefix}.0"
+            )
             message = f'"lora_target": no layer of {whole.flavour.name} matches {quoted(pattern)}{did_you_mean(near)}'
-            yield whole.config.error("lora_target", message, f"its layers are {', '.join(suffixes)}")
+            yield whole.config.error("lora_target", message, hint, item=index)
 
 
 # --- keys without effect
@@ -257,7 +264,7 @@ def model_is_there(whole: View) -> Iterator[Problem]:
         message = f'"{key}": {path.suffix} files are not read'
         yield config.error(key, message, "use a .safetensors file, a folder in diffusers layout, or a hub id")
     elif not looks_like_hub_id(named) and not exists(path):
-        message = f'"{key}": {quoted(str(path))} does not exist'
+        message = f'"{key}": {quoted_path(path)} does not exist'
         yield config.error(key, message, _model_hint(whole), kind="model")
     elif path.is_file() and config["pretrained_text_encoders_path"] is None:
         message = f'"{key}" is a single file, which holds no tokenizers'
@@ -297,7 +304,7 @@ def named_paths_exist(whole: View) -> Iterator[Problem]:
     if config.fine("resume_from_checkpoint") and config["resume_from_checkpoint"] not in {"latest", "none"}:
         path = config.resolve("resume_from_checkpoint", config["resume_from_checkpoint"])
         if not exists(path):
-            message = f'"resume_from_checkpoint": {quoted(str(path))} does not exist'
+            message = f'"resume_from_checkpoint": {quoted_path(path)} does not exist'
             yield config.error("resume_from_checkpoint", message, "give latest, none, or the path of a checkpoint")
 
 
@@ -316,7 +323,7 @@ def path_problems(keys: Keys, key: str) -> Iterator[Problem]:
     except (OSError, ValueError) as error:
         found = f"can't be read: {getattr(error, 'strerror', None) or error}"
     if found:
-        yield keys.error(key, f'"{key}": {quoted(str(path))} {found}', _path_hint(keys, key, path))
+        yield keys.error(key, f'"{key}": {quoted_path(path)} {found}', _path_hint(keys, key, path))
 
 
 def _look(path: Path, kind: str) -> str | None:
@@ -360,5 +367,5 @@ def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
         isinstance(prompt, str) and prompt.strip() and name.strip() for name, prompt in file.value.items()
     )
     if not file.problems and (wrong or not file.value):
-        message = f"{quoted(str(path))} must hold an object of names and prompts"
+        message = f"{quoted_path(path)} must hold an object of names and prompts"
         yield whole.config.error("validation_prompts_file", message, 'write for instance {"cat": "a photo of a cat"}')

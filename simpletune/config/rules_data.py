@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simpletune.config.document import Document, Keys
-from simpletune.config.problems import Problem, quoted
+from simpletune.config.problems import Problem, quoted, quoted_path
 from simpletune.config.rules import off_step, path_problems
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
@@ -62,7 +62,7 @@ def _line_of(entry: Keys, key: str) -> str:
 def _text_caches(whole: View) -> Iterator[Problem]:
     marked = [entry for entry in whole.texts if entry["default"]]
     for entry in marked[1:]:
-        message = f"two text_embeds entries are marked default, the first in {_line_of(marked[0], 'default')}"
+        message = f"two text_embeds entries are marked default, the first on {_line_of(marked[0], 'default')}"
         yield entry.error("default", message, "keep one of the two")
     ids = [entry["id"] for entry in whole.texts if entry.given("id")]
     for entry in whole.images:
@@ -153,9 +153,9 @@ def _picture_folder(entry: Keys) -> Iterator[Problem]:
         return
     try:
         if next(_any_file(path), None) is None:
-            yield entry.error(key, f'"{key}": {quoted(str(path))} is empty', "put your pictures there")
+            yield entry.error(key, f'"{key}": {quoted_path(path)} is empty', "put your pictures there")
     except OSError as error:
-        yield entry.error(key, f'"{key}": {quoted(str(path))} can\'t be read: {error.strerror}')
+        yield entry.error(key, f'"{key}": {quoted_path(path)} can\'t be read: {error.strerror}')
 
 
 def _any_file(folder: Path) -> Iterator[str]:
@@ -178,7 +178,7 @@ def _folders_apart(whole: View) -> Iterator[Problem]:
             continue
         first = seen.setdefault(_identity(path), entry)
         if first is not entry:
-            message = f"the cache folder {quoted(str(path))} is used twice, first by {quoted(first['id'])}"
+            message = f"the cache folder {quoted_path(path)} is used twice, first by {quoted(first['id'])}"
             yield entry.error(key, message, "give each data set a folder of its own; {id} in the path does it")
         yield from _outside_pictures(entry, key, path, whole)
     output = whole.config.path("output_dir")
@@ -190,7 +190,7 @@ def _outside_pictures(keys: Keys, key: str, path: Path, whole: View) -> Iterator
     for entry in whole.images:
         pictures = entry.path("instance_data_dir") if entry.given("instance_data_dir") else None
         if pictures is not None and Path(_identity(path)).is_relative_to(_identity(pictures)):
-            message = f'"{key}": {quoted(str(path))} is inside the picture folder of {quoted(entry["id"])}'
+            message = f'"{key}": {quoted_path(path)} is inside the picture folder of {quoted(entry["id"])}'
             yield keys.error(key, message, "picture folders are only read; choose a folder outside")
             return
 

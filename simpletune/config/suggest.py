@@ -22,12 +22,12 @@ Said = tuple[str, str | None]
 
 
 def unknown_config_key(key: str) -> Said:
-    elsewhere = f'"{key}" belongs into an entry of the data file, see data_backend_config'
+    elsewhere = f'"{key}" belongs in an entry of the data file, see data_backend_config'
     return _unknown_key(key, config_keys(), CONFIG_ALIASES, CONFIG_UNSUPPORTED, entry_keys("image"), elsewhere)
 
 
 def unknown_entry_key(key: str, kind: str) -> Said:
-    elsewhere = f'"{key}" belongs into config.json'
+    elsewhere = f'"{key}" belongs in config.json'
     ours = entry_keys(kind)
     other = "text_embeds" if kind == "image" else "image"
     if key in entry_keys(other) and key not in DATA_ALIASES:

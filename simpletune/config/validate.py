@@ -85,22 +85,22 @@ def _is_file(path: Path) -> bool:
 
 def _tokens(document: Document) -> Iterator[Problem]:
     """Values and names that look like an access token; the messages hold no part of them."""
-    for path, text in _texts(document.value, ()):
+    hint = "tokens never stand in these files: run `hf auth login`, or set HF_TOKEN; revoke one that was shared"
+    for path, text, is_key in _texts(document.value, ()):
         if looks_like_token(text):
-            named = tuple(part for part in path if not (isinstance(part, str) and looks_like_token(part)))
-            what = label(named) if any(isinstance(part, str) for part in named) else "a value"
+            what = "this key" if is_key else label(path) if any(isinstance(part, str) for part in path) else "this item"
             message = f"{what} holds something that looks like an access token"
-            hint = "tokens never stand in these files: run `hf auth login`, or set HF_TOKEN; revoke one that was shared"
-            yield document.problem(path, message, hint)
+            yield document.problem(path, message, hint, on_key=is_key)
 
 
-def _texts(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str]]:
+def _texts(value: Any, path: JsonPath) -> Iterator[tuple[JsonPath, str, bool]]:
+    """Every text in a value with its path, and whether it is a key."""
     if isinstance(value, str):
-        yield path, value
+        yield path, value, False
     elif isinstance(value, dict):
         for key, inner in value.items():
             if looks_like_token(key):
-                yield (*path, key), key
+                yield (*path, key), key, True
             yield from _texts(inner, (*path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
