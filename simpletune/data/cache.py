@@ -1,6 +1,6 @@
 """Encoded pictures and captions on disk: one .safetensors file each, named by a key that holds all that determined it.
 
-An entry carries its key and a SHA-256 of its tensors. One that is damaged, or was renamed, reads as missing: it is
+An entry carries a SHA-256 of its key and tensors. One that is damaged, or was renamed, reads as missing: it is
 encoded again. Files lie in 256 folders by the key's first two digits.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from simpletune import files
 from simpletune.errors import DataError
 
-_KEY, _DIGEST = "key", "sha256"
+_DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,13 @@ class TensorCache:
             metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         except (SafetensorError, ValueError):
             return None
-        sound = metadata.get(_KEY) == key and metadata.get(_DIGEST) == _digest(tensors)
-        return tensors if sound else None
+        return tensors if metadata.get(_DIGEST) == _digest(key, tensors) else None
 
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Write an entry atomically. Raises DataError when the disk doesn't take it."""
         # A slice of a batch would be saved with the storage of the whole batch, hence the copies.
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        data = safetensors.torch.save(copies, {_KEY: key, _DIGEST: _digest(copies)})
+        data = safetensors.torch.save(copies, {_DIGEST: _digest(key, copies)})
         path = self.path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,9 +86,9 @@ class Stored:
         return tensors
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
+def _digest(key: str, tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over the key and all names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256(key.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

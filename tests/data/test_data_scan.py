@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +54,25 @@ def test_pictures_of_every_format_are_found_in_a_stable_order(save, folder):
     assert result.other == 2
     assert result.found == 10
     assert all((sample.width, sample.height) == (80, 60) for sample in result.samples)
-    assert scan(image_set(folder), 16, seed=1, workers=1) == result
+
+
+def test_a_slow_folder_is_read_in_threads_with_the_same_result(save, folder, monkeypatch):
+    first = save("000.png", colours(64, 64))
+    for number in range(1, 150):
+        (folder / f"{number:03}.png").write_bytes(first.read_bytes())
+    (folder / "100.png").write_bytes(b"")
+    quick = scan(image_set(folder), 16, seed=1)
+    really_open, threads = Path.open, set()
+
+    def slow_open(path, *arguments, **options):
+        time.sleep(0.002)
+        threads.add(threading.current_thread().name)
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", slow_open)
+    assert scan(image_set(folder), 16, seed=1) == quick
+    assert len(quick.samples) == 149
+    assert len(threads) > 4
 
 
 def test_an_extension_that_lies_about_a_readable_picture_does_no_harm(save, folder):
