@@ -6,9 +6,10 @@ import os
 import re
 
 # The shapes that hubs and trackers document for their tokens; a bare 40-digit hex string is W&B's older form.
+# A name may stand right before or behind one ("key_hf_...", "hf_..._old"): only a letter or digit before it is none.
 _TOKEN_SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9]{20,}\b|\bapi_org_[A-Za-z0-9]{20,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b"
-    r"|\bsk-[A-Za-z0-9_-]{20,}\b|\bwandb_v1_[A-Za-z0-9_]{20,}\b|\bAKIA[0-9A-Z]{16}\b"
+    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}"
+    r"|sk-[A-Za-z0-9_-]{20,}|wandb_v1_[A-Za-z0-9_]{20,}|AKIA[0-9A-Z]{16}(?![A-Za-z0-9]))"
 )
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY")
 _MINIMUM_SECRET_LENGTH = 8
