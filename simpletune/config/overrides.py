@@ -28,7 +28,7 @@ def apply_to_config(document: Document, overrides: Sequence[str]) -> list[Proble
     for text in overrides:
         name, equals, raw = text.partition("=")
         parts = name.split(".")
-        if not equals or not parts[0]:
+        if not equals or not parts[0] or not _is_text(text):
             problems.append(_malformed(text))
         elif not isinstance(document.value, dict):
             continue
@@ -52,7 +52,7 @@ def apply_to_data(document: Document, overrides: Sequence[str]) -> list[Problem]
         name, equals, raw = text.partition("=")
         parts = name.split(".", 2)
         entries = document.value if isinstance(document.value, list) else []
-        if not equals or len(parts) != 3 or not parts[1].isdecimal() or not parts[2]:
+        if not _is_text(text) or not equals or len(parts) != 3 or not parts[1].isdecimal() or not parts[2]:
             problems.append(_malformed(text))
             continue
         index, key = int(parts[1]), parts[2]
@@ -114,6 +114,13 @@ def _replaced(document: Document, path: JsonPath, name: str) -> None:
     document.bad = {bad for bad in document.bad if bad[: len(path)] != path}
 
 
+def _is_text(text: str) -> bool:
+    """False when the shell passed bytes that are not UTF-8: they could not be saved with the run."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _malformed(text: str) -> Problem:
+    if not _is_text(text):
+        return tidy(Problem("--set", 0, 0, "", f"{quoted(text)} is not UTF-8"))
     hint = "write --set learning_rate=5e-5, or --set dataset.0.repeats=2 for the first data set"
     return tidy(Problem("--set", 0, 0, "", f"{quoted(text)} is not of the form key=value", hint))

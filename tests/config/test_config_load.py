@@ -99,6 +99,11 @@ def test_errors_are_raised_with_all_problems(files):
     assert "pip install" in missing.value.hint
 
 
+def test_an_override_that_is_not_text(files):
+    (problem,) = validate_files(files("{}"), ["output_dir=\udce9"])
+    assert problem.message.endswith("is not UTF-8")
+
+
 def test_local_models_become_absolute(files, tmp_path):
     found, _ = load(files('{"pretrained_model_name_or_path": "pictures"}'))
     assert found.pretrained_model_name_or_path == str(tmp_path / "pictures")
