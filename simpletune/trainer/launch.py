@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from simpletune.config.load import load
 from simpletune.config.problems import Problem, errors, render
-from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.errors import ConfigError
 from simpletune.progress import Reporter

@@ -35,10 +35,13 @@ class _Pending:
 class StepLog:
     """Takes every step's result, and writes it to metrics.jsonl and the progress bar once the device has it."""
 
-    def __init__(self, folder: Path, device: torch.device, *, writes: bool) -> None:
+    def __init__(self, folder: Path, device: torch.device, *, writes: bool, loss_is_scaled: bool) -> None:
+        """`writes`: whether this process keeps metrics.jsonl. `loss_is_scaled`: fp16, whose loss scale is found by
+        trial: a gradient that overflows is left out by the scaler, and is no reason to stop."""
         self._folder = folder
         self._device = device
         self._writes = writes
+        self._loss_is_scaled = loss_is_scaled
         self._writer: MetricsWriter | None = None
         self._pending: deque[_Pending] = deque()
         self._phase: Phase | None = None
@@ -103,7 +106,7 @@ class StepLog:
             )
         if self._phase is not None:
             self._phase.advance(1, loss=f"{loss:.4f}", lr=f"{pending.learning_rate:.1e}", mem=f"{memory:.1f} GiB")
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or self._loss_is_scaled)):
             raise TrainingFailed(
                 f"step {pending.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing of it was saved",
                 "lower learning_rate or max_grad_norm, or use mixed_precision bf16; then run again: "

@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 def write_run(folder: Path, settings: Settings, model: ModelFiles, device: str) -> None:
     """Write run.json: every setting with its origin, the model with its commit, the versions, the device."""
     described = {
-        "settings": resolved(settings),
+        **resolved(settings),
         "model": {"source": model.source, "layout": model.layout, "commit": model.commit},
         "versions": versions(),
         "device": device,

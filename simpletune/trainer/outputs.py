@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune import files
 from simpletune.models.adapters import final_state
 from simpletune.results.gallery import GalleryRow, gallery
 from simpletune.results.plots import plots
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from simpletune.trainer.session import Session
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+PHASES_FILE = "phases.json"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ def write(session: Session) -> None:
         with session.ema.applied():
             _write_adapter(session, folder)
     session.log.close()
+    files.write_json(outputs.adapter.parent / PHASES_FILE, session.phases.as_json())
     plots(outputs.adapter.parent / METRICS_FILE, outputs.plots)
     if outputs.gallery is not None:
         gallery(_rows(session), outputs.gallery)

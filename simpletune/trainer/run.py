@@ -12,7 +12,7 @@ that is not finite, OutOfMemory, and Interrupted or Terminated once the state is
 from __future__ import annotations
 
 import signal
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +53,10 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
             phases = PhaseLog(processes.device)
             material = gather(settings, preflight, family, processes, phases, reporter)
             session = open_session(settings, family, material, processes, phases, reporter)
-            with stop_requests() as stop, phases.measure("train"):
-                loop(session, stop)
-            return finish(session)
+            with closing(session.log):
+                with stop_requests() as stop, phases.measure("train"):
+                    loop(session, stop)
+                return finish(session)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(settings, error) from error
     finally:
@@ -89,6 +90,8 @@ def finish(session: Session) -> Outcome:
     session.validate()
     outputs = session.write_outputs()
     session.processes.wait()
+    for line in session.phases.table():
+        session.reporter.note(line)
     return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots)
 
 

@@ -183,7 +183,12 @@ def open_session(
         step_function=EagerStep(settings, family, transformer, tensors, optimizer, processes, empty),
         loader=loader,
         held_out=_held_out(material, loader, device),
-        log=StepLog(settings.output_dir, device, writes=processes.is_main),
+        log=StepLog(
+            settings.output_dir,
+            device,
+            writes=processes.is_main,
+            loss_is_scaled=settings.mixed_precision == "fp16",
+        ),
         studio=_studio(settings, family, material, transformer, processes, reporter),
         shots=validation.shots(settings),
         total_steps=material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs),
