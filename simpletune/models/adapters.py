@@ -2,7 +2,8 @@
 
 y = W x + s (B A - B0 A0) x, with s = alpha / r or alpha / sqrt(r). B0 A0 is what pissa and olora start from; for the
 other inits there is none. Published as a change to W ("W - s B0 A0 is the new base"), it is kept beside W here instead:
-the base weights never change, switching the adapter off gives the base model exactly, and so does step 0.
+the base weights never change, switching the adapter off gives the base model exactly, and so does step 0 (pissa and
+olora: to rounding).
 """
 
 from __future__ import annotations

@@ -205,6 +205,8 @@ def test_an_unknown_precision_and_a_layer_left_out_are_errors() -> None:
     assert_all_quantized(model, all_but("1"))
 
 
+# dynamo itself instantiates the function it traces
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_it_compiles_into_one_graph() -> None:
     model = nn.Sequential(*(_layer(precision, 64, 64) for precision in QUANTIZED))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
