@@ -171,7 +171,8 @@ def _shown(reporter: Reporter | None, title: str, part: Part) -> Iterator[Progre
     if reporter is None:
         yield None
         return
-    with reporter.phase(title, part.stored.total_bytes, "B") as phase:
+    total = None if part.original else part.stored.total_bytes  # a single file holds other parts besides
+    with reporter.phase(title, total, "B") as phase:
         before = 0
 
         def advance(done: int, _total: int) -> None:

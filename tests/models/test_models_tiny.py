@@ -95,6 +95,11 @@ def test_shards_hold_the_same_tensors_as_one_file(tiny_model: Path, tmp_path: Pa
     assert all(torch.equal(shards[index["weight_map"][name]][name], whole[name]) for name in whole)
 
 
+def test_tensors_are_aligned_for_readers_that_map_the_file(tiny_model: Path) -> None:
+    header_bytes = int.from_bytes((tiny_model / WEIGHT_FILES[0]).read_bytes()[:8], "little")
+    assert header_bytes % 8 == 0
+
+
 def test_without_t5_the_pipeline_says_so(tmp_path: Path) -> None:
     builder.build(tmp_path / "small", "tiny", parts=builder.without_t5())
     index = json.loads((tmp_path / "small" / "model_index.json").read_text())
