@@ -103,15 +103,11 @@ def test_a_quantized_base_equals_the_folders(full: Path, tokenizers: Path, make_
         pretrained_text_encoders_path=tokenizers,
         base_model_precision="int8-quanto",
     )
-    transformers = [
-        family.load_transformer(family.locate(made), settings, CPU) for made in (settings, make_settings())
-    ]
+    transformers = [family.load_transformer(family.locate(made), settings, CPU) for made in (settings, make_settings())]
     _assert_same(*(transformer.state_dict() for transformer in transformers))
 
 
-def test_missing_encoders_come_from_the_named_folder(
-    bare: Path, tiny_model: Path, make_settings: MakeSettings
-) -> None:
+def test_missing_encoders_come_from_the_named_folder(bare: Path, tiny_model: Path, make_settings: MakeSettings) -> None:
     family = SD3()
     settings = make_settings(pretrained_model_name_or_path=str(bare), pretrained_text_encoders_path=tiny_model)
     encoders = [family.load_text_encoders(family.locate(made), settings, CPU) for made in (settings, make_settings())]
