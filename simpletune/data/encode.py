@@ -76,8 +76,7 @@ def fill_text_cache(
     stored = {caption: Stored(cache, text_key(caption, identity)) for caption in sorted(set(captions))}
     missing = _missing(stored, "caption", reporter)
     if missing:
-        with reporter.phase("Loading the text encoders", None, "model"):
-            encoders = family.load_text_encoders(model_files, settings, device)
+        encoders = family.load_text_encoders(model_files, settings, device, reporter)
         batches = Halving(settings.text_encoder_batch_size, "text_encoder_batch_size", reporter)
         with writing() as writer, reporter.phase("Encoding captions", len(missing), "caption") as phase:
             for batch, encoding in batches.run(missing, encoders.encode):

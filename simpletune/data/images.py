@@ -60,7 +60,7 @@ def prepare(sample: Sample, data: bytes | None = None) -> np.ndarray[Any, Any]:
     _check_size(sample, _turned(image.size, turn))
     drafted = image.draft(None, _turned(_times(sample.placement.resized, _DRAFT_MARGIN), turn))
     extent = drafted[1][2:] if drafted else image.size
-    pixels: np.ndarray[Any, Any] = np.asarray(
+    pixels: np.ndarray[Any, Any] = np.array(
         _cut(_decode(sample.path, image, turn), _turned(extent, turn), sample.placement)
     )
     return pixels

@@ -29,7 +29,7 @@ class FakeFamily:
     def vae_identity(self, files: Any, settings: Any) -> str:
         return self.vae
 
-    def load_text_encoders(self, files: Any, settings: Any, device: torch.device) -> FakeEncoders:
+    def load_text_encoders(self, files: Any, settings: Any, device: torch.device, reporter: Any = None) -> FakeEncoders:
         self.loaded.append("text")
         return FakeEncoders(self)
 

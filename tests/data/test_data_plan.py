@@ -101,6 +101,7 @@ def test_epochs_differ_seeds_differ_and_buckets_are_mixed():
     plan = Plan(buckets, 1, 2)
     assert plan.epoch(0) != plan.epoch(1)
     assert plan.epoch(0) != Plan(buckets, 2, 2).epoch(0)
+    assert {frozenset(batch) for batch in plan.epoch(0)} != {frozenset(batch) for batch in plan.epoch(1)}
     first = [batch[0].name[0] for batch in plan.epoch(0)]
     changes = sum(left != right for left, right in pairwise(first))
     assert changes > 8

@@ -17,6 +17,7 @@ from simpletune.data.sources import Reason, list_images, shown
 
 def reasons(folder: Path, **changes) -> dict[str, str]:
     result = scan(image_set(folder, **changes), 16, seed=1)
+    assert list(result.excluded) == sorted(result.excluded, key=lambda exclusion: exclusion.name)
     return {exclusion.name: exclusion.reason for exclusion in result.excluded}
 
 
@@ -129,7 +130,8 @@ def test_content_that_is_no_picture(folder, content, told):
     assert told in detail
 
 
-def test_zero_bytes_unsupported_and_not_files(folder):
+def test_zero_bytes_unsupported_and_not_files(folder, save):
+    save("good.png")
     (folder / "empty.png").touch()
     (folder / "phone.HEIC").write_bytes(b"x")
     (folder / "nowhere.jpg").symlink_to(folder / "gone.jpg")
