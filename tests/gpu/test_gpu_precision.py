@@ -31,7 +31,7 @@ SIZES = {
     "pos_embed_max_size": 32,
 }
 STEPS = 50
-LOSS_BOUND = {"int8-quanto": 0.02, "fp8-quanto": 0.02, "int4-quanto": 0.05, "int2-quanto": 0.5}
+LOSS_BOUND = {"int8-quanto": 0.02, "fp8-quanto": 0.02, "int4-quanto": 0.05, "int2-quanto": 0.1}
 SETTINGS: Any = SimpleNamespace(
     model_family="sd3",
     lora_target="attention",
