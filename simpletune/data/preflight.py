@@ -199,7 +199,7 @@ def _problem(file: jsonfile.JsonFile, path: jsonfile.JsonPath, message: str, hin
 
 
 def _set_lines(result: ScanResult, folder: Path) -> Iterator[str]:
-    other = f", {_count(result.other, 'file')} of other kinds" if result.other else ""
+    other = f"; other files: {result.other}" if result.other else ""
     yield f'data set "{result.set_id}" ({folder})'
     used, excluded = len(result.samples), len(result.excluded)
     yield f"  {_count(result.found, 'picture')} found, {used} used, {excluded} excluded{other}"

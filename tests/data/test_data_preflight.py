@@ -35,7 +35,7 @@ def test_counts_buckets_and_steps(save, folder, files):
     assert report.steps_per_epoch == 8
     assert report.total_steps == 50
     text = "\n".join(report.lines())
-    assert "11 pictures found, 10 used, 1 excluded, 1 file of other kinds" in text
+    assert "11 pictures found, 10 used, 1 excluded; other files: 1" in text
     assert "1 empty file (0 bytes): empty.png" in text
     assert re.search(r"64 x 64 +\d pictures +\d batches", text)
     assert "an epoch: 16 pictures (repeats counted), 8 steps" in text
