@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import optimum.quanto as quanto
 import pytest
@@ -136,6 +137,12 @@ def test_only_the_quantized_weight_is_saved_for_backward(precision: str) -> None
     own = {buffer.data_ptr() for buffer in layer.buffers()}
     assert saved
     assert {tensor.data_ptr() for tensor in saved} <= own
+    inner = x * 1
+    alive = weakref.ref(inner)
+    held = layer(inner)
+    del inner
+    assert alive() is None
+    assert held.requires_grad
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)

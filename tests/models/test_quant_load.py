@@ -45,12 +45,15 @@ def _loaded(path: Path, make=Net, **options) -> nn.Module:
     return module
 
 
-def test_everything_arrives_cast_frozen_and_unmapped(tmp_path: Path) -> None:
-    state = _saved(Net(), tmp_path / "net.safetensors")
-    module = _loaded(tmp_path / "net.safetensors", dtype=torch.bfloat16)
-    (tmp_path / "net.safetensors").write_bytes(b"")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_everything_arrives_cast_frozen_and_unmapped(tmp_path: Path, dtype: torch.dtype) -> None:
+    file = tmp_path / "net.safetensors"
+    state = _saved(Net(), file)
+    module = _loaded(file, dtype=dtype)
+    with file.open("r+b") as opened:
+        opened.write(b"\x00" * file.stat().st_size)
     for name, tensor in module.state_dict().items():
-        assert torch.equal(tensor, state[name].to(torch.bfloat16)), name
+        assert torch.equal(tensor, state[name].to(dtype)), name
     assert not module.training
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
