@@ -11,9 +11,9 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, hub, single_file
 from simpletune.models.family import ModelFiles
-from simpletune.models.load import WeightSource
 from simpletune.models.parts import read_config
 from simpletune.models.tiny import tiny_folder
+from simpletune.models.weight_source import WeightSource
 
 if TYPE_CHECKING:
     from simpletune.progress import Reporter

@@ -12,7 +12,7 @@ from simpletune import files as file_tools
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
 from simpletune.models.family import ModelFiles
-from simpletune.models.load import WeightSource, fingerprint
+from simpletune.models.weight_source import WeightSource, fingerprint
 
 # What libraries note in a config about themselves; nothing computed depends on it.
 _NOTES = frozenset({"_diffusers_version", "transformers_version", "_name_or_path", "torch_dtype", "dtype"})

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components
-from simpletune.models.load import View, WeightSource
+from simpletune.models.weight_source import View, WeightSource
 
 _PREFIXES = {
     "transformer": "model.diffusion_model.",

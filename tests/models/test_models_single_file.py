@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
-from simpletune.models.load import WeightSource
 from simpletune.models.sd3 import SD3
 from simpletune.models.tensor_file import TensorSpec, _header
+from simpletune.models.weight_source import WeightSource
 
 CPU = torch.device("cpu")
 PREFIXES = {

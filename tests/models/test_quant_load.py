@@ -14,8 +14,9 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from simpletune.errors import ModelUnavailable
-from simpletune.models.load import WeightSource, fingerprint, stream_into
+from simpletune.models.load import stream_into
 from simpletune.models.quantize import FrozenLinear, all_but, frozen_linear, quantized_layer_report
+from simpletune.models.weight_source import WeightSource, fingerprint
 
 CPU = torch.device("cpu")
 
@@ -205,7 +206,8 @@ _MEASURE = """
 import sys, threading, torch
 from pathlib import Path
 from torch import nn
-from simpletune.models.load import WeightSource, stream_into
+from simpletune.models.load import stream_into
+from simpletune.models.weight_source import WeightSource
 
 def anonymous():
     for line in open("/proc/self/smaps_rollup"):
