@@ -22,14 +22,36 @@ _STEPS_BEHIND = 3
 _GIB = 2**30
 
 
+class _Mark:
+    """A moment between two steps, on the device's own clock where it has one: reading it late does not shift it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if device.type == "cuda" else None
+        if self._event is not None:
+            self._event.record()
+        self._host = time.perf_counter()
+
+    def wait(self) -> None:
+        """Return once the device has got here."""
+        if self._event is not None:
+            self._event.synchronize()
+
+    def seconds_since(self, earlier: _Mark) -> float:
+        """Both must have been waited for."""
+        if self._event is not None and earlier._event is not None:
+            return float(earlier._event.elapsed_time(self._event)) / 1e3
+        return self._host - earlier._host
+
+
 @dataclass(frozen=True)
 class _Pending:
     step: int
     epoch: int
     learning_rate: float
     samples: int
-    numbers: Tensor  # loss, grad_norm, sigmas: on the host once `ready`
-    ready: torch.cuda.Event | None
+    numbers: Tensor  # loss, grad_norm, sigmas: on the host once `end` has been waited for
+    begin: _Mark
+    end: _Mark
 
 
 class StepLog:
@@ -45,7 +67,7 @@ class StepLog:
         self._writer: MetricsWriter | None = None
         self._pending: deque[_Pending] = deque()
         self._phase: Phase | None = None
-        self._clock = time.perf_counter()
+        self._last = _Mark(device)
 
     def open(self, resumed_step: int) -> None:
         """Start writing; lines after `resumed_step` belong to steps that will be taken again."""
@@ -55,7 +77,7 @@ class StepLog:
 
     def restart_clock(self) -> None:
         """Leave what happened since the last step (a validation, a checkpoint) out of the next step's rate."""
-        self._clock = time.perf_counter()
+        self._last = _Mark(self._device)
 
     def show_on(self, phase: Phase) -> None:
         self._phase = phase
@@ -63,7 +85,9 @@ class StepLog:
     def push(self, step: int, epoch: int, rate: float, samples: int, result: StepResult) -> None:
         """Take the result of finished step `step`; reads those that are far enough behind."""
         numbers = torch.cat([result.loss.reshape(1), result.grad_norm.reshape(1), result.sigma.reshape(-1)])
-        self._pending.append(_Pending(step, epoch, rate, samples, *_on_its_way(numbers)))
+        begin, on_host = self._last, _on_its_way(numbers)
+        self._last = _Mark(self._device)
+        self._pending.append(_Pending(step, epoch, rate, samples, on_host, begin, self._last))
         behind = _STEPS_BEHIND if self._device.type == "cuda" else 0
         while len(self._pending) > behind:
             self._read(self._pending.popleft())
@@ -85,11 +109,9 @@ class StepLog:
             self._writer = None
 
     def _read(self, pending: _Pending) -> None:
-        if pending.ready is not None:
-            pending.ready.synchronize()
+        pending.end.wait()
         loss, grad_norm, *sigmas = pending.numbers.tolist()
-        now = time.perf_counter()
-        seconds, self._clock = now - self._clock, now
+        seconds = pending.end.seconds_since(pending.begin)
         memory = memory_gib(self._device)
         if self._writer is not None:
             self._writer.write_step(
@@ -121,12 +143,9 @@ def memory_gib(device: torch.device) -> float:
     return psutil.Process().memory_info().rss / _GIB
 
 
-def _on_its_way(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """Start copying to the host without waiting; returns the host's tensor and what says that it has arrived."""
+def _on_its_way(numbers: Tensor) -> Tensor:
+    """The host's copy of device numbers, under way: complete once the device has passed the mark after it."""
     if numbers.device.type != "cuda":
-        return numbers.cpu(), None
+        return numbers.cpu()
     host = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-    host.copy_(numbers, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record()
-    return host, event
+    return host.copy_(numbers, non_blocking=True)

@@ -73,9 +73,9 @@ def test_values_are_the_same_as_on_the_host(precision) -> None:
     weight = torch.randn(1536, 1536) * 0.03
     host = frozen_linear(weight, None, precision, torch.bfloat16)
     device = frozen_linear(weight.cuda(), None, precision, torch.bfloat16)
-    assert torch.equal(host.to("cuda").dequantized(), device.weight.dequantize()) or torch.allclose(
-        host.dequantized(), device.dequantized(), atol=float(device.scale.max()) * 1.01
-    )
+    # Not device.weight.dequantize(): quanto compiles a CUDA extension for minutes to unpack 4 and 2 bits.
+    ours = device.dequantized()
+    assert torch.allclose(host.to("cuda").dequantized(), ours, atol=float(device.scale.max()) * 1.01)
     assert type(device.weight).__name__ in {"WeightQBytesTensor", "WeightQBitsTensor"}
 
 
@@ -210,6 +210,7 @@ def test_a_step_can_be_captured_in_a_graph(base_state, precision) -> None:
     assert all(torch.isfinite(parameter.grad).all() for parameter in parameters)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_a_compiled_block_agrees_with_the_eager_one(base_state, precision) -> None:
     model = _model(base_state, precision, checkpointing=False)
