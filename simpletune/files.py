@@ -1,7 +1,7 @@
 """The one way files are written: whole or not at all, also when the machine dies in between.
 
-A writer that is killed leaves the old file, or the new one, never half of one. The recipe is the usual one of databases:
-write a temporary file in the same folder, fsync it, rename it over the target, fsync the folder.
+A writer that is killed leaves the old file, or the new one, never half of one. The recipe is the one
+databases use: write a temporary file in the same folder, fsync it, rename it over the target, fsync the folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_with(path: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         _apply_umask(temporary)
         _sync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -70,7 +70,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(temporary)
         temporary.chmod(0o777 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -29,7 +29,7 @@ class Entry:
 COMMANDS: Mapping[str, Entry] = {
     "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
-    "model": Entry("simpletune.cli.model:model", "Download models, or build one to try things out with."),
+    "model": Entry("simpletune.cli.model:model", "Build a model to try things out with."),
 }
 
 

@@ -111,8 +111,7 @@ def fill_latent_cache(
     )
     missing = run.find_missing(samples)
     if missing:
-        with reporter.phase("Loading the VAE", None, "model"):
-            vae = family.load_vae(model_files, settings, device)
+        vae = family.load_vae(model_files, settings, device)
         run.encode(missing, vae.encode, settings.vae_batch_size)
         del vae
         release(device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simpletune.config.load import load
 from simpletune.config.problems import Problem, errors, render
+from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.errors import ConfigError
 from simpletune.progress import Reporter
@@ -28,6 +29,7 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
     if int(os.environ.get("RANK", "0")) == 0:
         _show(plan, [*warnings, *plan.problems], reporter)
     if dry_run:
+        _show_memory(settings, plan, reporter)
         return None
     from simpletune.trainer.run import train
 
@@ -38,6 +40,15 @@ def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
     found = errors(problems)
     if found:
         raise ConfigError(f"{config}: the pictures can't be trained on as configured", problems=problems)
+
+
+def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
+    from simpletune.trainer.forecast import forecast
+
+    reporter.note("memory of the device, estimated from the model's shapes")
+    for phase in forecast(settings, plan):
+        reporter.note(f"  {phase}")
+    reporter.note("a dry run: nothing was encoded, trained or written")
 
 
 def _show(plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune import files
+from simpletune.config.settings import Settings
 from simpletune.models.adapters import final_state
 from simpletune.results.gallery import GalleryRow, gallery
 from simpletune.results.plots import plots
@@ -26,15 +27,16 @@ class Outputs:
     plots: Path
 
 
-def paths(session: Session) -> Outputs:
-    """Where the outputs of this session are, or will be."""
-    folder = session.settings.output_dir
-    return Outputs(folder / ADAPTER_FILE, folder / "gallery.png" if session.shots else None, folder / "plots.png")
+def paths(settings: Settings) -> Outputs:
+    """Where the outputs of a run are, or will be."""
+    folder = settings.output_dir
+    pictured = folder / "gallery.png" if settings.validation_prompts else None
+    return Outputs(folder / ADAPTER_FILE, pictured, folder / "plots.png")
 
 
 def write(session: Session) -> None:
     """Write the final adapter (and that of the averaged weights), the gallery and the plots."""
-    outputs = paths(session)
+    outputs = paths(session.settings)
     _write_adapter(session, outputs.adapter.parent)
     if session.ema is not None:
         folder = outputs.adapter.parent / "ema"

@@ -23,11 +23,14 @@ from simpletune.data.preflight import Preflight
 from simpletune.errors import Interrupted, OutOfMemory, Terminated
 from simpletune.models.registry import get_family
 from simpletune.progress import Reporter, SilentReporter
+from simpletune.trainer import checkpoint, outputs
 from simpletune.trainer.interrupt import StopRequest, stop_requests
 from simpletune.trainer.lock import run_lock
+from simpletune.trainer.manifest import check_resumable
 from simpletune.trainer.material import gather
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
+from simpletune.trainer.resume import find_checkpoint
 from simpletune.trainer.session import Session, open_session
 
 
@@ -43,6 +46,7 @@ class Outcome:
 
 def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outcome:
     """Run the training that `settings` describe on the pictures that `preflight` found."""
+    quiet_libraries()
     processes = Processes(settings)
     if not processes.is_main:
         reporter = SilentReporter()
@@ -50,6 +54,9 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     try:
         with run_lock(settings.output_dir) if processes.is_main else nullcontext():
             family = get_family(settings.model_family)
+            if (done := finished(settings, preflight, reporter)) is not None:
+                return done
+            checkpoint.remove_leftovers(settings.output_dir) if processes.is_main else None
             phases = PhaseLog(processes.device)
             material = gather(settings, preflight, family, processes, phases, reporter)
             session = open_session(settings, family, material, processes, phases, reporter)
@@ -61,6 +68,21 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
         raise _out_of_memory(settings, error) from error
     finally:
         processes.close()
+
+
+def finished(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outcome | None:
+    """What a run left that has done all its steps already and has its adapter; None when there is work to do."""
+    found = find_checkpoint(settings, reporter)
+    left = outputs.paths(settings)
+    if found is None or not left.adapter.is_file():
+        return None
+    state = checkpoint.load_checkpoint(found)
+    if state.step < preflight.total_steps:
+        return None
+    check_resumable(state.state["settings"], settings, found)
+    reporter.note(f"this run is finished: {found.name} has done the {preflight.total_steps} steps asked for")
+    reporter.note('to train on, raise "max_train_steps"; for a new run, name another "output_dir"')
+    return Outcome(state.step, left.adapter, left.gallery, left.plots)
 
 
 def loop(session: Session, stop: StopRequest) -> None:
@@ -93,6 +115,15 @@ def finish(session: Session) -> Outcome:
     for line in session.phases.table():
         session.reporter.note(line)
     return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' advice to programmers off a trainer's screen; their errors are raised all the same."""
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def _end_early(session: Session, stop: StopRequest) -> None:

@@ -144,7 +144,7 @@ class Session:
         """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
         if self.processes.is_main:
             outputs.write(self)
-        return outputs.paths(self)
+        return outputs.paths(self.settings)
 
 
 def open_session(

@@ -211,6 +211,7 @@ def test_a_step_can_be_captured_in_a_graph(base_state, precision) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated:DeprecationWarning")  # inductor's own import
 @pytest.mark.parametrize("precision", QUANTIZED)
 def test_a_compiled_block_agrees_with_the_eager_one(base_state, precision) -> None:
     model = _model(base_state, precision, checkpointing=False)

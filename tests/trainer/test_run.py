@@ -256,3 +256,12 @@ def test_checkpointing_does_not_change_the_numbers(project: Make, tmp_path: Path
         )
         train(made)
         assert made.losses() == plain.losses()
+
+
+def test_a_finished_run_says_so_and_does_nothing(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = project()
+    train(made)
+    before = {path: path.stat().st_mtime_ns for path in made.output.rglob("*") if path.name != ".run.lock"}
+    monkeypatch.setattr(SD3, "load_transformer", None)
+    assert train(made).steps == 4
+    assert {path: path.stat().st_mtime_ns for path in made.output.rglob("*") if path.name != ".run.lock"} == before
