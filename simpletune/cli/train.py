@@ -28,4 +28,10 @@ def train(config: Path | None, overrides: tuple[str, ...], dry_run: bool) -> Non
     reporter.note(f"done: {outcome.steps} steps")
     for what, path in (("adapter", outcome.adapter), ("gallery", outcome.gallery), ("plots", outcome.plots)):
         if path is not None:
-            reporter.note(f"  {what:8} {path}")
+            reporter.note(f"  {what:8} {_short(path)}")
+
+
+def _short(path: Path) -> Path:
+    """The path as one would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

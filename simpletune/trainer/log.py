@@ -127,7 +127,8 @@ class StepLog:
                 },
             )
         if self._phase is not None:
-            self._phase.advance(1, loss=f"{loss:.4f}", lr=f"{pending.learning_rate:.1e}", mem=f"{memory:.1f} GiB")
+            rate = f"{pending.learning_rate:.1e}".replace("e-0", "e-")
+            self._phase.advance(1, loss=f"{loss:.3f}", lr=rate, mem=f"{memory:.1f}G")
         if not (math.isfinite(loss) and (math.isfinite(grad_norm) or self._loss_is_scaled)):
             raise TrainingFailed(
                 f"step {pending.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing of it was saved",
