@@ -79,8 +79,8 @@ class LoraInfo:
     trainable: int
 
 
-def attach_lora(transformer: nn.Module, settings: Settings) -> LoraInfo:
-    """Freeze the transformer and put a LoRA with fp32 weights on each module `lora_target` means.
+def attach_lora(transformer: nn.Module, settings: Settings, dtype: torch.dtype = torch.float32) -> LoraInfo:
+    """Freeze the transformer and put a LoRA with weights of `dtype` on each module `lora_target` means.
 
     Raises ConfigError naming the key for a target that matches nothing, for pissa or olora on a quantized base or
     with too high a rank, and for an `init_lora` that doesn't fit.
@@ -100,7 +100,7 @@ def attach_lora(transformer: nn.Module, settings: Settings) -> LoraInfo:
             a, b = starting_matrices(
                 settings.lora_init_type, name, base.weight, settings.lora_rank, layer.scaling[_ADAPTER], settings.seed
             )
-        layer.start(a, b, subtract=existing is None and settings.lora_init_type in FROM_BASE_WEIGHT)
+        layer.start(a.to(dtype), b.to(dtype), subtract=existing is None and settings.lora_init_type in FROM_BASE_WEIGHT)
     trainable = sum(parameter.numel() for _, parameter in trainable_parameters(transformer))
     return LoraInfo(targets, settings.lora_rank, settings.lora_alpha, trainable)
 

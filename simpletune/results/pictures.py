@@ -19,3 +19,13 @@ def save_picture(path: Path, pixels: np.ndarray[Any, Any], about: Mapping[str, s
     for name, value in about.items():
         info.add_itxt(name, value)
     files.write_with(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info))
+
+
+def read_description(path: Path) -> dict[str, str] | None:
+    """The text entries of a PNG as `save_picture` wrote them; None when there is no whole picture."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+            return {str(name): str(value) for name, value in picture.info.items() if isinstance(value, str)}
+    except (OSError, SyntaxError, ValueError):
+        return None

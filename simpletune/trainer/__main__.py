@@ -22,7 +22,7 @@ def main() -> int:
         launch(arguments.config, arguments.overrides, terminal_reporter())
     except SimpletuneError as error:
         if isinstance(error, ConfigError) and error.problems:
-            print(render_all(error.problems), file=sys.stderr)  # noqa: T201
+            print(redact(render_all(error.problems)), file=sys.stderr)  # noqa: T201
         print(redact(f"error: {error.message}"), file=sys.stderr)  # noqa: T201
         if error.hint:
             print(redact(f"hint: {error.hint}"), file=sys.stderr)  # noqa: T201

@@ -13,6 +13,7 @@ new one is complete, and are renamed before they are removed, so a half-removed 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -113,6 +114,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ema=safetensors.torch.load_file(path / EMA_FILE) if has_ema else None,
         state=state["run"],
     )
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What the caller gave as `state`, without reading the weights; the checkpoint must have been verified."""
+    state: dict[str, Any] = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["run"]
+    return state
+
+
+def step_of(path: Path) -> int:
+    """The steps done in a checkpoint that has been verified."""
+    return int(json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["step"])
+
+
+def set_aside_later(output_dir: Path, step: int) -> list[Path]:
+    """Rename checkpoints beyond `step` to abandoned-...: a run that goes on from an earlier one must not take them up.
+
+    Returns their new paths. Nothing is removed.
+    """
+    aside = []
+    for later, path in list_checkpoints(output_dir):
+        if later > step:
+            target = next(
+                name for n in itertools.count(1) if not (name := output_dir / f"abandoned-{n}-{path.name}").exists()
+            )
+            aside.append(path.rename(target))
+    return aside
 
 
 def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:

@@ -1,28 +1,44 @@
-"""Ctrl-C and SIGTERM while training: finish the step, save, then end. A second one ends at once."""
+"""Ctrl-C and SIGTERM while training: finish the step, save, then end. A second one ends at once, but not mid-save."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_TOLD = b"\nstopping: the step is finished and the state saved first; again to end without saving\n"
+
 
 class StopRequest:
-    """Which signal, if any, asked the run to stop."""
+    """Which signal, if any, asked the run to stop; 0 for none."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.signal = 0
+        self._saving = False
 
     @property
     def requested(self) -> bool:
-        return self.signal is not None
+        return self.signal != 0
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Inside, a further signal waits for nobody and changes nothing: what is being written is written whole."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._saving and self.signal:
+            return
+        if self.signal:
             raise KeyboardInterrupt
         self.signal = number
+        os.write(2, _TOLD)  # print and the progress display are not safe inside a signal handler
 
 
 @contextmanager

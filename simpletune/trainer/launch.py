@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.config.load import load
-from simpletune.config.problems import Problem, errors, render
+from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.errors import ConfigError
@@ -53,6 +53,6 @@ def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> Non
 
 def _show(plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:
     for warning in warnings:
-        reporter.warn(render(warning))
+        reporter.warn(f"{warning.file}: {warning.message}" + (f" ({warning.hint})" if warning.hint else ""))
     for line in plan.lines():
         reporter.note(line)

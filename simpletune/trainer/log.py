@@ -19,6 +19,7 @@ from simpletune.trainer.step import StepResult
 
 METRICS_FILE = "metrics.jsonl"
 _STEPS_BEHIND = 3
+_SCALES_TRIED = 25  # fp16's scale of 65536 is below 1 after 17 halvings: more is no longer a search
 _GIB = 2**30
 
 
@@ -64,6 +65,7 @@ class StepLog:
         self._device = device
         self._writes = writes
         self._loss_is_scaled = loss_is_scaled
+        self._skipped = 0
         self._writer: MetricsWriter | None = None
         self._pending: deque[_Pending] = deque()
         self._phase: Phase | None = None
@@ -99,6 +101,11 @@ class StepLog:
         if self._writer is not None:
             self._writer.sync()
 
+    @property
+    def last_validation(self) -> int:
+        """The last step that has a validation line, -1 for none."""
+        return -1 if self._writer is None else self._writer.last_validation
+
     def evaluation(self, step: int, losses: dict[str, float]) -> None:
         if self._writer is not None:
             self._writer.write_validation(step, losses)
@@ -129,7 +136,9 @@ class StepLog:
         if self._phase is not None:
             rate = f"{pending.learning_rate:.1e}".replace("e-0", "e-")
             self._phase.advance(1, loss=f"{loss:.3f}", lr=rate, mem=f"{memory:.1f}G")
-        if not (math.isfinite(loss) and (math.isfinite(grad_norm) or self._loss_is_scaled)):
+        self._skipped = 0 if math.isfinite(grad_norm) else self._skipped + 1
+        allowed = _SCALES_TRIED if self._loss_is_scaled else 0
+        if not math.isfinite(loss) or self._skipped > allowed:
             raise TrainingFailed(
                 f"step {pending.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing of it was saved",
                 "lower learning_rate or max_grad_norm, or use mixed_precision bf16; then run again: "
@@ -138,7 +147,7 @@ class StepLog:
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak memory so far on a GPU, or the process's resident memory where the CPU trains."""
+    """Peak memory since the phase began on a GPU, or the process's resident memory where the CPU trains."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     return psutil.Process().memory_info().rss / _GIB

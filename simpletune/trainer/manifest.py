@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,19 @@ _PACKAGES = (
     "torch-optimi",
 )
 
-# What makes the adapter and its optimizer what they are: a checkpoint can't be continued with another value of these.
-_BOUND_TO_THE_CHECKPOINT = (
-    "model_family", "model_flavour", "pretrained_model_name_or_path", "lora_type", "lora_rank", "lora_alpha",
-    "lora_init_type", "use_rslora", "lora_target", "base_model_precision", "optimizer", "use_ema", "seed",
+# What may change when a run is continued. Everything else decides what is learned, or in which order the pictures come,
+# and a run that changed it half-way would be neither the one nor the other.
+_MAY_CHANGE = frozenset(
+    {
+        "device", "device_memory_gb", "quantize_via", "hf_endpoint", "pretrained_text_encoders_path",
+        "max_train_steps", "num_train_epochs", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_end", "lr_power",
+        "lr_num_cycles", "gradient_checkpointing", "gradient_checkpointing_interval", "vae_batch_size",
+        "text_encoder_batch_size", "data_backend_config", "output_dir", "checkpoint_step_interval",
+        "checkpoints_total_limit", "resume_from_checkpoint", "num_validation_images",
+    }
 )  # fmt: skip
+_NOT_COMPARED = frozenset({"config_path", "origins", "image_sets", "text_embeds"})  # the data has its own manifest
+_PRIVATE = frozenset({"pretrained_model_name_or_path", "init_lora"})
 
 
 def versions() -> dict[str, str]:
@@ -56,6 +65,16 @@ def write_run(folder: Path, settings: Settings, model: ModelFiles, device: str) 
         "device": device,
     }
     files.write_text(folder / RUN_FILE, redact(json.dumps(described, indent=2, ensure_ascii=False)) + "\n")
+
+
+def adapter_metadata(settings: Settings, step: int) -> dict[str, str]:
+    """What trained an adapter, for its file's header: the settings a checkpoint is bound to, steps and versions.
+
+    No path and no prompt: the file is made to be given away.
+    """
+    described = {key: value for key, value in bound_settings(settings).items() if key not in _PRIVATE}
+    described |= {"steps": step, "learning_rate": settings.learning_rate, "versions": versions()}
+    return {"simpletune": redact(json.dumps(described, ensure_ascii=False))}
 
 
 def data_manifest(
@@ -86,7 +105,8 @@ def digest(value: Any) -> str:
 
 def bound_settings(settings: Settings) -> dict[str, Any]:
     """The settings that a checkpoint is bound to, as JSON values."""
-    return {key: _plain(getattr(settings, key)) for key in _BOUND_TO_THE_CHECKPOINT}
+    names = [field.name for field in fields(settings) if field.name not in _MAY_CHANGE | _NOT_COMPARED]
+    return {name: _plain(getattr(settings, name)) for name in names if not name.startswith("validation_")}
 
 
 def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Path) -> None:
@@ -102,4 +122,9 @@ def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Pa
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    """The value as JSON gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value

@@ -34,9 +34,9 @@ class MetricsWriter:
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
         """Go on after `resumed_step` finished steps: lines of later steps, which will be taken again, are dropped."""
         self._path = path
-        self._last = {STEP: 0, VALIDATION: 0}
+        self._last = {STEP: 0, VALIDATION: -1}
         if path.exists():
-            self._keep(line for line in metric_lines(path) if line["step"] <= resumed_step)
+            self._keep(line for line in metric_lines(path) if 0 < resumed_step >= line["step"])
         # Appending is the one thing the atomic writer can't do; a torn last line is dropped by whoever reads.
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -47,6 +47,11 @@ class MetricsWriter:
     def write_validation(self, step: int, values: Mapping[str, Any]) -> None:
         """The line of a validation after `step` finished steps (0: before the first)."""
         self._write(VALIDATION, step, values)
+
+    @property
+    def last_validation(self) -> int:
+        """The step of the last validation line, -1 before the first."""
+        return self._last[VALIDATION]
 
     def sync(self) -> None:
         """Wait until the disk has every line: for a checkpoint, which these lines must not be older than."""
@@ -62,7 +67,7 @@ class MetricsWriter:
         self.close()
 
     def _write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        if step < self._last[kind] or (kind == STEP and step == self._last[kind]):
+        if step <= self._last[kind]:
             raise ValueError(f"metrics of {kind} {step} after those of {self._last[kind]}")
         self._last[kind] = step
         self._file.write(_encoded({"kind": kind, "step": step, **values}))

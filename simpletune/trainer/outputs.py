@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +13,14 @@ from simpletune.models.adapters import final_state
 from simpletune.results.gallery import GalleryRow, gallery
 from simpletune.results.plots import plots
 from simpletune.trainer.log import METRICS_FILE
+from simpletune.trainer.manifest import adapter_metadata
 
 if TYPE_CHECKING:
     from simpletune.trainer.session import Session
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PHASES_FILE = "phases.json"
+FINISHED_FILE = "finished.json"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,20 @@ def paths(settings: Settings) -> Outputs:
     return Outputs(folder / ADAPTER_FILE, pictured, folder / "plots.png")
 
 
+def finished_step(settings: Settings) -> int | None:
+    """The step whose outputs are complete, None when there is none."""
+    try:
+        step = json.loads((settings.output_dir / FINISHED_FILE).read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if isinstance(step, int) else None
+
+
+def unfinish(settings: Settings) -> None:
+    """Steps are about to be trained: what lies there is no longer the run's outcome."""
+    (settings.output_dir / FINISHED_FILE).unlink(missing_ok=True)
+
+
 def write(session: Session) -> None:
     """Write the final adapter (and that of the averaged weights), the gallery and the plots."""
     outputs = paths(session.settings)
@@ -48,11 +65,12 @@ def write(session: Session) -> None:
     plots(outputs.adapter.parent / METRICS_FILE, outputs.plots)
     if outputs.gallery is not None:
         gallery(_rows(session), outputs.gallery)
+    files.write_json(outputs.adapter.parent / FINISHED_FILE, {"step": session.step})
 
 
 def _write_adapter(session: Session, folder: Path) -> None:
     state, metadata = final_state(session.transformer, session.settings)
-    session.family.save_lora(folder, state, metadata)
+    session.family.save_lora(folder, state, {**metadata, **adapter_metadata(session.settings, session.step)})
 
 
 def _rows(session: Session) -> list[GalleryRow]:

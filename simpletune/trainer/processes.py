@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
+
+_STEPS_BETWEEN_QUESTIONS = 10
 
 
 class Processes:
@@ -21,7 +25,9 @@ class Processes:
 
     def __init__(self, settings: Settings) -> None:
         check_device(settings.device)
-        self._accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no")
+        # The others wait while the main process downloads, encodes and samples: hours, where the default is minutes.
+        patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+        self._accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no", kwargs_handlers=[patience])
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
@@ -46,13 +52,17 @@ class Processes:
         """Return once every process is here."""
         self._accelerator.wait_for_everyone()
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any process, such as a Ctrl-C that reached only one."""
+    def agree(self, number: int, step: int) -> int:
+        """The largest `number` of any process, so that a signal that reached only one stops all at the same step.
+
+        Asking waits for the device, so several processes ask only every tenth step; in between the answer is 0.
+        """
         if self.world_size == 1:
-            return flag
-        value = torch.tensor([float(flag)], device=self.device)
-        self.sum([value])
-        return bool(value.item() > 0)
+            return number
+        if step % _STEPS_BETWEEN_QUESTIONS:
+            return 0
+        numbers = self._accelerator.gather(torch.tensor([number], device=self.device))
+        return int(numbers.max().item())
 
     def close(self) -> None:
         """Leave the process group, so that launchers see a clean end."""

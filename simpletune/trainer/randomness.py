@@ -26,7 +26,6 @@ class Stream(enum.IntEnum):
     CAPTION_DROPOUT = 3
     LORA_DROPOUT = 4
     VALIDATION_NOISE = 5
-    VALIDATION_SIGMA = 6
 
 
 _MASK = (1 << 64) - 1

@@ -71,5 +71,8 @@ def restore(session: Session, path: Path) -> None:
     if session.ema is not None and saved.ema is not None:
         session.ema.load_state_dict(saved.ema)
     session.step = saved.step
+    if session.processes.is_main and path.parent == session.settings.output_dir:
+        for aside in checkpoint.set_aside_later(path.parent, saved.step):
+            session.reporter.warn(f"a later checkpoint is kept as {aside.name}: this run goes on from {path.name}")
     if saved.state["data"] != digest(session.material.manifest):
         session.reporter.warn("the data set has changed since the checkpoint: the rest of the run sees the new one")

@@ -21,6 +21,9 @@ import torch
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.errors import Interrupted, OutOfMemory, Terminated
+from simpletune.models import components
+from simpletune.models.adapters import lora_targets
+from simpletune.models.lora_file import read_adapter
 from simpletune.models.registry import get_family
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
@@ -54,12 +57,16 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     try:
         with run_lock(settings.output_dir) if processes.is_main else nullcontext():
             family = get_family(settings.model_family)
-            if (done := finished(settings, preflight, reporter)) is not None:
+            found = find_checkpoint(settings, reporter)
+            if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done
-            checkpoint.remove_leftovers(settings.output_dir) if processes.is_main else None
+            check_start(settings, found)
+            if processes.is_main:
+                checkpoint.remove_leftovers(settings.output_dir)
             phases = PhaseLog(processes.device)
+            family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
-            session = open_session(settings, family, material, processes, phases, reporter)
+            session = open_session(settings, family, material, processes, phases, reporter, found)
             with closing(session.log):
                 with stop_requests() as stop, phases.measure("train"):
                     loop(session, stop)
@@ -70,41 +77,54 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
         processes.close()
 
 
-def finished(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outcome | None:
-    """What a run left that has done all its steps already and has its adapter; None when there is work to do."""
-    found = find_checkpoint(settings, reporter)
-    left = outputs.paths(settings)
-    if found is None or not left.adapter.is_file():
+def finished(settings: Settings, found: Path | None, total_steps: int, reporter: Reporter) -> Outcome | None:
+    """What a run left that has done all its steps and written all its outputs; None when there is work to do."""
+    done = outputs.finished_step(settings)
+    if found is None or done is None or done != checkpoint.step_of(found) or done < total_steps:
         return None
-    state = checkpoint.load_checkpoint(found)
-    if state.step < preflight.total_steps:
-        return None
-    check_resumable(state.state["settings"], settings, found)
-    reporter.note(f"this run is finished: {found.name} has done the {preflight.total_steps} steps asked for")
+    check_start(settings, found)
+    reporter.note(f"this run is finished: {done} steps are done, and {total_steps} were asked for")
     reporter.note('to train on, raise "max_train_steps"; for a new run, name another "output_dir"')
-    return Outcome(state.step, left.adapter, left.gallery, left.plots)
+    left = outputs.paths(settings)
+    return Outcome(done, left.adapter, left.gallery, left.plots)
+
+
+def check_start(settings: Settings, found: Path | None) -> None:
+    """Find out before anything is encoded or loaded what would stop the run later.
+
+    Raises ConfigError for a checkpoint of other settings, an `init_lora` that can't be read, and a `lora_target` that
+    matches nothing in the flavour.
+    """
+    if found is not None:
+        check_resumable(checkpoint.read_state(found)["settings"], settings, found)
+    if settings.init_lora is not None:
+        read_adapter(settings.init_lora)
+    config = components.component_config(settings.model_flavour, "transformer")
+    lora_targets(components.empty_module("transformer", config), settings)
 
 
 def loop(session: Session, stop: StopRequest) -> None:
     """Train from where the session stands to its last step."""
-    settings, total = session.settings, session.total_steps
+    settings, total, signalled = session.settings, session.total_steps, 0
     with session.reporter.phase("Training", total, "step", done=session.step) as phase:
         session.log.show_on(phase)
-        session.validate_if_fresh()
+        session.validate_if_due(stop)
         for batch in session.batches():
+            signalled = session.processes.agree(stop.signal, session.step)
+            if signalled:
+                break
             rate = session.set_learning_rate()
             result = session.advance(batch)
             session.log.push(session.step, batch.epoch, rate, batch.sample_count, result)
-            if session.processes.any(stop.requested):
-                break
             if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
                 session.save_checkpoint()
             if session.step % settings.validation_step_interval == 0 and session.step < total:
-                session.validate()
+                session.validate(stop)
         session.log.drain()
-    session.save_checkpoint()
-    if stop.requested:
-        _end_early(session, stop)
+    with stop.saving():
+        session.save_checkpoint()
+    if signalled:
+        _end_early(session, signalled)
 
 
 def finish(session: Session) -> Outcome:
@@ -126,10 +146,12 @@ def quiet_libraries() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def _end_early(session: Session, stop: StopRequest) -> None:
+def _end_early(session: Session, signalled: int) -> None:
     message = f"stopped after step {session.step} of {session.total_steps}; the state is saved"
     hint = "run the same command again to continue"
-    if stop.signal == signal.SIGTERM:
+    if session.settings.resume_from_checkpoint != "latest":
+        hint = 'set "resume_from_checkpoint" to "latest" and run again to continue'
+    if signalled == signal.SIGTERM:
         raise Terminated(message, hint)
     raise Interrupted(message, hint)
 

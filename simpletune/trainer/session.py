@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -16,20 +15,21 @@ from torch.utils.checkpoint import checkpoint
 
 from simpletune import files
 from simpletune.config.settings import Settings
-from simpletune.data.loader import Loader, MicroBatch, StepBatch, to_device
+from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
 from simpletune.models.family import Family, TextEncoding
 from simpletune.progress import Reporter
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.ema import Ema
+from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.log import StepLog
 from simpletune.trainer.manifest import DATA_FILE, write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
 from simpletune.trainer.optimizers import build_optimizer, parameter_dtype, set_learning_rate
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
-from simpletune.trainer.resume import find_checkpoint, restore, store
+from simpletune.trainer.resume import restore, store
 from simpletune.trainer.schedules import learning_rate_at
 from simpletune.trainer.step import EagerStep, StepResult
 from simpletune.trainer.validation import Shot, Studio
@@ -84,13 +84,14 @@ class Session:
         if self.processes.is_main:
             store(self)
         self.processes.wait()
+        self.log.restart_clock()
 
-    def validate_if_fresh(self) -> None:
-        """Step 0: the base's pictures and the held-out loss that training starts from."""
-        if self.step == 0:
-            self.validate()
+    def validate_if_due(self, stop: StopRequest | None = None) -> None:
+        """At step 0, for what training starts from; or where a run was cut off between checkpoint and validation."""
+        if self.step % self.settings.validation_step_interval == 0:
+            self.validate(stop)
 
-    def validate(self) -> None:
+    def validate(self, stop: StopRequest | None = None) -> None:
         """Evaluate and sample with the raw weights, and with their average where one is kept; once a step at most."""
         if self.validated_at == self.step:
             return
@@ -99,7 +100,7 @@ class Session:
         if self.processes.is_main:
             with self.phases.measure("validate"):
                 self._evaluate()
-                self._sample()
+                self._sample(stop)
         self.processes.wait()
         self.log.restart_clock()
 
@@ -118,27 +119,30 @@ class Session:
         return self.ema.applied() if label == "ema" and self.ema is not None else nullcontext()
 
     def _evaluate(self) -> None:
-        if not self.held_out:
+        if not self.held_out or self.log.last_validation >= self.step:
             return
         losses = {}
         for label in self.weight_sets():
             with self._with_weights(label):
-                loss = validation.evaluation_loss(self.settings, self.family, self.transformer, self.held_out)
+                loss = validation.evaluation_loss(
+                    self.settings, self.family, self.transformer, self.held_out, self.processes.device
+                )
             losses["validation_loss" if label == "raw" else f"validation_loss_{label}"] = loss
         self.log.evaluation(self.step, losses)
         shown = ", ".join(f"{name.replace('_', ' ')} {loss:.5f}" for name, loss in losses.items())
         self.reporter.note(f"step {self.step}: {shown} ({len(self.material.held_out)} held-out pictures)")
 
-    def _sample(self) -> None:
+    def _sample(self, stop: StopRequest | None) -> None:
         if not self.shots:
             return
         with adapter_enabled(self.transformer, False):
-            self.studio.take(self.sample_folder(BASE), self.shots, {"adapter": "none"})
+            self.studio.take(self.sample_folder(BASE), self.shots, {"adapter": "none"}, stop)
         if self.step == 0:
             return
         for label in self.weight_sets():
             with self._with_weights(label):
-                self.studio.take(self.sample_folder(label), self.shots, {"adapter": label, "step": str(self.step)})
+                about = {"adapter": label, "step": str(self.step)}
+                self.studio.take(self.sample_folder(label), self.shots, about, stop)
 
     def write_outputs(self) -> outputs.Outputs:
         """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
@@ -154,9 +158,9 @@ def open_session(
     processes: Processes,
     phases: PhaseLog,
     reporter: Reporter,
+    found: Path | None,
 ) -> Session:
-    """Load the model, attach the LoRA, and take up the checkpoint there is."""
-    found = find_checkpoint(settings, reporter)
+    """Load the model, attach the LoRA, and take up the checkpoint that was found."""
     with phases.measure("load"):
         transformer = family.load_transformer(material.files, settings, processes.device, reporter)
         _attach(transformer, settings, reporter)
@@ -182,7 +186,7 @@ def open_session(
         ema=Ema(parameters, settings.ema_decay, settings.ema_update_interval) if settings.use_ema else None,
         step_function=EagerStep(settings, family, transformer, tensors, optimizer, processes, empty),
         loader=loader,
-        held_out=_held_out(material, loader, device),
+        held_out=_held_out(material, loader),
         log=StepLog(
             settings.output_dir,
             device,
@@ -197,6 +201,8 @@ def open_session(
         restore(session, found)
         reporter.note(f"continuing from {found.name}: step {session.step} of {session.total_steps}")
     if processes.is_main:
+        if session.step < session.total_steps:
+            outputs.unfinish(settings)
         session.log.open(session.step)
         write_run(settings.output_dir, settings, material.files, str(device))
         files.write_json(settings.output_dir / DATA_FILE, dict(material.manifest))
@@ -204,10 +210,7 @@ def open_session(
 
 
 def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> None:
-    info = attach_lora(transformer, settings)
-    dtype = parameter_dtype(settings.optimizer)
-    for _, parameter in trainable_parameters(transformer):
-        parameter.data = parameter.data.to(dtype)
+    info = attach_lora(transformer, settings, parameter_dtype(settings.optimizer))
     reporter.note(f"LoRA of rank {info.rank} on {len(info.targets)} layers: {info.trainable:,} trained parameters")
 
 
@@ -216,10 +219,10 @@ def _loader(material: Material, processes: Processes) -> Loader:
     return Loader(material.plan, material.latents, captions, processes.device, processes.rank)
 
 
-def _held_out(material: Material, loader: Loader, device: torch.device) -> tuple[MicroBatch, ...]:
-    """The held-out pictures on the device, a batch a picture: their sizes may differ."""
+def _held_out(material: Material, loader: Loader) -> tuple[MicroBatch, ...]:
+    """The held-out pictures on the host, a batch a picture: their sizes may differ."""
     refs = [SampleRef(sample.set_id, sample.name) for sample in material.held_out]
-    return tuple(to_device(loader.collate((ref,)), device) for ref in refs)
+    return tuple(loader.collate((ref,)) for ref in refs)
 
 
 def _studio(
@@ -233,7 +236,8 @@ def _studio(
     encodings: dict[str, TextEncoding] = {
         prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)
     }
-    return Studio(settings, family, material.files, transformer, encodings, processes.device, reporter)
+    identity = family.text_identity(material.files, settings)
+    return Studio(settings, family, material.files, transformer, encodings, identity, processes.device, reporter)
 
 
 def enable_checkpointing(transformer: nn.Module, interval: int) -> None:

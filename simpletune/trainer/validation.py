@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from simpletune.config.settings import Settings
-from simpletune.data.loader import MicroBatch
+from simpletune.data.loader import MicroBatch, to_device
 from simpletune.models.family import Family, LatentCoder, ModelFiles, SamplingRequest, TextEncoding
-from simpletune.progress import Phase, Reporter
-from simpletune.results.pictures import save_picture
+from simpletune.progress import Reporter
+from simpletune.results.pictures import read_description, save_picture
 from simpletune.trainer import flow
+from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.randomness import Stream, normal
 
 EVALUATION_SIGMAS = 8
@@ -63,29 +65,54 @@ class Studio:
     files: ModelFiles
     transformer: nn.Module
     encodings: Mapping[str, TextEncoding]  # prompt -> B = 1, on the transformer's device
+    text_identity: str
     device: torch.device
     reporter: Reporter
 
-    def take(self, folder: Path, wanted: Sequence[Shot], about: Mapping[str, str]) -> list[Path]:
-        """Sample and save every shot into `folder` as PNG; one that is there already is kept."""
-        paths = [folder / shot.file_name for shot in wanted]
-        missing = [(shot, path) for shot, path in zip(wanted, paths, strict=True) if not path.exists()]
-        if missing:
+    def take(
+        self, folder: Path, wanted: Sequence[Shot], about: Mapping[str, str], stop: StopRequest | None = None
+    ) -> list[Path]:
+        """Sample and save every shot into `folder` as PNG; one that is there already, made by the same settings, is
+        kept. A request to stop ends it after the picture under way."""
+        described = [(shot, folder / shot.file_name, {**self._described(shot), **about}) for shot in wanted]
+        todo = [(shot, path, text) for shot, path, text in described if read_description(path) != text]
+        if todo:
             folder.mkdir(parents=True, exist_ok=True)
             vae = self.family.load_vae(self.files, self.settings, self.device)
             with (
-                self.reporter.phase(f"Sampling {folder.name}", len(missing), "image") as phase,
+                self.reporter.phase(f"Sampling {folder.name}", len(todo), "image") as phase,
                 sampling(self.transformer),
             ):
-                for shot, path in missing:
-                    self._take_one(vae, shot, path, about)
+                for shot, path, text in todo:
+                    if stop is not None and stop.requested:
+                        break
+                    save_picture(path, self._sampled(vae, shot), text)
                     phase.advance()
-        return paths
+        return [path for _, path, _ in described]
 
-    def _phase(self, folder: Path, count: int) -> AbstractContextManager[Phase]:
-        return self.reporter.phase(f"Sampling {folder.name}", count, "image")
+    def _described(self, shot: Shot) -> dict[str, str]:
+        """Everything that decides the picture, beside the adapter: what the PNG says of itself."""
+        settings = self.settings
+        skipped = (
+            settings.validation_guidance_skip_layers,
+            settings.validation_guidance_skip_layers_start,
+            settings.validation_guidance_skip_layers_stop,
+            settings.validation_guidance_skip_scale,
+        )
+        return {
+            "prompt": shot.prompt,
+            "negative_prompt": settings.validation_negative_prompt,
+            "seed": str(shot.seed),
+            "size": f"{shot.width}x{shot.height}",
+            "guidance": str(settings.validation_guidance),
+            "steps": str(settings.validation_num_inference_steps),
+            "skip_layers": str(skipped),
+            "model": self.files.source,
+            "precision": f"{settings.base_model_precision}, {settings.mixed_precision}",
+            "text": self.text_identity,
+        }
 
-    def _take_one(self, vae: LatentCoder, shot: Shot, path: Path, about: Mapping[str, str]) -> None:
+    def _sampled(self, vae: LatentCoder, shot: Shot) -> np.ndarray[Any, Any]:
         settings = self.settings
         request = SamplingRequest(
             encoding=self.encodings[shot.prompt],
@@ -100,17 +127,7 @@ class Studio:
             skip_layers_stop=settings.validation_guidance_skip_layers_stop,
             skip_layers_scale=settings.validation_guidance_skip_scale,
         )
-        pixels = self.family.sample(self.files, settings, self.transformer, vae, request)
-        described = {
-            "prompt": shot.prompt,
-            "negative_prompt": settings.validation_negative_prompt,
-            "seed": str(shot.seed),
-            "guidance": str(settings.validation_guidance),
-            "steps": str(settings.validation_num_inference_steps),
-            "model": self.files.source,
-            **about,
-        }
-        save_picture(path, pixels, described)
+        return self.family.sample(self.files, settings, self.transformer, vae, request)
 
 
 class sampling:  # noqa: N801 - a context manager, named like one
@@ -129,13 +146,17 @@ class sampling:  # noqa: N801 - a context manager, named like one
 
 @torch.no_grad()
 def evaluation_loss(
-    settings: Settings, family: Family, transformer: nn.Module, held_out: Sequence[MicroBatch]
+    settings: Settings,
+    family: Family,
+    transformer: nn.Module,
+    held_out: Sequence[MicroBatch],
+    device: torch.device,
 ) -> float:
     """The mean velocity loss over held-out pictures, at EVALUATION_SIGMAS noise levels each, with noise that is the
     same every time: only the weights can change it."""
     total, count = 0.0, 0
     with sampling(transformer):
-        for batch, level, sigma in _noise_levels(held_out):
+        for batch, level, sigma in _noise_levels(held_out, device):
             clean_BCHW = batch.latents.float()
             shape = clean_BCHW.shape[1:]
             noise_BCHW = normal(settings.seed, Stream.VALIDATION_NOISE, level, batch.sample_ids, shape)
@@ -149,7 +170,8 @@ def evaluation_loss(
     return total / count
 
 
-def _noise_levels(held_out: Sequence[MicroBatch]) -> Iterator[tuple[MicroBatch, int, float]]:
-    for batch in held_out:
+def _noise_levels(held_out: Sequence[MicroBatch], device: torch.device) -> Iterator[tuple[MicroBatch, int, float]]:
+    for waiting in held_out:
+        batch = to_device(waiting, device)
         for level in range(EVALUATION_SIGMAS):
             yield batch, level, (level + 0.5) / EVALUATION_SIGMAS

@@ -258,6 +258,74 @@ def test_checkpointing_does_not_change_the_numbers(project: Make, tmp_path: Path
         assert made.losses() == plain.losses()
 
 
+def test_a_run_cut_off_while_finishing_writes_its_outputs_when_started_again(
+    project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(max_train_steps=2)
+    train(made)
+    adapter = made.output / "pytorch_lora_weights.safetensors"
+    before = adapter.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("simpletune.trainer.outputs.write", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(made, "max_train_steps=4")
+    assert (made.output / "checkpoint-4").is_dir()
+    assert train(made, "max_train_steps=4").steps == 4
+    assert adapter.read_bytes() != before
+
+
+def test_pictures_of_another_prompt_are_taken_again(project: Make) -> None:
+    made = project(max_train_steps=1, validation_prompt="a red ball")
+    train(made)
+    base = made.output / "samples/base/prompt-64x64-42.png"
+    red = base.read_bytes()
+    train(made.set(validation_prompt="a green ball"), "max_train_steps=2")
+    assert base.read_bytes() != red
+    with Image.open(base) as picture:
+        assert picture.info["prompt"] == "a green ball"
+
+
+def test_going_on_from_an_earlier_checkpoint_sets_the_later_ones_aside(project: Make) -> None:
+    made = project(max_train_steps=4, checkpoint_step_interval=2, lr_scheduler="constant")
+    train(made)
+    train(made, "max_train_steps=3", f"resume_from_checkpoint={made.output / 'checkpoint-2'}")
+    assert sorted(path.name for path in made.output.glob("*checkpoint-*")) == [
+        "abandoned-1-checkpoint-4",
+        "checkpoint-2",
+        "checkpoint-3",
+    ]
+    assert train(made, "max_train_steps=3").steps == 3
+
+
+def test_what_would_stop_the_run_is_found_before_anything_is_loaded(
+    project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(init_lora="other.safetensors")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, made.folder / "other.safetensors")
+    monkeypatch.setattr(SD3, "load_text_encoders", None)
+    with pytest.raises(ConfigError, match=r"other\.safetensors"):
+        train(made)
+
+
+def test_fp16_gives_up_when_no_loss_scale_works(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simpletune.trainer import step
+
+    made = project(mixed_precision="fp16", max_train_steps=60)
+    monkeypatch.setattr(step.nn.utils, "get_total_norm", lambda _: torch.tensor(float("nan")))
+    with pytest.raises(TrainingFailed, match="gradient norm nan"):
+        train(made)
+
+
+def test_the_adapter_says_how_it_was_trained(project: Make) -> None:
+    outcome = train(project(max_train_steps=1))
+    with safetensors.safe_open(outcome.adapter, framework="pt") as file:
+        said = json.loads(file.metadata()["simpletune"])
+    assert said["lora_rank"] == 4
+    assert said["model_flavour"] == "tiny"
+    assert said["steps"] == 1
+    assert "output_dir" not in said
+
+
 def test_a_finished_run_says_so_and_does_nothing(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = project()
     train(made)
