@@ -90,3 +90,29 @@ def test_the_trainer_says_what_is_wrong_with_the_files(project: Make) -> None:
     assert done.returncode == 2
     assert 'did you mean "lora_rank"?' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_and_saves(project: Make) -> None:
+    made = project(max_train_steps=3000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "simpletune.trainer", "config.json"],
+            cwd=made.folder,
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+            | {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    wait_for_steps(made, 2, ranks[0])
+    ranks[1].send_signal(signal.SIGTERM)
+    said = [rank.communicate(timeout=90)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143], said
+    assert (made.output / f"checkpoint-{len(made.losses())}").is_dir()
+    assert not (made.output / "pytorch_lora_weights.safetensors").exists(), "an unfinished run has no final adapter"
