@@ -23,7 +23,7 @@ def find_config(named: Path | None) -> Path:
     """
     found = named or next((place for place in PLACES if place.is_file()), None)
     if found is None:
-        raise UsageError("there is no config.json here, and none in config/", "name one: simpletune validate PATH")
+        raise UsageError("there is no config.json here, and none in config/", "name one, such as path/to/config.json")
     return found
 
 

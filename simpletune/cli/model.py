@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from simpletune.config.families import FAMILIES
+from simpletune.errors import UsageError
 
 DTYPES = ("bf16", "fp16", "fp32")
 PARTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -37,7 +38,11 @@ def build(folder: Path, flavour: str, dtype: str, without_t5: bool, parts: str |
     total = builder.total_bytes(flavour, dtype, wanted)
     reporter = terminal_reporter()
     with reporter.phase(f"Building {flavour}", total, "B") as phase:
-        builder.build(folder, flavour, dtype, wanted, seed, written=phase.advance)
+        try:
+            builder.build(folder, flavour, dtype, wanted, seed, written=phase.advance)
+        except (PermissionError, FileNotFoundError) as error:
+            hint = "name a folder you may write to"
+            raise UsageError(f"{folder} can't be written: {error.strerror}", hint) from error
     reporter.note(f"{folder}: {flavour} with random weights. In config.json:")
     reporter.note(f'  "model_flavour": "{flavour}", "pretrained_model_name_or_path": "{folder.absolute()}"')
 

@@ -47,6 +47,7 @@ class FamilyFacts:
     lora_targets: Mapping[str, tuple[str, ...]]
     block_prefix: str
     block_modules: tuple[str, ...]
+    outer_modules: tuple[str, ...]
     size_multiple: int
 
 
@@ -73,6 +74,12 @@ SD3 = FamilyFacts(
         "blocks": (*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD),
     },
     block_prefix="transformer_blocks",
+    outer_modules=(
+        "context_embedder",
+        "norm_out.linear",
+        "proj_out",
+        *(f"time_text_embed.{part}_embedder.linear_{n}" for part in ("timestep", "text") for n in (1, 2)),
+    ),
     block_modules=(*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD, *_MODULATION),
     size_multiple=16,
 )
@@ -81,8 +88,8 @@ FAMILIES: Mapping[str, FamilyFacts] = {SD3.name: SD3}
 
 
 def module_names(facts: FamilyFacts, flavour: Flavour) -> list[str]:
-    """Every linear layer inside the flavour's blocks, by its full name, as diffusers names them."""
-    names = []
+    """Every linear layer of the flavour's transformer, by its full name, as diffusers names them."""
+    names = list(facts.outer_modules)
     for block in range(flavour.block_count):
         last = block == flavour.block_count - 1
         for module in facts.block_modules:

@@ -6,7 +6,8 @@ A rule names the keys it reads; it is left out when one of them is wrong already
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from simpletune.config import jsonfile
@@ -189,7 +190,8 @@ def targets_exist(whole: View) -> Iterator[Problem]:
     if isinstance(target, str) or whole.config["pretrained_model_name_or_path"]:
         return
     names = module_names(whole.family, whole.flavour)
-    suffixes = sorted({name.split(".", 2)[2] for name in names})
+    inside = f"{whole.family.block_prefix}."
+    suffixes = sorted({name.split(".", 2)[2] for name in names if name.startswith(inside)})
     for index, pattern in enumerate(target):
         if not any(matches(pattern, name) for name in names):
             near = close(pattern, suffixes)
@@ -255,10 +257,6 @@ def model_is_there(whole: View) -> Iterator[Problem]:
     named = config[key]
     if not named:
         return
-    if whole.flavour.hub_id is None:
-        message = f'"{key}" is set, but "model_flavour" {whole.flavour.name} is built in'
-        yield config.error(key, message, "remove it, or choose the flavour of that model")
-        return
     path = config.resolve(key, named)
     if path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin", ".gguf"}:
         message = f'"{key}": {path.suffix} files are not read'
@@ -273,6 +271,8 @@ def model_is_there(whole: View) -> Iterator[Problem]:
 
 
 def _model_hint(whole: View) -> str:
+    if whole.flavour.hub_id is None:
+        return f'remove it: "{whole.flavour.name}" is built in; or give a folder or a .safetensors file'
     return f'give a folder, a .safetensors file, or a hub id such as "{whole.flavour.hub_id}"'
 
 
@@ -350,6 +350,9 @@ def _path_hint(keys: Keys, key: str, path: Path) -> str | None:
     return f"relative paths are meant from {keys.base(key)}"
 
 
+_PLAIN_NAME = re.compile(r"\w[\w .-]{0,79}")
+
+
 @rule("validation_prompts_file")
 def prompts_are_text(whole: View) -> Iterator[Problem]:
     """The prompts file must be {"name": "prompt"}; what is wrong in it is told with the file's own lines."""
@@ -369,3 +372,17 @@ def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
     if not file.problems and (wrong or not file.value):
         message = f"{quoted_path(path)} must hold an object of names and prompts"
         yield whole.config.error("validation_prompts_file", message, 'write for instance {"cat": "a photo of a cat"}')
+    elif not file.problems:
+        yield from _name_problems(whole, path, file.value)
+
+
+def _name_problems(whole: View, path: Path, prompts: Mapping[str, str]) -> Iterator[Problem]:
+    """Pictures are called by the prompts' names, so these must be plain file names, and none may stand twice."""
+    for name in prompts:
+        if not _PLAIN_NAME.fullmatch(name):
+            message = f"{path.name}: the name {quoted(name)} can't be part of a file's name"
+            hint = "use up to 80 letters, digits, spaces, dots, - and _, beginning with a letter or digit"
+            yield whole.config.error("validation_prompts_file", message, hint)
+        elif name == "prompt" and whole.config["validation_prompt"] is not None:
+            message = f'{path.name}: the name "prompt" is that of "validation_prompt"'
+            yield whole.config.error("validation_prompts_file", message, "give it another name")

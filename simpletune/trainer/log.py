@@ -135,7 +135,10 @@ class StepLog:
             )
         if self._phase is not None:
             rate = f"{pending.learning_rate:.1e}".replace("e-0", "e-")
-            self._phase.advance(1, loss=f"{loss:.3f}", lr=rate, mem=f"{memory:.1f}G")
+            shown = {"loss": f"{loss:.3f}", "lr": rate}
+            if self._device.type == "cuda":
+                shown["mem"] = f"{memory:.1f}G"
+            self._phase.advance(1, **shown)
         self._skipped = 0 if math.isfinite(grad_norm) else self._skipped + 1
         allowed = _SCALES_TRIED if self._loss_is_scaled else 0
         if not math.isfinite(loss) or self._skipped > allowed:

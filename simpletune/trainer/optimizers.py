@@ -93,7 +93,7 @@ def build_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> t
     """
     name = settings.optimizer
     optimizer_class = _optimizer_class(name)
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.optimizer_config.items()}
+    given = {key: tuple(map(float, v)) if key == "betas" else v for key, v in settings.optimizer_config.items()}
     _check_arguments(name, given)
     device = parameters[0].device
     arguments = {**OPTIMIZERS[name].defaults, **given, **_execution_arguments(name, device)}

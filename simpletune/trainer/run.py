@@ -20,7 +20,7 @@ import torch
 
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
-from simpletune.errors import Interrupted, OutOfMemory, Terminated
+from simpletune.errors import ConfigError, Interrupted, OutOfMemory, Terminated
 from simpletune.models import components
 from simpletune.models.adapters import lora_targets
 from simpletune.models.lora_file import read_adapter
@@ -53,7 +53,7 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     processes = Processes(settings)
     if not processes.is_main:
         reporter = SilentReporter()
-    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.output_dir)
     try:
         with run_lock(settings.output_dir) if processes.is_main else nullcontext():
             family = get_family(settings.model_family)
@@ -75,6 +75,15 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
         raise _out_of_memory(settings, error) from error
     finally:
         processes.close()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output_dir: {folder} can't be made: {error.strerror}", "name a folder that can be written to"
+        ) from error
 
 
 def finished(settings: Settings, found: Path | None, total_steps: int, reporter: Reporter) -> Outcome | None:

@@ -83,7 +83,7 @@ CASES = {
         entry(instance_prompt="x", crop_style="random", crop_aspect_buckets=[1.0], target_downsample_size=9),
     ),
     "missing model": (config(pretrained_model_name_or_path="./nothing"),),
-    "tiny with a path": (config(model_flavour="tiny", pretrained_model_name_or_path="pictures"),),
+    "tiny with a path that is not there": (config(model_flavour="tiny", pretrained_model_name_or_path="./gone"),),
     "pickled model": (config(pretrained_model_name_or_path="model.ckpt"),),
     "single file without tokenizers": (config(pretrained_model_name_or_path="model.safetensors"),),
     "missing data file": (config(data_backend_config="nowhere.json"),),
