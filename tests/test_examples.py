@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from simpletune.cli.main import run
+from simpletune.config.load import load
+from simpletune.data.preflight import preflight
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -40,3 +43,15 @@ def test_the_quickstart_is_small_and_says_where_it_comes_from() -> None:
     assert sum(path.stat().st_size for path in (EXAMPLES / "quickstart" / "pictures").iterdir()) < 2_000_000
     sources = (EXAMPLES / "quickstart" / "SOURCES.md").read_text()
     assert all(f"| {path.name} |" in sources for path in pictures)
+
+
+def test_the_two_files_of_the_readme_load(tmp_path: Path) -> None:
+    """As shown, but for the model, which is not on this machine."""
+    blocks = re.findall(r"```json\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    config, data = (json.loads(block) for block in blocks)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "multidatabackend.json").write_text(json.dumps(data))
+    shutil.copytree(EXAMPLES / "quickstart" / "pictures", tmp_path / data[0]["instance_data_dir"])
+    settings, _ = load(tmp_path / "config.json", ["device=cpu"])
+    assert preflight(settings).total_steps == config["max_train_steps"]
+    assert settings.model_flavour == "sd3-medium"

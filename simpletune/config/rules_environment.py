@@ -16,7 +16,9 @@ OPTIMIZER_LIBRARIES = {
     "adamw_bf16": ("optimi", "torch-optimi"),
     "lion": ("optimi", "torch-optimi"),
 }
-CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
+
+
+INSTALL_CUDA = "pip install --force-reinstall torch"
 
 
 def environment_problems(whole: View) -> Iterator[Problem]:
@@ -43,7 +45,7 @@ def _device(whole: View) -> Iterator[Problem]:
     elif device == "cuda" and not (build.cuda or build.hip):
         message = f'"device" is cuda, but the installed PyTorch {build.version} has no CUDA'
         release = build.version.partition("+")[0]
-        hint = f"pip install --force-reinstall torch=={release} --index-url {CUDA_INDEX} (others: pytorch.org)"
+        hint = f"{INSTALL_CUDA}=={release}, which has CUDA on Linux; on Windows take the command that pytorch.org gives"
         yield whole.config.error("device", message, hint, kind="environment")
     elif device == "mps" and platform.system() != "Darwin":
         message = '"device" is mps, which is for Macs'

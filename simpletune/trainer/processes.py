@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
+from simpletune.config.rules_environment import INSTALL_CUDA
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
 
@@ -77,7 +78,7 @@ def check_device(device: str) -> None:
         if torch.version.cuda is None:
             raise EnvironmentNotReady(
                 "`device` is cuda, but the installed torch was built without CUDA",
-                "install a CUDA build: pip install --upgrade torch --index-url https://download.pytorch.org/whl/cu130",
+                f"{INSTALL_CUDA}, which has CUDA on Linux; on Windows take the command that pytorch.org gives",
             )
         raise EnvironmentNotReady(
             "`device` is cuda, but torch finds no usable GPU",
