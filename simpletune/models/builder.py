@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from simpletune import files
+from simpletune.config import architecture
 from simpletune.errors import UsageError
 from simpletune.models import components, vocabulary
 from simpletune.models.random_weights import position_table, random_tensor
 from simpletune.models.tensor_file import TensorSpec, write_sharded
 
-ALL_PARTS = (*components.WEIGHT_PARTS, *components.TOKENIZER_PARTS, "scheduler")
+ALL_PARTS = (*architecture.WEIGHT_PARTS, *architecture.TOKENIZER_PARTS, "scheduler")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _MAX_SHARD_BYTES = 5_000_000_000
 _CLIP_VOCABULARY_LIMIT = 1344  # what the word list needs
@@ -47,10 +48,10 @@ def build(
     with files.new_folder(folder) as temporary:
         for part in parts:
             (temporary / part).mkdir()
-            if part not in components.WEIGHT_PARTS:
+            if part not in architecture.WEIGHT_PARTS:
                 _write_description(temporary / part, part, flavour)
                 continue
-            config = components.component_config(flavour, part)
+            config = architecture.component_config(flavour, part)
             files.write_json(temporary / part / "config.json", config)
             specs, stem = weight_specs(part, config, DTYPES[dtype]), components.weights_stem(part)
             write_sharded(temporary / part, stem, specs, _maker(seed, part, config), max_shard_bytes, written)
@@ -59,8 +60,8 @@ def build(
 
 def total_bytes(flavour: str, dtype: str, parts: Sequence[str]) -> int:
     """The size of all weights `build` would write."""
-    weights = [part for part in parts if part in components.WEIGHT_PARTS]
-    specs = [weight_specs(part, components.component_config(flavour, part), DTYPES[dtype]) for part in weights]
+    weights = [part for part in parts if part in architecture.WEIGHT_PARTS]
+    specs = [weight_specs(part, architecture.component_config(flavour, part), DTYPES[dtype]) for part in weights]
     return sum(spec.size_bytes for part in specs for spec in part)
 
 
@@ -90,7 +91,7 @@ def _maker(seed: int, part: str, config: dict[str, Any]) -> Callable[[TensorSpec
 def _write_description(folder: Path, part: str, flavour: str) -> None:
     """Fill the folder of a part that has no weights."""
     if part == "scheduler":
-        files.write_json(folder / "scheduler_config.json", components.component_config(flavour, part))
+        files.write_json(folder / "scheduler_config.json", architecture.component_config(flavour, part))
     else:
         _tokenizer(part, flavour).save_pretrained(folder)
 
@@ -98,7 +99,7 @@ def _write_description(folder: Path, part: str, flavour: str) -> None:
 def _tokenizer(part: str, flavour: str) -> Any:
     if part == "tokenizer_3":
         return vocabulary.t5_tokenizer()
-    encoder = components.component_config(flavour, "text_encoder" + part.removeprefix("tokenizer"))
+    encoder = architecture.component_config(flavour, "text_encoder" + part.removeprefix("tokenizer"))
     size = min(encoder["vocab_size"], _CLIP_VOCABULARY_LIMIT)
     return vocabulary.clip_tokenizer(size, pad_token="!" if part == "tokenizer_2" else vocabulary.END)
 

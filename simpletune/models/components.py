@@ -1,18 +1,10 @@
-"""The architecture of each flavour, as JSON shipped with the package, so that nothing is fetched to know a shape.
-
-A part is a folder of the diffusers layout: transformer, vae, scheduler, text_encoder, _2, _3, tokenizer, _2, _3.
-"""
+"""The parts of a pipeline as modules: which class each is, and what a run reads of them."""
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import Any
 
-CLIP_TOKENS = 77
-ENCODER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-TOKENIZER_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-WEIGHT_PARTS = (*ENCODER_PARTS, "vae", "transformer")
+from simpletune.config.architecture import ENCODER_PARTS
 
 # Each part's library and class as model_index.json names them.
 PIPELINE_CLASSES = {
@@ -32,14 +24,6 @@ def needed_parts(use_t5: bool) -> list[str]:
     """Every part of the diffusers layout that a run reads."""
     without = () if use_t5 else ("text_encoder_3", "tokenizer_3")
     return [part for part in PIPELINE_CLASSES if part not in without]
-
-
-def component_config(flavour: str, part: str) -> dict[str, Any]:
-    """The config of one part (not a tokenizer) of a flavour: a fresh dict with its `_class_name`."""
-    folder = resources.files("simpletune.models") / "configs" / ("tiny" if flavour == "tiny" else "sd3")
-    name = f"transformer.{flavour}.json" if part == "transformer" and flavour != "tiny" else f"{part}.json"
-    config: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    return config
 
 
 def weights_stem(part: str) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simpletune.config import architecture
 from simpletune.config.families import Flavour
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
@@ -45,9 +46,9 @@ def patterns(use_t5: bool) -> list[str]:
     """The files of a hub repository in the diffusers layout that a run reads; no pickles, no second precision."""
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
     for part in components.needed_parts(use_t5):
-        if part in components.TOKENIZER_PARTS:
+        if part in architecture.TOKENIZER_PARTS:
             wanted += [f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model"]
-        elif part in components.WEIGHT_PARTS:
+        elif part in architecture.WEIGHT_PARTS:
             stem = components.weights_stem(part)
             names = ("config.json", f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}-*.safetensors")
             wanted += [f"{part}/{name}" for name in names]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
@@ -72,8 +73,8 @@ def _single(source: str, path: Path, settings: Settings, extra: Path | None) -> 
     absent = [
         part
         for part in components.needed_parts(settings.use_t5)
-        if part in components.TOKENIZER_PARTS
-        or (part in components.ENCODER_PARTS and not single_file.has_part(stored, part))
+        if part in architecture.TOKENIZER_PARTS
+        or (part in architecture.ENCODER_PARTS and not single_file.has_part(stored, part))
     ]
     lacking = _lacking(extra, absent) if extra is not None else absent
     if lacking:
@@ -116,14 +117,14 @@ def _lacking(root: Path, parts: Sequence[str]) -> list[str]:
     lacking = []
     for part in parts:
         folder = root / part
-        if part in components.TOKENIZER_PARTS:
+        if part in architecture.TOKENIZER_PARTS:
             if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
                 lacking.append(f"{part}/ (the tokenizer's files)")
             continue
         config = "scheduler_config.json" if part == "scheduler" else "config.json"
         if not (folder / config).is_file():
             lacking.append(f"{part}/{config}")
-        if part in components.WEIGHT_PARTS and not any(folder.glob("*.safetensors")):
+        if part in architecture.WEIGHT_PARTS and not any(folder.glob("*.safetensors")):
             lacking.append(f"{part}/ (its weights as .safetensors)")
     return lacking
 

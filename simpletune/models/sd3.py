@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from simpletune import files as file_tools
+from simpletune.config import architecture
 from simpletune.config.settings import Settings
-from simpletune.models import components
 from simpletune.models.family import ModelFiles, Progress, SamplingRequest, TextEncoding
 from simpletune.models.latents import SD3LatentCoder, vae_dtype
 from simpletune.models.load import compute_dtype, stream_into
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
-# Embedders and the output projection keep their precision: they are small and everything passes through them. The AdaLN
-# linears, a third of the weights, are quantized.
-QUANTIZED = all_but("pos_embed*", "time_text_embed*", "context_embedder", "norm_out*", "proj_out")
+QUANTIZED = all_but(*architecture.FULL_PRECISION)
 
 
 class SD3:
@@ -128,7 +126,7 @@ class SD3:
         """Noise comes from a CPU generator, so a seed is the same picture's start on every device."""
         from diffusers import StableDiffusion3Pipeline
 
-        absent = dict.fromkeys((*components.ENCODER_PARTS, *components.TOKENIZER_PARTS))
+        absent = dict.fromkeys((*architecture.ENCODER_PARTS, *architecture.TOKENIZER_PARTS))
         module = vae.module if isinstance(vae, SD3LatentCoder) else None
         pipeline = StableDiffusion3Pipeline(transformer=transformer, vae=module, scheduler=_scheduler(files), **absent)
         pipeline.set_progress_bar_config(disable=True)
@@ -196,7 +194,7 @@ def _text_precisions(settings: Settings) -> dict[str, str]:
 
 
 def _tokenizers(settings: Settings) -> tuple[str, ...]:
-    return components.TOKENIZER_PARTS if settings.use_t5 else components.TOKENIZER_PARTS[:2]
+    return architecture.TOKENIZER_PARTS if settings.use_t5 else architecture.TOKENIZER_PARTS[:2]
 
 
 def _text_width(files: ModelFiles) -> int:
@@ -208,7 +206,7 @@ def _scheduler(files: ModelFiles) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     if files.layout == "single":
-        config = components.component_config("sd3-medium", "scheduler")
+        config = architecture.component_config("sd3-medium", "scheduler")
     else:
         config = read_config(files.root / "scheduler" / "scheduler_config.json")
     return FlowMatchEulerDiscreteScheduler.from_config(config)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simpletune.config import architecture
 from simpletune.errors import ModelUnavailable
-from simpletune.models import components
 from simpletune.models.weight_source import View, WeightSource
 
 _PREFIXES = {
@@ -203,7 +203,7 @@ def _vae_levels(shapes: Mapping[str, tuple[int, ...]]) -> set[int]:
 
 def _transformer_config(_part: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
-    return components.component_config("sd3-medium", "transformer") | {
+    return architecture.component_config("sd3-medium", "transformer") | {
         "patch_size": patch,
         "in_channels": channels,
         "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
@@ -222,7 +222,7 @@ def _transformer_config(_part: str, shapes: Mapping[str, tuple[int, ...]]) -> di
 def _vae_config(part: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     levels = sorted(_vae_levels(shapes))
     widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in levels]
-    return components.component_config("sd3-medium", part) | {
+    return architecture.component_config("sd3-medium", part) | {
         "down_block_types": ["DownEncoderBlock2D"] * len(levels),
         "up_block_types": ["UpDecoderBlock2D"] * len(levels),
         "block_out_channels": widths,
@@ -233,7 +233,7 @@ def _vae_config(part: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, A
 
 def _clip_config(part: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
-    return components.component_config("sd3-medium", part) | {
+    return architecture.component_config("sd3-medium", part) | {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
@@ -248,7 +248,7 @@ def _t5_config(part: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, An
     vocabulary, width = shapes["shared.weight"]
     blocks = 1 + max(_numbers(shapes, r"^encoder\.block\.(\d+)\."))
     buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-    return components.component_config("sd3-medium", part) | {
+    return architecture.component_config("sd3-medium", part) | {
         "vocab_size": vocabulary,
         "d_model": width,
         "d_ff": shapes["encoder.block.0.layer.1.DenseReluDense.wo.weight"][1],

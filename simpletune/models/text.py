@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simpletune.config.architecture import CLIP_TOKENS
 from simpletune.errors import ModelUnavailable
-from simpletune.models.components import CLIP_TOKENS
 from simpletune.models.family import TextEncoding
 
 

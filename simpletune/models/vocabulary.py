@@ -11,7 +11,7 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
-from simpletune.models.components import CLIP_TOKENS
+from simpletune.config.architecture import CLIP_TOKENS
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 

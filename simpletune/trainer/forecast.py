@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simpletune.config import architecture
 from simpletune.config.families import FAMILIES
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
@@ -65,7 +66,7 @@ def _text_encoder_weights(settings: Settings, compute: int) -> int:
     precisions = [settings.text_encoder_1_precision, settings.text_encoder_2_precision]
     if settings.use_t5:
         precisions.append(settings.text_encoder_3_precision)
-    parts = components.ENCODER_PARTS[: len(precisions)]
+    parts = architecture.ENCODER_PARTS[: len(precisions)]
     return sum(
         weight_bytes(_part_shapes(settings, part), precision, compute, lambda name: "embed" not in name)
         for part, precision in zip(parts, precisions, strict=True)
@@ -77,7 +78,7 @@ def _part_shapes(settings: Settings, part: str) -> dict[str, TensorShape]:
 
 
 def _config(settings: Settings, part: str) -> dict[str, Any]:
-    return components.component_config(settings.model_flavour, part)
+    return architecture.component_config(settings.model_flavour, part)
 
 
 def _shapes(module: Any) -> dict[str, TensorShape]:

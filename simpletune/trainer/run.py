@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.errors import ConfigError, Interrupted, OutOfMemory, Terminated
@@ -108,7 +109,7 @@ def check_start(settings: Settings, found: Path | None) -> None:
         check_resumable(checkpoint.read_state(found)["settings"], settings, found)
     if settings.init_lora is not None:
         read_adapter(settings.init_lora)
-    config = components.component_config(settings.model_flavour, "transformer")
+    config = architecture.component_config(settings.model_flavour, "transformer")
     lora_targets(components.empty_module("transformer", config), settings)
 
 

@@ -18,6 +18,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors.torch import load_file, save_file
 
+from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
@@ -38,7 +39,7 @@ MakeSettings = Callable[..., Settings]
 def states(tiny_model: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {
         part: load_file(tiny_model / part / f"{components.weights_stem(part)}.safetensors")
-        for part in components.WEIGHT_PARTS
+        for part in architecture.WEIGHT_PARTS
     }
 
 
@@ -72,7 +73,7 @@ def test_the_tests_layout_is_what_diffusers_converts(states: dict[str, dict[str,
     old = original_layout.transformer(states["transformer"], 4)
     _assert_same(convert_sd3_transformer_checkpoint_to_diffusers(dict(old)), states["transformer"])
     old = {f"first_stage_model.{name}": tensor for name, tensor in original_layout.vae(states["vae"], 4).items()}
-    config = components.component_config("tiny", "vae")
+    config = architecture.component_config("tiny", "vae")
     _assert_same(convert_ldm_vae_checkpoint(old, config), states["vae"])
 
 
@@ -135,7 +136,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, make_settings: Make
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", ""])
 def test_dual_attention_and_query_norms(tmp_path: Path, prefix: str) -> None:
     torch.manual_seed(0)
-    config = components.component_config("sd3.5-medium", "transformer") | {
+    config = architecture.component_config("sd3.5-medium", "transformer") | {
         "num_layers": 3,
         "num_attention_heads": 2,
         "joint_attention_dim": 32,
@@ -159,9 +160,9 @@ def test_dual_attention_and_query_norms(tmp_path: Path, prefix: str) -> None:
 def test_configs_from_shapes_are_the_shipped_ones(flavour: str, tmp_path: Path) -> None:
     """A file of the real size that holds nothing but its header."""
     shapes: dict[str, Any] = {}
-    parts = [part for part in components.WEIGHT_PARTS if part != "text_encoder_3" or flavour == "sd3-medium"]
+    parts = [part for part in architecture.WEIGHT_PARTS if part != "text_encoder_3" or flavour == "sd3-medium"]
     for part in parts:
-        config = components.component_config(flavour, part)
+        config = architecture.component_config(flavour, part)
         state = components.empty_module(part, config).state_dict()
         if part == "transformer":
             state = original_layout.transformer(state, config["num_layers"])
@@ -177,7 +178,7 @@ def test_configs_from_shapes_are_the_shipped_ones(flavour: str, tmp_path: Path) 
         file.truncate(len(header) + sum(spec.size_bytes for spec in specs))
     source = WeightSource.open(path)
     for part in parts:
-        assert single_file.part_config(source, part) == components.component_config(flavour, part), part
+        assert single_file.part_config(source, part) == architecture.component_config(flavour, part), part
 
 
 def _original(states: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

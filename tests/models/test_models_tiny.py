@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, module_names
 from simpletune.errors import UsageError
 from simpletune.files import sha256
@@ -56,7 +57,7 @@ def test_stock_pipeline_loads_tiny_and_paints(tiny_model: Path) -> None:
 @pytest.mark.parametrize("flavour", sorted(FLAVOURS))
 def test_shipped_configs_agree_with_the_family_facts(flavour: str) -> None:
     facts = FLAVOURS[flavour]
-    config = components.component_config(flavour, "transformer")
+    config = architecture.component_config(flavour, "transformer")
     transformer = components.empty_module("transformer", config)
     linears = {name for name, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
     assert config["num_layers"] == facts.block_count
@@ -67,7 +68,7 @@ def test_shipped_configs_agree_with_the_family_facts(flavour: str) -> None:
 
 @pytest.mark.parametrize(("flavour", "billions"), [("sd3-medium", 2.03), ("sd3.5-medium", 2.24), ("sd3.5-large", 8.06)])
 def test_real_flavours_have_their_published_size(flavour: str, billions: float) -> None:
-    transformer = components.empty_module("transformer", components.component_config(flavour, "transformer"))
+    transformer = components.empty_module("transformer", architecture.component_config(flavour, "transformer"))
     parameters = sum(parameter.numel() for parameter in transformer.parameters())
     assert parameters / 1e9 == pytest.approx(billions, rel=0.02)
 
