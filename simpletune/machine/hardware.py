@@ -1,37 +1,33 @@
-"""What this machine has: GPUs, memory, disk, processors, and what torch was built for. Imports no torch."""
+"""What this machine has: GPUs, memory, disk, processors, and what torch was built for. Imports no torch.
+
+`devices.py` says what of it a run can use.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from simpletune.config.installed import TorchBuild, torch_build
+from simpletune.machine.gpus import Gpu, amd_gpus, cards_on_bus, driver_cuda, nvidia_gpus
 
-_QUERY = ("index", "name", "memory.total", "memory.free", "driver_version", "compute_cap")
-_MEBIBYTE = 1 << 20
-_TIMEOUT_SECONDS = 10
+__all__ = ["Gpu", "Machine", "disk_free", "look", "memory", "usable_cpus"]
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """An NVIDIA GPU as its driver describes it; memory in bytes, `compute_capability` such as (9, 0)."""
-
-    index: int
-    name: str
-    memory_total: int
-    memory_free: int
-    driver: str
-    compute_capability: tuple[int, int] | None
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Memory and disk in bytes; a figure the system doesn't give is None."""
+    """Memory and disk in bytes; a figure the system doesn't give is None.
+
+    system: "Linux", "Windows" or "Darwin" (a Mac). architecture: "x86_64", "aarch64", "arm64", "AMD64". wsl: 1 or 2
+    inside Windows. visible_devices: CUDA_VISIBLE_DEVICES as it is set. gpu_problem: what nvidia-smi said instead of
+    listing cards. driver_cuda: the newest CUDA version the driver runs. cards: the makers of cards on the bus.
+    """
 
     gpus: tuple[Gpu, ...]
     memory_total: int | None
@@ -39,59 +35,103 @@ class Machine:
     disk_free: int | None
     cpu_count: int
     torch: TorchBuild | None
+    system: str = "Linux"
+    architecture: str = "x86_64"
+    release: str = ""
+    processor: str = "processor"
+    wsl: int | None = None
+    in_container: bool = False
+    visible_devices: str | None = None
+    device_order: str = "FASTEST_FIRST"
+    gpu_problem: str | None = None
+    driver_cuda: tuple[int, int] | None = None
+    cards: frozenset[str] = frozenset()
 
 
 def look(folder: Path) -> Machine:
-    """This machine, with the free disk space of `folder` (which need not exist yet)."""
+    """This machine, with the free disk space of `folder` (which need not exist yet).
+
+    Takes as long as nvidia-smi does: some 50 ms, a second or two where its driver has to be woken first.
+    """
     total, available = memory()
-    return Machine(nvidia_gpus(), total, available, disk_free(folder), usable_cpus(), torch_build())
+    nvidia = nvidia_gpus()
+    return Machine(
+        gpus=(*nvidia.gpus, *amd_gpus()),
+        memory_total=total,
+        memory_available=available,
+        disk_free=disk_free(folder),
+        cpu_count=usable_cpus(),
+        torch=torch_build(),
+        system=platform.system(),
+        architecture=platform.machine(),
+        release=platform.mac_ver()[0] or platform.release(),
+        processor=processor_name(),
+        wsl=wsl_version(platform.release()),
+        in_container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
+        visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        device_order=os.environ.get("CUDA_DEVICE_ORDER", "FASTEST_FIRST"),
+        gpu_problem=nvidia.problem,
+        driver_cuda=driver_cuda() if nvidia.gpus else None,
+        cards=cards_on_bus(),
+    )
 
 
-def nvidia_gpus() -> tuple[Gpu, ...]:
-    """The GPUs nvidia-smi lists; none when there is no driver."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    command = [program, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return parse_gpus(answer.stdout) if answer.returncode == 0 else ()
-
-
-def parse_gpus(text: str) -> tuple[Gpu, ...]:
-    """nvidia-smi's CSV lines; a line with a figure it does not know ("[N/A]") is left out."""
-    rows = ([cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)))
-    return tuple(gpu for row in rows if len(row) == len(_QUERY) and (gpu := _gpu(row)))
-
-
-def _gpu(row: list[str]) -> Gpu | None:
-    index, name, total, free, driver, capability = row
-    try:
-        major, _, minor = capability.partition(".")
-        known = (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
-        return Gpu(int(index), name, int(total) * _MEBIBYTE, int(free) * _MEBIBYTE, driver, known)
-    except ValueError:
+def wsl_version(kernel: str) -> int | None:
+    """1 or 2 inside the Windows Subsystem for Linux, by the kernel's name; None elsewhere."""
+    if "microsoft" not in kernel.lower():
         return None
+    return 2 if "wsl2" in kernel.lower() or "microsoft-standard" in kernel else 1
 
 
 def memory() -> tuple[int | None, int | None]:
-    """Main memory: all of it, and what is free for use; (None, None) where the system does not say."""
+    """Main memory in bytes: all this process may use, and what is free; None where the system does not say."""
+    total, available = _system_memory()
+    limit, used = _container_memory()
+    if limit is None or (total is not None and limit >= total):
+        return total, available
+    left = max(0, limit - used)
+    return limit, left if available is None else min(left, available)
+
+
+def _system_memory() -> tuple[int | None, int | None]:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return _physical_memory(), None
+        return _memory_elsewhere()
     parted = (line.partition(":") for line in lines)
     sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in parted if rest.strip()}
     return sizes.get("MemTotal"), sizes.get("MemAvailable")
 
 
-def _physical_memory() -> int | None:
+def _memory_elsewhere() -> tuple[int | None, int | None]:
+    """macOS and Windows."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        import psutil
+
+        found = psutil.virtual_memory()
+    except (ImportError, OSError, RuntimeError):
+        return None, None
+    return int(found.total), int(found.available)
+
+
+def _container_memory() -> tuple[int | None, int]:
+    """A container's limit and what is used of it, in bytes; (None, 0) without a limit. cgroup version 2, then 1."""
+    for limit, used in (
+        (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+        (_CGROUP / "memory" / "memory.limit_in_bytes", _CGROUP / "memory" / "memory.usage_in_bytes"),
+    ):
+        size = _number(limit)
+        if size is not None:
+            return size, _number(used) or 0
+    return None, 0
+
+
+def _number(file: Path) -> int | None:
+    try:
+        text = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
         return None
+    return int(text) if text.isdecimal() else None
 
 
 def disk_free(folder: Path) -> int | None:
@@ -109,6 +149,29 @@ def disk_free(folder: Path) -> int | None:
 
 def usable_cpus() -> int:
     """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return count
+
+
+def processor_name() -> str:
+    """What the processor calls itself, such as "Apple M2 Pro"."""
+    if platform.system() == "Darwin":
+        return _apple_name() or platform.machine()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    names = (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "processor"
+
+
+def _apple_name() -> str:
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

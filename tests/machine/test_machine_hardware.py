@@ -7,8 +7,9 @@ import pytest
 
 from simpletune.config import installed
 from simpletune.config.installed import is_installed, torch_build
-from simpletune.machine import hardware
-from simpletune.machine.hardware import look, parse_gpus
+from simpletune.machine import gpus
+from simpletune.machine.gpus import Found, nvidia_gpus, parse_gpus
+from simpletune.machine.hardware import look
 
 
 def test_this_machine(tmp_path):
@@ -26,10 +27,11 @@ def test_gpus_of_a_driver_s_answer():
         "2, Old, 8192, 8000, 470.1, [N/A]",
         "",
     ]
-    first, second = parse_gpus("\n".join(lines))
+    first, odd, second = parse_gpus("\n".join(lines))
     assert (first.index, first.name, first.memory_total, first.compute_capability) == (
         0, "NVIDIA GeForce RTX 4090", 24564 << 20, (8, 9),
     )  # fmt: skip
+    assert (odd.memory_total, odd.memory_free, odd.compute_capability) == (None, 1 << 20, (8, 9))
     assert (second.index, second.compute_capability) == (2, None)
 
 
@@ -38,9 +40,15 @@ def test_a_driver_that_fails_is_no_gpu(monkeypatch, answer):
     def fail(*args, **kwargs):
         raise answer
 
-    monkeypatch.setattr(hardware.shutil, "which", lambda name: "/bin/nvidia-smi")
-    monkeypatch.setattr(hardware.subprocess, "run", fail)
-    assert hardware.nvidia_gpus() == ()
+    monkeypatch.setattr(gpus.shutil, "which", lambda name: "/bin/nvidia-smi")
+    monkeypatch.setattr(gpus.subprocess, "run", fail)
+    found = nvidia_gpus()
+    assert (found.gpus, "nvidia-smi" in found.problem) == ((), True)
+
+
+def test_without_a_driver_there_is_nothing_to_say(monkeypatch):
+    monkeypatch.setattr(gpus.shutil, "which", lambda name: None)
+    assert nvidia_gpus() == Found()
 
 
 def test_torch_is_known_without_importing_it():
