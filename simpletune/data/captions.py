@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from simpletune.data.sources import ImageFile, Reason, Rejected, shown
+from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, shown
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -31,7 +31,7 @@ def read_caption(image: ImageFile, image_set: ImageSet) -> Caption | Rejected:
     prompt = _one_line(image_set.instance_prompt or "")
     if image_set.only_instance_prompt or image_set.caption_strategy == "instanceprompt":
         return Caption(prompt) if prompt else Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
-    found = _from_filename(image) if image_set.caption_strategy == "filename" else _from_text_file(image)
+    found = name_caption(image) if image_set.caption_strategy == "filename" else _from_text_file(image)
     if isinstance(found, Caption) and image_set.prepend_instance_prompt and prompt:
         return Caption(f"{prompt} {found.text}", found.notes)
     return found
@@ -54,16 +54,20 @@ def decode_text(data: bytes) -> tuple[str, tuple[str, ...]]:
         return data.decode("latin-1"), (NOT_UTF8,)
 
 
-def _from_filename(image: ImageFile) -> Caption | Rejected:
+def name_caption(image: ImageFile) -> Caption | Rejected:
+    """A picture's name as its caption: its last part, with spaces for underscores and hyphens."""
     stem = PurePosixPath(image.name).stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     text = _one_line(stem.replace("_", " ").replace("-", " "))
     return Caption(text) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
 
 
-def _from_text_file(image: ImageFile) -> Caption | Rejected:
-    path = image.path.with_suffix(".txt")
+def text_caption(image: ImageFile) -> Caption | Rejected | None:
+    """The first line of the text file beside a picture; None when there is no such file."""
+    if not image.may_have_text:
+        return None
+    path = image.path.with_suffix(TEXT_EXTENSION)
     data = _read(path)
-    if isinstance(data, Rejected):
+    if not isinstance(data, bytes):
         return data
     text, notes = decode_text(data)
     lines = [line for line in map(_one_line, text.splitlines()) if line]
@@ -72,12 +76,20 @@ def _from_text_file(image: ImageFile) -> Caption | Rejected:
     return Caption(lines[0], notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
 
 
-def _read(path: Path) -> bytes | Rejected:
+def _from_text_file(image: ImageFile) -> Caption | Rejected:
+    found = text_caption(image)
+    if found is None:
+        name = image.path.with_suffix(TEXT_EXTENSION).name
+        return Rejected(Reason.NO_CAPTION, f"no caption file {shown(name)}")
+    return found
+
+
+def _read(path: Path) -> bytes | Rejected | None:
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_CAPTION_FILE + 1)
     except FileNotFoundError:
-        return Rejected(Reason.NO_CAPTION, f"no caption file {shown(path.name)}")
+        return None
     except OSError as error:
         return Rejected(Reason.NO_CAPTION, f"caption file {shown(path.name)} can't be read: {error.strerror}")
     if len(data) > LARGEST_CAPTION_FILE:

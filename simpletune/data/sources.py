@@ -7,6 +7,8 @@ folder once, so that a loop of links ends.
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +20,10 @@ OTHER_PICTURE_EXTENSIONS = frozenset(
     {".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".xcf", ".svg", ".ico", ".tga", ".exr", ".hdr", ".raw", ".dng"}
     | {".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
+
+
+TEXT_EXTENSION = ".txt"
+"""What a caption's file ends in; the rest of its name is the picture's."""
 
 
 class Reason(str, Enum):
@@ -60,12 +66,16 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file that may be a picture; `name` is its path inside the data set, with forward slashes."""
+    """A file that may be a picture; `name` is its path inside the data set, with forward slashes.
+
+    `may_have_text` is False when the folder's listing shows that no text file of its name stands beside it.
+    """
 
     path: Path
     name: str
     size_bytes: int
     mtime_ns: int
+    may_have_text: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,16 +102,118 @@ def list_images(root: Path) -> Listing:
 
     Raises OSError when `root` itself can't be listed; a folder below it that can't is one rejected entry.
     """
-    walk = _Walk()
-    walk.enter(os.fspath(root), "")
-    walk.finish()
-    return Listing(
-        tuple(sorted(walk.files, key=lambda file: file.name)), tuple(sorted(walk.rejected, key=_name)), walk.other
-    )
+    walk = Walk(root)
+    found = sorted(walk.pictures(), key=lambda picture: picture.name)
+    files, rejected = [], list(walk.closed)
+    for picture in found:
+        verdict = picture.look()
+        if isinstance(verdict, ImageFile):
+            files.append(verdict)
+        else:
+            rejected.append((picture.name, verdict))
+    return Listing(tuple(files), tuple(sorted(rejected, key=_name)), walk.other)
 
 
 def _name(entry: tuple[str, Rejected]) -> str:
     return entry[0]
+
+
+class _Folder:
+    """One folder of a walk: `prefix` is its name inside the data set, `texts` the .txt files in it, lower-cased."""
+
+    __slots__ = ("listed", "prefix", "texts")
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.texts: set[str] = set()
+        self.listed = False
+
+    def may_hold(self, text_name: str) -> bool:
+        """Whether opening `text_name` here could succeed.
+
+        File systems differ in how they compare letter cases and accents: cases are ignored, and accents are not judged.
+        """
+        return not self.listed or text_name.lower() in self.texts or not text_name.isascii()
+
+
+class Found:
+    """A picture-like file as its folder's listing shows it; nothing has been asked of the file itself yet."""
+
+    __slots__ = ("_entry", "_extension", "_folder", "name")
+
+    def __init__(self, entry: os.DirEntry[str], folder: _Folder, extension: str) -> None:
+        self._entry, self._folder, self._extension = entry, folder, extension
+        self.name = folder.prefix + entry.name
+
+    def look(self) -> ImageFile | Rejected:
+        """The file, if it can be a picture at all."""
+        entry = self._entry
+        if self._extension in OTHER_PICTURE_EXTENSIONS:
+            return Rejected(Reason.UNSUPPORTED, f"{self._extension} files aren't read; save it as PNG or JPEG")
+        try:
+            status = entry.stat()
+        except OSError as error:
+            if entry.is_symlink():
+                return Rejected(Reason.BROKEN_LINK, str(error.strerror))
+            return Rejected(Reason.UNREADABLE, str(error.strerror))
+        if not stat.S_ISREG(status.st_mode):
+            return Rejected(Reason.NOT_A_FILE, "a pipe, socket or device can't be read as a picture")
+        if status.st_size == 0:
+            return Rejected(Reason.ZERO_BYTES, "there is nothing in it; copy it again from where it came")
+        may_have_text = self._folder.may_hold(entry.name[: -len(self._extension)] + TEXT_EXTENSION)
+        return ImageFile(Path(entry.path), self.name, status.st_size, status.st_mtime_ns, may_have_text)
+
+
+class Walk:
+    """A folder walk. Linked folders wait until the real ones are done, so a picture goes by its real name.
+
+    `closed` are folders that couldn't be listed, `other` counts files that aren't pictures; both grow as it goes on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.closed: list[tuple[str, Rejected]] = []
+        self.other = 0
+        self._root = os.fspath(root)
+        self._seen: set[tuple[int, int]] = set()
+        self._folders: list[tuple[str, str]] = []
+        self._linked_folders: list[tuple[str, str]] = []
+
+    def pictures(self) -> Iterator[Found]:
+        """Every picture-like file, folder by folder, as the listing goes on. Raises OSError if the root has none."""
+        yield from self._enter(self._root, "")
+        while self._folders or self._linked_folders:
+            waiting = self._folders or self._linked_folders
+            path, name = waiting.pop(0)
+            try:
+                yield from self._enter(path, f"{name}/")
+            except PermissionError:
+                self.closed.append((f"{name}/", Rejected(Reason.PERMISSION, "the folder can't be opened")))
+            except OSError as error:
+                self.closed.append((f"{name}/", Rejected(Reason.UNREADABLE, f"the folder: {error.strerror}")))
+
+    def _enter(self, path: str, prefix: str) -> Iterator[Found]:
+        status = os.stat(path)  # noqa: PTH116 - a Path an entry costs half of a scan's time
+        if (status.st_dev, status.st_ino) in self._seen:
+            return
+        self._seen.add((status.st_dev, status.st_ino))
+        folder, below = _Folder(prefix), []
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                if extension == TEXT_EXTENSION:
+                    folder.texts.add(entry.name.lower())
+                if _is_folder(entry):
+                    below.append(entry)
+                elif extension in PICTURE_EXTENSIONS or extension in OTHER_PICTURE_EXTENSIONS:
+                    yield Found(entry, folder, extension)
+                else:
+                    self.other += 1
+        folder.listed = True
+        for entry in sorted(below, key=lambda entry: entry.name):
+            waiting = self._linked_folders if entry.is_symlink() else self._folders
+            waiting.append((entry.path, prefix + entry.name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -109,69 +221,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
-
-
-class _Walk:
-    """A folder walk. Linked folders wait until the real ones are done, so a picture goes by its real name."""
-
-    def __init__(self) -> None:
-        self.files: list[ImageFile] = []
-        self.rejected: list[tuple[str, Rejected]] = []
-        self.other = 0
-        self._seen: set[tuple[int, int]] = set()
-        self._folders: list[tuple[str, str]] = []
-        self._linked_folders: list[tuple[str, str]] = []
-
-    def finish(self) -> None:
-        while self._folders or self._linked_folders:
-            waiting = self._folders or self._linked_folders
-            path, name = waiting.pop(0)
-            try:
-                self.enter(path, f"{name}/")
-            except PermissionError:
-                self.rejected.append((f"{name}/", Rejected(Reason.PERMISSION, "the folder can't be opened")))
-            except OSError as error:
-                self.rejected.append((f"{name}/", Rejected(Reason.UNREADABLE, f"the folder: {error.strerror}")))
-
-    def enter(self, path: str, prefix: str) -> None:
-        status = os.stat(path)  # noqa: PTH116 - a Path an entry costs half of a scan's time
-        if (status.st_dev, status.st_ino) in self._seen:
-            return
-        self._seen.add((status.st_dev, status.st_ino))
-        with os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if not entry.name.startswith("."):
-                    self._take(entry, prefix + entry.name)
-
-    def _take(self, entry: os.DirEntry[str], name: str) -> None:
-        if _is_folder(entry):
-            (self._linked_folders if entry.is_symlink() else self._folders).append((entry.path, name))
-            return
-        extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-        if extension in PICTURE_EXTENSIONS:
-            self._take_picture(entry, name)
-        elif extension in OTHER_PICTURE_EXTENSIONS:
-            detail = f"{extension} files aren't read; save it as PNG or JPEG"
-            self.rejected.append((name, Rejected(Reason.UNSUPPORTED, detail)))
-        else:
-            self.other += 1
-
-    def _take_picture(self, entry: os.DirEntry[str], name: str) -> None:
-        verdict = self._look(entry, name)
-        if isinstance(verdict, ImageFile):
-            self.files.append(verdict)
-        else:
-            self.rejected.append((name, verdict))
-
-    def _look(self, entry: os.DirEntry[str], name: str) -> ImageFile | Rejected:
-        try:
-            status = entry.stat()
-        except OSError as error:
-            if entry.is_symlink():
-                return Rejected(Reason.BROKEN_LINK, str(error.strerror))
-            return Rejected(Reason.UNREADABLE, str(error.strerror))
-        if not entry.is_file():
-            return Rejected(Reason.NOT_A_FILE, "a pipe, socket or device can't be read as a picture")
-        if status.st_size == 0:
-            return Rejected(Reason.ZERO_BYTES, "there is nothing in it; copy it again from where it came")
-        return ImageFile(Path(entry.path), name, status.st_size, status.st_mtime_ns)
