@@ -9,11 +9,16 @@ import re
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _GENERIC = frozenset(
-    "img image images imag pic pict picture pictures photo photos foto bild dsc dscn dscf dcim mvimg pxl gopr cimg sam hpim"
-    " screenshot screen shot capture snapshot frame scan scanned untitled unnamed download downloaded file copy final"
-    " edited edit resized resize crop cropped thumb thumbnail small large medium original orig new temp tmp sample train"
-    " test item asset upload result output out grid whatsapp telegram signal instagram facebook pinterest wallpaper"
-    " comfyui png jpg jpeg webp gif bmp tiff at am pm of the and hdr pano burst portrait night mp copyof".split()
+    [
+        *("img", "image", "images", "pic", "pict", "picture", "pictures", "photo", "photos", "foto", "bild", "scan"),
+        *("dsc", "dscn", "dscf", "dcim", "mvimg", "pxl", "gopr", "cimg", "sam", "hpim", "pano", "burst", "hdr"),
+        *("screenshot", "screen", "shot", "capture", "snapshot", "frame", "scanned", "untitled", "unnamed", "download"),
+        *("downloaded", "file", "copy", "final", "edited", "edit", "resized", "resize", "crop", "cropped", "thumb"),
+        *("thumbnail", "small", "large", "medium", "original", "orig", "new", "temp", "tmp", "sample", "train", "test"),
+        *("item", "asset", "upload", "result", "output", "out", "grid", "whatsapp", "telegram", "signal", "instagram"),
+        *("facebook", "pinterest", "wallpaper", "comfyui", "png", "jpg", "jpeg", "webp", "gif", "bmp", "tiff", "the"),
+        *("and", "portrait", "night"),
+    ]
 )
 _SPEAKING_WORDS = 2
 _SPEAKING_SHARE = 0.5

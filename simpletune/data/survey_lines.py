@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 from simpletune.data.sources import shown
@@ -124,7 +124,7 @@ def _size_rows(survey: Survey, resolution: int) -> Rows:
         edge = min(width, height)
         counts[max(index for index, border in enumerate(borders) if edge >= border)] += count
     names = [f"below {borders[1]}"]
-    names += [f"{low}-{high - 1}" for low, high in zip(borders[1:], borders[2:], strict=False)]
+    names += [f"{low}-{high - 1}" for low, high in pairwise(borders[1:])]
     names.append(f"{borders[-1]} and up")
     used = [index for index, count in enumerate(counts) if count]
     return [(names[index], counts[index]) for index in range(used[0], used[-1] + 1)]
