@@ -10,9 +10,10 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,37 @@ def write_with(path: Path, fill: Callable[[Path], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, data: bytes, like: Path | None = None) -> None:
+    """Create `path` with `data`, on the disk when this returns; with the mode and owner of `like` if given.
+
+    For a caller that renames it later and clears it away itself when that fails. Raises FileExistsError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags, 0o666 if like is None else 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if like is not None:
+        _look_like(path, like.stat())
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move a written and synced file over `target` in the same folder, for good."""
+    source.replace(target)
+    _sync(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file for good; one that is not there is fine."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last, as `write_new` leaves that to its caller."""
+    _sync(folder)
 
 
 @contextmanager
@@ -98,6 +130,14 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _look_like(path: Path, status: os.stat_result) -> None:
+    if hasattr(os, "chown"):
+        # Only root may give files away; that somebody else's edited file is then ours is how editors do it too.
+        with suppress(OSError):
+            os.chown(path, status.st_uid, status.st_gid)
+    path.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _umask() -> int:

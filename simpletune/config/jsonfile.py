@@ -54,6 +54,7 @@ class JsonFile:
     values: Mapping[JsonPath, Position] = field(default_factory=dict)
     unreadable: frozenset[JsonPath] = frozenset()
     lines: tuple[str, ...] = ()
+    text: str = ""  # all of it, without a byte order mark
 
     def place(self, path: JsonPath, on_key: bool = False) -> Position | None:
         """Where `path` stands, or the nearest thing around it that stands in the file."""
@@ -151,7 +152,7 @@ class _Reader:
             value = None
         lines = tuple(_LINE_END.split(self.text))
         problems = tuple(sorted(self.problems, key=lambda p: (p.position.line, p.position.column)))
-        return JsonFile(path, value, problems, self.keys, self.values, frozenset(self.unreadable), lines)
+        return JsonFile(path, value, problems, self.keys, self.values, frozenset(self.unreadable), lines, self.text)
 
     def position(self, index: int) -> Position:
         line = bisect.bisect_right(self.line_starts, index)

@@ -14,12 +14,17 @@ CONFIG, DATA = "config", "multidatabackend"
 
 @cache
 def load_schema(name: str) -> Mapping[str, Any]:
-    """The schema "config" or "multidatabackend": shipped in the wheel, beside the package in a checkout."""
+    """The schema "config" or "multidatabackend"."""
+    schema: Mapping[str, Any] = json.loads(schema_path(name).read_text(encoding="utf-8"))
+    return schema
+
+
+def schema_path(name: str) -> Path:
+    """The file of a schema: shipped in the wheel, beside the package in a checkout."""
     file = f"{name}.schema.json"
     for folder in (PACKAGE / "schemas", PACKAGE.parent / "schemas"):
         if (folder / file).is_file():
-            schema: Mapping[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
-            return schema
+            return folder / file
     raise FileNotFoundError(f"{file} is missing from this installation of simpletune; install it again")
 
 
