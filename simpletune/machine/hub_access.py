@@ -81,8 +81,7 @@ def check_access(
     if judged.cached:
         here = "all its files are on this machine"
         judged = replace(judged, message=here if judged.available else f"{here}; {judged.message}", next_step=None)
-    message = judged.message if len(judged.message) <= _LONGEST + 120 else f"{judged.message[: _LONGEST + 117]}..."
-    return replace(judged, message=shown(redact(message)), available=judged.available or judged.cached)
+    return replace(judged, message=shown(redact(judged.message)), available=judged.available or judged.cached)
 
 
 def host_of(address: str) -> str:

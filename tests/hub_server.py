@@ -1,4 +1,4 @@
-"""A Hugging Face hub on the loopback interface, as much of it as downloading a snapshot needs."""
+"""A Hugging Face hub on the loopback interface, as much of it as asking for a model and downloading it needs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ class Hub:
     folder: Path
     endpoint: str = ""
     refusal: tuple[int, str] | None = None  # (status, X-Error-Code) for every request
+    refusal_message: str = ""  # its X-Error-Message
+    accepted: set[str] | None = None  # tokens that may read the gated repository; None: it isn't gated
+    silence: threading.Event | None = None  # no answer before it is set
     cut: dict[str, int] = field(default_factory=dict)  # path -> bytes after which its first transfer breaks off
     served: list[tuple[str, str | None]] = field(default_factory=list)  # (path, Range) of every file sent
+    asked: list[str] = field(default_factory=list)  # the path of every request
 
     def tree(self) -> list[dict[str, object]]:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
@@ -46,22 +50,36 @@ def serve(folder: Path) -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
+            hub.asked.append(path)
+            if hub.silence is not None:
+                hub.silence.wait(60)
             if hub.refusal is not None:
                 status, code = hub.refusal
-                self._send(status, b"{}", {"X-Error-Code": code})
+                self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": hub.refusal_message})
+            elif "/resolve/" in path and not self._may_read():
+                self._send(403 if "Authorization" in self.headers else 401, b"{}", {"X-Error-Code": "GatedRepo"})
             elif path.startswith("/api/models/owner/model/revision/"):
                 self._send(200, json.dumps({"id": "owner/model", "sha": COMMIT, "siblings": []}).encode())
             elif path.startswith("/api/models/owner/model/tree/"):
                 self._send(200, json.dumps(hub.tree()).encode())
-            elif path.startswith(f"/owner/model/resolve/{COMMIT}/"):
-                self._file(path.removeprefix(f"/owner/model/resolve/{COMMIT}/"))
+            elif path.startswith((f"/owner/model/resolve/{COMMIT}/", "/owner/model/resolve/main/")):
+                self._file(path.split("/", 5)[5])
+            elif path.startswith("/owner/model/resolve/"):
+                self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
             else:
                 self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
         def do_HEAD(self) -> None:
             self.do_GET()
 
+        def _may_read(self) -> bool:
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            return hub.accepted is None or token in hub.accepted
+
         def _file(self, name: str) -> None:
+            if not (hub.folder / name).is_file():
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+                return
             data = (hub.folder / name).read_bytes()
             headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
             asked = self.headers.get("Range")
