@@ -1,0 +1,295 @@
+"""Questions on a real terminal. Questionary keeps the state of a choice or a line; how it looks is in looks.py.
+
+A question is drawn in place and leaves one line when it is answered. Everything is laid out again for the terminal's
+size at every drawing, so a resized window needs nothing special.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import questionary
+from prompt_toolkit.application import Application
+from prompt_toolkit.filters import has_completions
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.shortcuts import print_formatted_text
+from prompt_toolkit.styles import Style
+from questionary.prompts.common import InquirerControl
+
+from simpletune.wizard.completion import PathCompletion
+from simpletune.wizard.looks import (
+    BACK_LABEL,
+    Line,
+    answer_line,
+    choices,
+    footer,
+    header,
+    name_of,
+    recommendation,
+    start_of,
+    tidied,
+)
+from simpletune.wizard.screen import Back, Screen
+from simpletune.wizard.streams import lost_is_end_of_file
+from simpletune.wizard.text import cut, dragged, paragraph, signs_for, unwrapped, wrapped_diff_line
+
+STYLE = Style(
+    [
+        ("heading", "dim"),
+        ("title", "bold"),
+        ("about", "dim"),
+        ("panel", ""),
+        ("problem", "bold fg:ansired"),
+        ("pointer", "bold fg:ansicyan"),
+        ("pointed", "bold fg:ansicyan"),
+        ("option", ""),
+        ("note", ""),
+        ("detail", ""),
+        ("recommended", "fg:ansigreen"),
+        ("disabled", "dim"),
+        ("footer", "dim"),
+        ("mark", "fg:ansicyan"),
+        ("name", ""),
+        ("answer", "bold"),
+        ("added", "fg:ansigreen"),
+        ("removed", "fg:ansired"),
+        ("place", "fg:ansicyan"),
+    ]
+)
+_CHOICE_KEYS = ("Up/Down moves", "Enter chooses")
+_TYPED_KEYS = ("Enter accepts",)
+_PATH_KEYS = ("Enter accepts", "Tab completes")
+_DIFF_STYLES = {"+": "class:added", "-": "class:removed", "@": "class:place"}
+
+
+class TerminalPrompter:
+    """A `Prompter` for a terminal that can move its cursor. `input` and `output` are prompt_toolkit's, for tests."""
+
+    def __init__(self, input: Input | None = None, output: Output | None = None) -> None:
+        self._input = input
+        self._output = output or _terminal_output()
+        self._signs = signs_for(sys.stdout)
+
+    def ask(self, screen: Screen) -> Any:
+        """The value of the chosen option, or the typed text that its check accepts; see `Prompter.ask`."""
+        screen = tidied(screen, self._signs)
+        return self._typed(screen) if screen.options is None else self._chosen(screen)
+
+    def say(self, lines: Sequence[str]) -> None:
+        for line in unwrapped(lines):
+            for part in paragraph(self._signs.clean(line), self._columns):
+                self._print([("", part)])
+
+    def show_diff(self, lines: Iterable[str]) -> None:
+        for line in unwrapped(list(lines)):
+            style = _DIFF_STYLES.get(line[:1], "")
+            for part in wrapped_diff_line(self._signs.clean(line), self._columns):
+                self._print([(style, part)])
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        with lost_is_end_of_file():
+            self._output.write(cut(f"{self._signs.clean(what)} ...", self._columns - 1, self._signs.ellipsis))
+            self._output.flush()
+        try:
+            yield
+        finally:
+            self._output.write_raw("\r")
+            self._output.erase_end_of_line()
+            with lost_is_end_of_file():
+                self._output.flush()
+
+    @property
+    def _columns(self) -> int:
+        return self._output.get_size().columns
+
+    def _print(self, line: Line) -> None:
+        with lost_is_end_of_file():
+            print_formatted_text(FormattedText(line), style=STYLE, output=self._output)
+
+    def _chosen(self, screen: Screen) -> Any:
+        options = screen.options or ()
+        while True:
+            at = self._run(self._choice_question(screen))
+            if at == len(options) and screen.can_go_back:
+                raise Back
+            if isinstance(at, int) and 0 <= at < len(options) and not options[at].disabled:
+                self._print(answer_line(name_of(screen), options[at].label, self._columns, self._signs))
+                return options[at].value
+
+    def _typed(self, screen: Screen) -> str:
+        while True:
+            text = str(self._run(self._text_question(screen)))
+            text = dragged(text) if screen.path else text
+            problem = screen.check(text) if screen.check else None
+            if problem is None:
+                self._print(answer_line(name_of(screen), text, self._columns, self._signs))
+                return text
+            screen = replace(screen, default=text, problem=self._signs.clean(problem))
+
+    def _run(self, question: questionary.Question) -> Any:
+        with lost_is_end_of_file():
+            return question.unsafe_ask()
+
+    def _choice_question(self, screen: Screen) -> questionary.Question:
+        """Values are the options' places, because a Choice without a value answers with its title."""
+        options = screen.options or ()
+        entries = [
+            questionary.Choice(option.label, value=at, disabled=option.disabled) for at, option in enumerate(options)
+        ]
+        if screen.can_go_back:
+            entries.append(questionary.Choice(BACK_LABEL, value=len(options)))
+        question = questionary.select(
+            "",
+            entries,
+            default=entries[start_of(screen)],
+            use_jk_keys=False,
+            style=STYLE,
+            **self._application_options(),
+        )
+        application = question.application
+        control = next(each for each in application.layout.find_all_controls() if isinstance(each, InquirerControl))
+
+        def drawn() -> FormattedText:
+            size = self._output.get_size()
+            above = header(screen, size.columns, size.rows - 4)
+            below = footer(screen, _CHOICE_KEYS, size.columns, self._signs)
+            room = size.rows - len(above) - len(below) - 1
+            return _as_text([*above, *choices(screen, control.pointed_at, size.columns, room, self._signs), *below])
+
+        # Questionary's own layout holds an invisible line in which some keys type and accept; this one has none.
+        application.layout = Layout(Window(FormattedTextControl(drawn, show_cursor=False), always_hide_cursor=True))
+        _bind(application, _keys_of_all(screen), _keys_of_choice(control))
+        return question
+
+    def _text_question(self, screen: Screen) -> questionary.Question:
+        first = screen.recommended if screen.default is None else screen.default
+        keys = _PATH_KEYS if screen.path else _TYPED_KEYS
+        question = questionary.text(
+            name_of(screen),
+            default="" if first is None else str(first),
+            style=STYLE,
+            completer=PathCompletion(files=screen.path == "file") if screen.path else None,
+            complete_in_thread=True,
+            **self._application_options(),
+        )
+        application = question.application
+        above = self._window(lambda columns, rows: self._above_typed(screen, columns, rows))
+        below = self._window(lambda columns, _: footer(screen, keys, columns, self._signs))
+        inner = application.layout
+        application.layout = Layout(HSplit([above, inner.container, below]), focused_element=inner.current_window)
+        _bind(application, _keys_of_all(screen), _keys_of_text())
+        return question
+
+    def _above_typed(self, screen: Screen, columns: int, rows: int) -> list[Line]:
+        recommended = recommendation(screen, columns, self._signs)
+        return [*header(screen, columns, rows - len(recommended) - 4), *recommended]
+
+    def _window(self, lines: Callable[[int, int], list[Line]]) -> Window:
+        def drawn() -> FormattedText:
+            size = self._output.get_size()
+            return _as_text(lines(size.columns, size.rows))
+
+        return Window(FormattedTextControl(drawn), dont_extend_height=True)
+
+    def _application_options(self) -> dict[str, Any]:
+        return {"input": self._input, "output": self._output, "erase_when_done": True}
+
+
+def _terminal_output() -> Output:
+    """The terminal, never asked where its cursor is: the reply of a slow one would be taken for typed text."""
+    output = create_output(sys.stdout)
+    if hasattr(output, "enable_cpr"):
+        output.enable_cpr = False
+    return output
+
+
+def _as_text(lines: Sequence[Line]) -> FormattedText:
+    return FormattedText(fragment for at, line in enumerate(lines) for fragment in ([("", "\n")] if at else []) + line)
+
+
+def _bind(application: Application[Any], *more: KeyBindings) -> None:
+    """Later bindings win over Questionary's."""
+    own = [application.key_bindings] if application.key_bindings else []
+    application.key_bindings = merge_key_bindings([*own, *more])
+
+
+def _keys_of_all(screen: Screen) -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add(Keys.BackTab, eager=True)
+    def _back(event: KeyPressEvent) -> None:
+        if screen.can_go_back:
+            event.app.exit(exception=Back())
+
+    @keys.add(Keys.Escape, Keys.Enter, eager=True)
+    def _nothing(event: KeyPressEvent) -> None:
+        """Alt+Enter would accept an empty answer."""
+
+    @keys.add(Keys.SIGINT)
+    def _interrupted(event: KeyPressEvent) -> None:
+        event.app.exit(exception=KeyboardInterrupt())
+
+    return keys
+
+
+def _keys_of_choice(control: InquirerControl) -> KeyBindings:
+    keys = KeyBindings()
+    typed = ""
+
+    @keys.add(Keys.ControlD, eager=True)
+    def _end(event: KeyPressEvent) -> None:
+        event.app.exit(exception=EOFError())
+
+    @keys.add(Keys.Home, eager=True)
+    @keys.add(Keys.End, eager=True)
+    def _end_of_list(event: KeyPressEvent) -> None:
+        enabled = [at for at, choice in enumerate(control.choices) if not choice.disabled]
+        control.pointed_at = enabled[0 if event.key_sequence[0].key == Keys.Home else -1]
+
+    @keys.add(Keys.Any)
+    def _jump(event: KeyPressEvent) -> None:
+        """To the next option that starts with the letters typed, as lists of files do it."""
+        nonlocal typed
+        for start in (typed + event.data, event.data):
+            at = _next_starting(control, start)
+            if at is not None:
+                typed, control.pointed_at = start, at
+                return
+
+    return keys
+
+
+def _next_starting(control: InquirerControl, start: str) -> int | None:
+    """The option at the pointer or behind it (all around) whose label starts with `start`; one letter moves on."""
+    count = len(control.choices)
+    first = control.pointed_at + (1 if len(start) == 1 else 0)
+    for at in ((first + step) % count for step in range(count)):
+        choice = control.choices[at]
+        if not choice.disabled and str(choice.title).lower().startswith(start.lower()):
+            return at
+    return None
+
+
+def _keys_of_text() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add(Keys.Enter, filter=has_completions, eager=True)
+    def _take(event: KeyPressEvent) -> None:
+        """Enter on a highlighted completion takes it; the next Enter accepts the answer."""
+        buffer = event.current_buffer
+        chosen = buffer.complete_state is not None and buffer.complete_state.current_completion is not None
+        buffer.complete_state = None
+        if not chosen:
+            buffer.validate_and_handle()
+
+    return keys
