@@ -1,228 +1,88 @@
-"""How much memory and disk a run will take: arithmetic on shapes, without torch and without loading a model.
+"""How much memory and disk a part of a run takes: arithmetic on shapes, without torch and without loading a model.
 
-Weights, adapter and optimizer state are counted exactly from the model's shapes. What a phase holds on top of them
-(activations) is a rough formula, fitted to SD3-Medium at 1024 px on one H100: every phase to runs of this program at
-batch 1 with checkpointing, the growth with the batch and without checkpointing to four runs of a plain PEFT loop. So
-say "about" when showing it.
+Weights, adapter, optimizer state and files are counted exactly from the model's shapes. What a phase holds on top of
+them (activations) is a formula whose constants are fitted to measurements; docs/performance.md compares them. So say
+"about" when showing it.
 """
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import lru_cache
+
+from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS, component_config
+from simpletune.machine.shapes import count, part_tensors, quantized_layers
 
 GIB = 1 << 30
 
-_LARGEST_HEADER = 100 << 20  # bytes; the limit of the safetensors format's own readers
+COMPUTE_BYTES = {"bf16": 2, "fp16": 2, "no": 4}
+"""Bytes of a number in the compute dtype, by `mixed_precision`."""
+VAE_BYTES = {"bf16": 2, "fp16": 4, "no": 4}
+"""The same for the VAE, whose activations can leave float16's range."""
 
 # Bits of a quantized value. 8-bit ones have a scale a row, smaller ones a scale and a shift a group.
 _BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
 _GROUP_SIZES = (128, 96, 64, 32)  # quanto takes the first that divides the row; rows up to 128 are one group
 
-# Bytes a trained LoRA number takes: the weight, its gradient, and what the optimizer remembers of it.
-_OPTIMIZER_BYTES = {
-    "adamw": 4 + 4 + 8,
-    "adamw_bf16": 2 + 2 + 6,  # two moments and the Kahan compensation, all bf16
-    "adamw8bit": 4 + 4 + 2,
-    "adafactor": 4 + 4,  # a row and a column of each matrix; next to nothing
-    "lion": 4 + 4 + 4,
-    "prodigy": 4 + 4 + 16,
+# Bytes of a trained LoRA number, and of what the optimizer remembers of it. Its gradient has the weight's size.
+_WEIGHT_BYTES = {"adamw_bf16": 2}
+_STATE_BYTES = {
+    "adamw": 8,
+    "adamw_bf16": 6,  # two moments and the Kahan compensation, all bf16
+    "adamw8bit": 2,
+    "adafactor": 0,  # a row and a column of each matrix; next to nothing
+    "lion": 4,
+    "prodigy": 16,
 }
 _EMA_BYTES = 4
 
 # Activations of one token in one transformer block of width W: _BLOCK * W bytes in 16-bit training. Two bytes of it
-# are the block's input, all that is kept where the block is checkpointed. Fitted to four runs of SD3-Medium at 1024 px.
+# are the block's input, all that is kept where the block is checkpointed.
 _BLOCK, _BLOCK_INPUT = 33, 2
 _OUTSIDE_BLOCKS = 21  # bytes a token and width: embedding, output projection, loss
-_WORKSPACE = 110 << 20  # bytes: matrix-product workspaces, attention, fragmentation
+WORKSPACE = 110 << 20
+"""Bytes of every phase: matrix-product workspaces, attention, fragmentation."""
 _SAMPLING_BLOCK = 24  # bytes a token and width of the one block at work when nothing is kept for backward
 
-# The VAE holds a few maps of its first 128 channels at full size; decoding has twice the channels there.
-_VAE_CHANNELS = 128
+# The VAE holds a few maps of its first channels at full size; decoding has twice the channels there.
 _VAE_ENCODE_MAPS, _VAE_DECODE_MAPS = 6, 10
 # T5's and CLIP's activations while encoding: bytes a token, of the widest feed-forward (10,240) and attention.
 _TEXT_TOKEN_BYTES = 200_000
+_TEXT_WIDTH = 4096
 
-
-@dataclass(frozen=True)
-class TensorShape:
-    """A tensor as its file's header describes it; dtype by safetensors' name ("BF16")."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the estimate depends on. Weights in bytes (`weight_bytes`), all other counts per sample or as named."""
-
-    text_encoder_weights: int
-    vae_weights: int
-    transformer_weights: int
-    block_count: int
-    width: int  # of the transformer's tokens
-    image_tokens: int
-    text_tokens: int
-    pixels: int  # of one picture, the largest bucket
-    validation_pixels: int
-    validation_image_tokens: int
-    batch_size: int
-    vae_batch_size: int
-    text_encoder_batch_size: int
-    lora_parameters: int
-    optimizer: str
-    use_ema: bool
-    gradient_checkpointing: bool
-    gradient_checkpointing_interval: int
-    compute_bytes: int  # a number in the compute dtype: 2 or 4
-    vae_bytes: int  # a number in the VAE's dtype
-
-
-@dataclass(frozen=True)
-class PhaseMemory:
-    """The peak of one phase: what it is made of, in bytes."""
-
-    phase: str
-    parts: Mapping[str, int]
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.parts.values())
-
-    def __str__(self) -> str:
-        """`train: about 4.9 GiB (weights 3.8, activations 0.5, ...)`"""
-        parts = ", ".join(f"{what} {_gib(size)}" for what, size in self.parts.items())
-        return f"{self.phase}: about {_gib(self.bytes)} GiB ({parts})"
-
-
-def memory_by_phase(run: Run) -> list[PhaseMemory]:
-    """The device memory at the peak of each phase, in the order they run."""
-    validation_tokens = 2 * (run.validation_image_tokens + run.text_tokens)  # guidance runs two at once
-    decoding = run.validation_pixels * _VAE_CHANNELS * run.vae_bytes * _VAE_DECODE_MAPS
-    sampling = validation_tokens * run.width * _SAMPLING_BLOCK * run.compute_bytes // 2
-    adapter = adapter_bytes(run.lora_parameters, run.optimizer, run.use_ema)
-    text_tokens = run.text_encoder_batch_size * run.text_tokens
-    pictures = run.vae_batch_size * run.pixels
-    return [
-        PhaseMemory(
-            "encode text",
-            {
-                "weights": run.text_encoder_weights,
-                "activations": text_tokens * _TEXT_TOKEN_BYTES * run.compute_bytes // 2,
-                "other": _WORKSPACE,
-            },
-        ),
-        PhaseMemory(
-            "encode images",
-            {
-                "weights": run.vae_weights,
-                "activations": pictures * _VAE_CHANNELS * run.vae_bytes * _VAE_ENCODE_MAPS,
-                "other": _WORKSPACE,
-            },
-        ),
-        PhaseMemory(
-            "train",
-            {
-                "weights": run.transformer_weights,
-                "activations": activation_bytes(run),
-                "adapter": adapter,
-                "other": _WORKSPACE,
-            },
-        ),
-        PhaseMemory(
-            "validate",
-            {
-                "weights": run.transformer_weights + run.vae_weights,
-                "activations": max(sampling, decoding),
-                "adapter": adapter,
-                "other": _WORKSPACE,
-            },
-        ),
-    ]
-
-
-def activation_bytes(run: Run) -> int:
-    """What one training micro batch keeps for its backward pass, about.
-
-    With checkpointing every interval-th block keeps its input, and at most `interval` blocks are recomputed at a time.
-    """
-    interval = min(run.gradient_checkpointing_interval, run.block_count)
-    if run.gradient_checkpointing:
-        per_token = _BLOCK_INPUT * -(-run.block_count // interval) + _BLOCK * interval + _OUTSIDE_BLOCKS
-        per_token = min(per_token, _BLOCK * run.block_count)
-    else:
-        per_token = _BLOCK * run.block_count
-    tokens = run.batch_size * (run.image_tokens + run.text_tokens)
-    return tokens * run.width * per_token * run.compute_bytes // 2
-
-
-def adapter_bytes(lora_parameters: int, optimizer: str, use_ema: bool) -> int:
-    """LoRA weights, their gradients, the optimizer's state, and the averaged weights."""
-    return lora_parameters * (_OPTIMIZER_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0))
-
-
-def weight_bytes(
-    tensors: Mapping[str, TensorShape],
-    precision: str,
-    compute_bytes: int,
-    is_quantized: Callable[[str], bool] = lambda _: True,
-) -> int:
-    """Bytes of a model's weights once loaded, in the compute dtype or quantized.
-
-    tensors: by name. `is_quantized` is asked for each linear layer's name (without ".weight"): two-dimensional weights
-    that are no embedding, which the caller leaves out as it leaves out layers that stay in the compute dtype.
-    """
-    return sum(
-        _quantized_bytes(tensor.shape[0], tensor.shape[1], precision, compute_bytes)
-        if precision in _BITS and _is_linear(name, tensor) and is_quantized(name.removesuffix(".weight"))
-        else tensor.count * compute_bytes
-        for name, tensor in tensors.items()
-    )
-
-
-def lora_parameter_count(tensors: Mapping[str, TensorShape], targets: Iterable[str], rank: int) -> int:
-    """Numbers in the LoRA of the named linear layers: rank x (inputs + outputs) each."""
-    return sum(rank * sum(tensors[f"{target}.weight"].shape) for target in targets)
-
-
-def parameters_by_module(path: Path) -> dict[str, TensorShape]:
-    """Every tensor of a model by name, from the headers alone: of a .safetensors file, or all of a folder's.
-
-    Raises ValueError naming the file when a header is not what the format demands.
-    """
-    tensors: dict[str, TensorShape] = {}
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        tensors.update(_header(file))
-    return tensors
-
-
-def latent_cache_bytes(pictures: int, pixels: int, channels: int, pixels_per_latent: int, number_bytes: int) -> int:
-    """Disk taken by the latents of that many pictures of `pixels` pixels (width times height)."""
-    latent = channels * (pixels // pixels_per_latent**2) * number_bytes
-    return pictures * (latent + _FILE_OVERHEAD)
-
-
-def text_cache_bytes(captions: int, tokens: int, width: int, pooled_width: int, number_bytes: int) -> int:
-    """Disk taken by the encodings of that many different captions."""
-    return captions * ((tokens * width + pooled_width) * number_bytes + _FILE_OVERHEAD)
-
-
+_PIXELS_PER_LATENT, _PATCH = 8, 2
 _FILE_OVERHEAD = 4096  # header, checksum, and the file system's last block
 
 
-def _quantized_bytes(rows: int, columns: int, precision: str, scale_bytes: int) -> int:
-    """Packed values, and a scale a row (8 bits) or a scale and a shift a group (4 and 2 bits)."""
+def image_tokens(width: int, height: int) -> int:
+    """Transformer tokens of a picture of that many pixels."""
+    edge = _PIXELS_PER_LATENT * _PATCH
+    return (width // edge) * (height // edge)
+
+
+def text_tokens(tokenizer_max_length: int) -> int:
+    """Transformer tokens of a caption: CLIP's and T5's side by side; T5's places are there without it too."""
+    return CLIP_TOKENS + tokenizer_max_length
+
+
+@lru_cache(maxsize=256)
+def weight_bytes(flavour: str, part: str, precision: str, mixed_precision: str) -> int:
+    """Bytes of a part's weights once loaded: quantized, or in the compute dtype."""
+    numbers, quantized = (
+        (VAE_BYTES if part == "vae" else COMPUTE_BYTES)[mixed_precision],
+        quantized_layers(flavour, part),
+    )
+    total = 0
+    for name, shape in part_tensors(flavour, part).items():
+        size = 4 if mixed_precision == "fp16" and _stays_fp32(part, name) else numbers
+        if precision in _BITS and name.endswith(".weight") and name.removesuffix(".weight") in quantized:
+            total += quantized_bytes(shape[0], shape[1], precision, size)
+        else:
+            total += count(shape) * size
+    return total
+
+
+def quantized_bytes(rows: int, columns: int, precision: str, scale_bytes: int) -> int:
+    """A matrix of packed values, and a scale a row (8 bits) or a scale and a shift a group (4 and 2 bits)."""
     bits = _BITS[precision]
     values = rows * columns * bits // 8
     if bits == 8:
@@ -231,28 +91,95 @@ def _quantized_bytes(rows: int, columns: int, precision: str, scale_bytes: int) 
     return values + rows * (columns // group) * 2 * scale_bytes
 
 
-def _is_linear(name: str, tensor: TensorShape) -> bool:
-    return len(tensor.shape) == 2 and name.endswith(".weight")
+def text_encoder_bytes(flavour: str, precisions: tuple[str, str, str], use_t5: bool, mixed_precision: str) -> int:
+    """Weights of all text encoders a run loads, at their precisions."""
+    parts = ENCODER_PARTS if use_t5 else ENCODER_PARTS[:2]
+    return sum(weight_bytes(flavour, part, precisions[n], mixed_precision) for n, part in enumerate(parts))
 
 
-def _header(file: Path) -> dict[str, TensorShape]:
-    """A safetensors file begins with the length of a JSON header, 8 bytes little-endian, and that header."""
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _LARGEST_HEADER + 1
-        if length > _LARGEST_HEADER:
-            raise ValueError(f"{file} is not a safetensors file")
-        text = stream.read(length)
-    try:
-        entries: dict[str, Any] = json.loads(text)
-        return {
-            name: TensorShape(entry["dtype"], tuple(int(side) for side in entry["shape"]))
-            for name, entry in entries.items()
-            if name != "__metadata__"
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{file} has a damaged safetensors header") from error
+def adapter_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
+    """LoRA weights, their gradients, the optimizer's state, and the averaged weights."""
+    weight = _WEIGHT_BYTES.get(optimizer, 4)
+    return lora_numbers * (2 * weight + _STATE_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0))
 
 
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f}" if size >= GIB // 20 else f"{size / GIB:.2g}"
+def text_activations(captions: int, tokenizer_max_length: int, mixed_precision: str) -> int:
+    """What the text encoders hold while a batch of captions goes through them."""
+    tokens = captions * text_tokens(tokenizer_max_length)
+    return tokens * _TEXT_TOKEN_BYTES * COMPUTE_BYTES[mixed_precision] // 2
+
+
+def encoding_activations(flavour: str, pixels: int, mixed_precision: str) -> int:
+    """What the VAE holds while pictures of that many pixels in all are encoded at once."""
+    return pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] * _VAE_ENCODE_MAPS
+
+
+def decoding_activations(flavour: str, pixels: int, mixed_precision: str) -> int:
+    """What the VAE holds while a picture of that many pixels is decoded."""
+    return pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] * _VAE_DECODE_MAPS
+
+
+def sampling_activations(flavour: str, tokens: int, mixed_precision: str) -> int:
+    """What the transformer holds while it samples a picture of that many tokens, its caption's counted."""
+    both = 2 * tokens  # guidance runs the picture with and without the prompt
+    return both * transformer_width(flavour) * _SAMPLING_BLOCK * COMPUTE_BYTES[mixed_precision] // 2
+
+
+def training_activations(flavour: str, tokens: int, checkpointed_every: int | None, mixed_precision: str) -> int:
+    """What one micro batch of that many tokens keeps for its backward pass.
+
+    With checkpointing every n-th block keeps its input and is recomputed alone; the other blocks keep everything.
+    """
+    blocks = component_config_value(flavour, "num_layers")
+    if checkpointed_every is None:
+        per_token = _BLOCK * blocks
+    else:
+        checkpointed = -(-blocks // checkpointed_every)
+        kept = _BLOCK_INPUT * checkpointed + _BLOCK * (blocks - checkpointed)
+        per_token = min(kept + _BLOCK + _OUTSIDE_BLOCKS, _BLOCK * blocks)
+    return tokens * transformer_width(flavour) * per_token * COMPUTE_BYTES[mixed_precision] // 2
+
+
+def latent_cache_bytes(pictures: int, pixels: int, mixed_precision: str) -> int:
+    """Disk taken by the latents of that many pictures of `pixels` pixels (width times height)."""
+    latent = _LATENT_CHANNELS * (pixels // _PIXELS_PER_LATENT**2) * VAE_BYTES[mixed_precision]
+    return pictures * (latent + _FILE_OVERHEAD)
+
+
+def text_cache_bytes(flavour: str, captions: int, tokenizer_max_length: int, mixed_precision: str) -> int:
+    """Disk taken by the encodings of that many different captions."""
+    width = component_config_value(flavour, "joint_attention_dim")
+    pooled = component_config_value(flavour, "pooled_projection_dim")
+    numbers = text_tokens(tokenizer_max_length) * width + pooled
+    return captions * (numbers * COMPUTE_BYTES[mixed_precision] + _FILE_OVERHEAD)
+
+
+def checkpoint_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
+    """Disk taken by one checkpoint: the adapter, the optimizer's state, and the averaged weights."""
+    numbers = _WEIGHT_BYTES.get(optimizer, 4) + _STATE_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0)
+    return lora_numbers * numbers + 4 * _FILE_OVERHEAD
+
+
+_LATENT_CHANNELS = 16
+
+
+@lru_cache(maxsize=64)
+def component_config_value(flavour: str, key: str) -> int:
+    """A number of the transformer's configuration."""
+    return int(component_config(flavour, "transformer")[key])
+
+
+def transformer_width(flavour: str) -> int:
+    heads = component_config_value(flavour, "num_attention_heads")
+    return heads * component_config_value(flavour, "attention_head_dim")
+
+
+@lru_cache(maxsize=16)
+def _vae_width(flavour: str) -> int:
+    """The channels of the VAE's maps at full size."""
+    return int(component_config(flavour, "vae")["block_out_channels"][0])
+
+
+def _stays_fp32(part: str, name: str) -> bool:
+    """transformers keeps T5's `wo` in fp32 when the rest is fp16."""
+    return part == "text_encoder_3" and name.endswith(".wo.weight")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune.config.journal import recover
 from simpletune.config.load import load
 from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
@@ -23,6 +24,8 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
 
     Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises.
     """
+    if note := recover(config):
+        reporter.note(note)
     settings, warnings = load(config, overrides)
     plan = preflight(settings, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     _raise_errors(config, plan.problems)
@@ -43,10 +46,11 @@ def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
 
 
 def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
-    from simpletune.trainer.forecast import forecast
+    from simpletune.machine.forecast import forecast
+    from simpletune.trainer.forecast import plan_of
 
     reporter.note("memory of the device, estimated from the model's shapes")
-    for phase in forecast(settings, plan):
+    for phase in forecast(plan_of(settings, plan)).phases:
         reporter.note(f"  {phase}")
     reporter.note("a dry run: nothing was encoded, trained or written")
 

@@ -1,0 +1,201 @@
+"""The cheapest changes that make a run fit into a card's memory, phase by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, Plan, forecast
+from simpletune.machine.shapes import family_flavour
+
+_BITS = {"no_change": 16, "int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
+_EDGES = (768, 640, 512, 384, 256)  # shorter edges worth training or sampling at
+
+# From what costs nothing to what costs most: the order in which changes are shown.
+_ORDER = (
+    "vae_batch_size",
+    "text_encoder_batch_size",
+    "validation_resolution",
+    "gradient_checkpointing",
+    "gradient_checkpointing_interval",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "text_encoder_3_precision",
+    "base_model_precision",
+    "resolution",
+    "use_t5",
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key of config.json (or "resolution") to set to `value`: what `phase` then saves, and what it costs."""
+
+    key: str
+    value: Any
+    saves: int  # bytes
+    phase: str
+    cost: str
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A change that could be made: the keys it sets, the plan it leads to, and its cost in words."""
+
+    values: dict[str, Any]
+    plan: Plan
+    cost: str
+
+
+def ways_down(plan: Plan, limit_bytes: int) -> tuple[Change, ...] | None:
+    """The cheapest set of changes after which every phase fits into `limit_bytes`, cheapest first.
+
+    () when the plan fits as it is, None when nothing makes it fit. Only what lowers a phase that is over is changed,
+    each key no further than needed; a change that turns out not to be needed beside a later one is left out.
+    """
+    found: dict[str, Change] = {}
+    reached = plan
+    while (over := _over(reached, limit_bytes)) is not None:
+        phase, size = over
+        step = next((step for step in _steps(reached, phase) if _bytes(step.plan, phase) < size), None)
+        if step is None:
+            return None
+        saved = size - _bytes(step.plan, phase)
+        for key, value in step.values.items():
+            before = found.get(key)
+            found[key] = Change(key, value, saved + (before.saves if before else 0), phase, step.cost)
+            saved = 0  # what goes with it saves nothing of its own
+        reached = step.plan
+    return _needed(plan, limit_bytes, sorted(found.values(), key=lambda change: _ORDER.index(change.key)))
+
+
+def _needed(plan: Plan, limit: int, changes: list[Change]) -> tuple[Change, ...]:
+    """Without each change that the others make needless, the costliest tried first."""
+    kept = list(changes)
+    for change in reversed(changes):
+        others = [other for other in kept if other is not change]
+        if change.saves and _over(_with(plan, others), limit) is None:
+            kept = others
+    return tuple(change for change in kept if not _alone(change, kept))
+
+
+def _alone(change: Change, kept: list[Change]) -> bool:
+    """Accumulation makes up for a smaller batch, and is no change without it."""
+    return change.key == "gradient_accumulation_steps" and all(other.key != "train_batch_size" for other in kept)
+
+
+def _with(plan: Plan, changes: Iterable[Change]) -> Plan:
+    for change in changes:
+        plan = applied(plan, change)
+    return plan
+
+
+def applied(plan: Plan, change: Change) -> Plan:
+    """The plan with one change made."""
+    if change.key == "resolution":
+        return replace(plan, bucket=_scaled(plan, plan.bucket, change.value))
+    if change.key == "validation_resolution":
+        width, _, height = change.value.partition("x")
+        return replace(plan, validation_sizes=((int(width), int(height)),))
+    if change.key == "text_encoder_3_precision":
+        return replace(plan, text_encoder_precisions=(*plan.text_encoder_precisions[:2], change.value))
+    return replace(plan, **{change.key: change.value})
+
+
+def _over(plan: Plan, limit: int) -> tuple[str, int] | None:
+    """The first phase that doesn't fit, and its bytes."""
+    return next(((phase.phase, phase.bytes) for phase in forecast(plan).phases if phase.bytes > limit), None)
+
+
+def _bytes(plan: Plan, phase: str) -> int:
+    return forecast(plan).phase(phase).bytes
+
+
+def _steps(plan: Plan, phase: str) -> Iterator[_Step]:
+    """The next changes to try for a phase, cheapest first."""
+    for values, cost in _CANDIDATES[phase](plan):
+        changes = [Change(key, value, 0, phase, cost) for key, value in values.items()]
+        yield _Step(values, _with(plan, changes), cost)
+
+
+Candidates = Iterator[tuple[dict[str, Any], str]]
+
+
+def _for_text(plan: Plan) -> Candidates:
+    if plan.text_encoder_batch_size > 1:
+        yield (
+            {"text_encoder_batch_size": plan.text_encoder_batch_size // 2},
+            "captions are encoded a little more slowly, once",
+        )
+    if plan.use_t5:
+        for precision in ("int8-quanto", "int4-quanto"):
+            if _BITS[precision] < _BITS[plan.text_encoder_precisions[2]]:
+                yield {"text_encoder_3_precision": precision}, "captions are understood a little less exactly"
+        yield {"use_t5": False}, "long captions and written words are followed less well"
+
+
+def _for_images(plan: Plan) -> Candidates:
+    if plan.vae_batch_size > 1:
+        yield {"vae_batch_size": plan.vae_batch_size // 2}, "pictures are encoded a little more slowly, once"
+    yield from _smaller_pictures(plan)
+
+
+def _for_training(plan: Plan) -> Candidates:
+    if not plan.gradient_checkpointing:
+        yield {"gradient_checkpointing": True, "gradient_checkpointing_interval": 1}, "steps take about a third longer"
+    if plan.gradient_checkpointing_interval > 1:
+        yield {"gradient_checkpointing_interval": 1}, "steps take a little longer"
+    if plan.train_batch_size > 1:
+        batch = -(-plan.train_batch_size // 2)
+        total = plan.train_batch_size * plan.gradient_accumulation_steps
+        yield (
+            {"train_batch_size": batch, "gradient_accumulation_steps": -(-total // batch)},
+            "the same result, at a lower speed",
+        )
+    yield from _smaller_base(plan)
+    yield from _smaller_pictures(plan)
+
+
+def _for_validation(plan: Plan) -> Candidates:
+    edge = min(min(size) for size in plan.validation_sizes or (plan.bucket,))
+    widest = max(plan.validation_sizes or (plan.bucket,), key=lambda size: size[0] * size[1])
+    for smaller in _EDGES:
+        if smaller < edge:
+            width, height = _scaled(plan, widest, smaller)
+            yield {"validation_resolution": f"{width}x{height}"}, "sample pictures are smaller; training stays as it is"
+            break
+    yield from _smaller_base(plan)
+
+
+def _smaller_base(plan: Plan) -> Candidates:
+    costs = {
+        "int8-quanto": "next to none: the loss stays within a hundredth of a percent",
+        "int4-quanto": "steps are slower and the base is a little less exact",
+        "int2-quanto": "the base is clearly less exact",
+    }
+    for precision, cost in costs.items():
+        if _BITS[precision] < _BITS[plan.base_model_precision]:
+            yield {"base_model_precision": precision}, cost
+
+
+def _smaller_pictures(plan: Plan) -> Candidates:
+    for smaller in _EDGES:
+        if smaller < min(plan.bucket):
+            yield {"resolution": smaller}, "details of the pictures are lost"
+            break
+
+
+_CANDIDATES = {
+    ENCODE_TEXT: _for_text,
+    ENCODE_IMAGES: _for_images,
+    TRAIN: _for_training,
+    VALIDATE: _for_validation,
+}
+
+
+def _scaled(plan: Plan, size: tuple[int, int], edge: int) -> tuple[int, int]:
+    """The size with `edge` as its shorter side, in steps of what buckets are aligned to."""
+    factor, step = edge / min(size), family_flavour(plan.flavour).bucket_alignment
+    width, height = (max(step, round(side * factor / step) * step) for side in size)
+    return width, height
