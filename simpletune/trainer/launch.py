@@ -46,8 +46,8 @@ def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
 
 
 def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
+    from simpletune.data.forecast import plan_of
     from simpletune.machine.forecast import forecast
-    from simpletune.trainer.forecast import plan_of
 
     reporter.note("memory of the device, estimated from the model's shapes")
     for phase in forecast(plan_of(settings, plan)).phases:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from project import Project
 
 from simpletune.config.load import load
+from simpletune.data.forecast import plan_of
 from simpletune.data.preflight import preflight
 from simpletune.machine.forecast import forecast
 from simpletune.progress import SilentReporter
-from simpletune.trainer.forecast import plan_of
 from simpletune.trainer.launch import launch
 
 Make = Callable[..., Project]
