@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from simpletune.config.problems import shown
+from simpletune.machine.model_folder import lacking_parts
 from simpletune.machine.patience import within
 from simpletune.redact import redact
 
@@ -21,7 +22,6 @@ HUB = "https://huggingface.co"
 ACCEPTED, NEEDED, NOT_NEEDED, UNKNOWN = "accepted", "needed", "not needed", "unknown"
 
 _ASKED_FOR = "model_index.json"
-_T5_PARTS = ("text_encoder_3", "tokenizer_3")
 _LOCAL_WAY = 'or name a local folder or a .safetensors file in "pretrained_model_name_or_path"'
 _LOG_IN = "`hf auth login`"
 _LONGEST = 160
@@ -118,40 +118,6 @@ def is_cached(repo_id: str, revision: str | None = None, use_t5: bool = True) ->
     if not isinstance(index, str):
         return False
     return not lacking_parts(Path(index).parent, use_t5)
-
-
-def lacking_parts(snapshot: Path, use_t5: bool = True) -> list[str]:
-    """The parts that a folder in the diffusers layout names in its model_index.json and doesn't have whole."""
-    import json
-
-    try:
-        index = json.loads((snapshot / _ASKED_FOR).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return [_ASKED_FOR]
-    parts = [name for name, value in index.items() if isinstance(value, list) and value[:1] != [None]]
-    return [part for part in parts if (use_t5 or part not in _T5_PARTS) and not _is_whole(snapshot / part)]
-
-
-def _is_whole(part: Path) -> bool:
-    if part.name.startswith("tokenizer"):
-        return any((part / name).is_file() for name in ("tokenizer.json", "vocab.json", "spiece.model"))
-    if part.name.startswith("scheduler"):
-        return (part / "scheduler_config.json").is_file()
-    return (part / "config.json").is_file() and _has_weights(part)
-
-
-def _has_weights(part: Path) -> bool:
-    """One file of weights, or all those that an index of several names."""
-    import json
-
-    for index in part.glob("*.safetensors.index.json"):
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            return False
-        if all((part / name).is_file() for name in names):
-            return True
-    return any(file.is_file() for file in part.glob("*.safetensors") if "-of-" not in file.name)
 
 
 def _judge(access: Access, found: _Findings, gated: bool, in_time: bool, timeout: float) -> Access:

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simpletune.machine import hub_access
-from simpletune.machine.hub_access import check_access, host_of, lacking_parts
+from simpletune.machine.hub_access import check_access, host_of
+from simpletune.machine.model_folder import lacking_parts
 
 REPO = "owner/model"
 TOKEN = "hf_" + "Q" * 30
 PARTS = {
     "scheduler": ["scheduler_config.json"],
     "text_encoder": ["config.json", "model.safetensors"],
+    "text_encoder_2": ["config.json", "model.safetensors"],
     "text_encoder_3": [
         "config.json",
         "model.safetensors.index.json",
@@ -27,6 +29,7 @@ PARTS = {
         "model-00002-of-00002.safetensors",
     ],
     "tokenizer": ["vocab.json"],
+    "tokenizer_2": ["tokenizer.json"],
     "tokenizer_3": ["spiece.model"],
     "transformer": ["config.json", "diffusion_pytorch_model.safetensors"],
     "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
@@ -207,9 +210,10 @@ def test_a_model_that_lacks_a_file_is_not_complete(tmp_path, lost):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
-    assert lacking_parts(tmp_path) == ["model_index.json"]
-    (tmp_path / "model_index.json").write_text("{")
-    assert lacking_parts(tmp_path) == ["model_index.json"]
+    assert len(lacking_parts(tmp_path)) == 9
+    folder = make_model(tmp_path / "model")
+    (folder / "text_encoder_3" / "model.safetensors.index.json").write_text("[")
+    assert lacking_parts(folder) == ["text_encoder_3"]
 
 
 @given(st.text(max_size=30), st.text(max_size=60), st.booleans())
