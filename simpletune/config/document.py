@@ -15,6 +15,7 @@ from simpletune.config.jsonfile import JsonFile, JsonPath
 from simpletune.config.problems import ERROR, WARNING, Problem, tidy
 from simpletune.config.schema import types_of
 
+Planned = Mapping[Path, bytes]
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]*)\}")
 
 
@@ -24,17 +25,20 @@ class Document:
 
     `value` is what the file and the overrides say together; `overridden` maps the paths that an override set to how the
     override is called in messages. `bad` collects the paths that have an error, so that no rule trips over them again.
+    `planned` are contents of files that are about to be written: they count as if they were there.
     """
 
     file: JsonFile
     value: Any
     overridden: dict[JsonPath, str] = field(default_factory=dict)
     bad: set[JsonPath] = field(default_factory=set)
+    planned: Planned = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path) -> Document:
-        file = jsonfile.read(path)
-        return cls(file, copy.deepcopy(file.value), bad=set(file.unreadable))
+    def open(cls, path: Path, planned: Planned | None = None) -> Document:
+        planned = planned or {}
+        file = read_planned(path, planned)
+        return cls(file, copy.deepcopy(file.value), bad=set(file.unreadable), planned=planned)
 
     @property
     def name(self) -> str:
@@ -93,6 +97,12 @@ class Document:
             return "--set"
         position = self.file.place(path, on_key=True)
         return f"{self.file.path.name}:{position.line}" if position else self.file.path.name
+
+
+def read_planned(path: Path, planned: Planned) -> JsonFile:
+    """The file as it is on disk, or as it will be."""
+    content = planned.get(Path(os.path.abspath(path)))  # noqa: PTH100
+    return jsonfile.read(path) if content is None else jsonfile.parse(path, content)
 
 
 class Keys:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune import files
-from simpletune.config import jsonfile
-from simpletune.config.document import Keys
+from simpletune.config.document import Keys, read_planned
 from simpletune.config.problems import Problem, errors
 from simpletune.config.rules import exists, looks_like_hub_id, sizes
 from simpletune.config.schema import config_keys, entry_keys
@@ -109,7 +108,7 @@ def _prompts(whole: View) -> dict[str, str]:
         prompts["prompt"] = whole.config["validation_prompt"]
     path = whole.config.path("validation_prompts_file")
     if path is not None:
-        prompts.update(jsonfile.read(path).value)
+        prompts.update(read_planned(path, whole.config.document.planned).value)
     return prompts
 
 

@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from simpletune.config import jsonfile
-from simpletune.config.document import PLACEHOLDER, Keys
+from simpletune.config.document import PLACEHOLDER, Keys, read_planned
 from simpletune.config.families import matches, module_names
 from simpletune.config.problems import Problem, quoted, quoted_path
 from simpletune.config.suggest import close, did_you_mean
@@ -318,6 +317,8 @@ def path_problems(keys: Keys, key: str) -> Iterator[Problem]:
     path = keys.path(key)
     kind = keys.schema[key]["x-path"]
     assert path is not None
+    if path in keys.document.planned:
+        return
     try:
         found = _look(path, kind)
     except (OSError, ValueError) as error:
@@ -357,12 +358,12 @@ _PLAIN_NAME = re.compile(r"\w[\w .-]{0,79}")
 def prompts_are_text(whole: View) -> Iterator[Problem]:
     """The prompts file must be {"name": "prompt"}; what is wrong in it is told with the file's own lines."""
     path = whole.config.path("validation_prompts_file")
-    if path is not None and path.is_file():
+    if path is not None and (path in whole.config.document.planned or path.is_file()):
         yield from prompts_problems(whole, path)
 
 
 def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
-    file = jsonfile.read(path)
+    file = read_planned(path, whole.config.document.planned)
     for problem in file.problems:
         where = f"{path.name}:{problem.position.line}:{problem.position.column}"
         yield whole.config.error("validation_prompts_file", f"{where}: {problem.message}", problem.hint)

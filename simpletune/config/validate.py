@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune.config.check import check_config, check_data, label
-from simpletune.config.document import Document
+from simpletune.config.document import Document, Planned
 from simpletune.config.jsonfile import JsonPath
 from simpletune.config.overrides import apply_to_config, apply_to_data, is_for_data
 from simpletune.config.problems import ERROR, Problem, errors, render, render_all
@@ -39,9 +39,12 @@ def validate_files(config_path: Path, overrides: Sequence[str] = ()) -> list[Pro
     return list(check(config_path, overrides).problems)
 
 
-def check(config_path: Path, overrides: Sequence[str] = ()) -> Checked:
-    """Read and check both files; `overrides` are `key=value` and `dataset.0.key=value`. Raises nothing."""
-    config = Document.open(Path(config_path))
+def check(config_path: Path, overrides: Sequence[str] = (), planned: Planned | None = None) -> Checked:
+    """Read and check both files; `overrides` are `key=value` and `dataset.0.key=value`. Raises nothing.
+
+    `planned` are contents, by absolute path, that are checked in place of what is on disk.
+    """
+    config = Document.open(Path(config_path), planned)
     problems = config.syntax_problems()
     problems += apply_to_config(config, [text for text in overrides if not is_for_data(text)])
     problems += _tokens(config)
@@ -66,9 +69,10 @@ def _open_data(alone: View, overrides: Sequence[str]) -> tuple[Document | None, 
     path = config.path("data_backend_config")
     if path is None or not config.fine("data_backend_config") or () in config.document.bad:
         return None, []
-    if not _is_file(path):
+    planned = config.document.planned
+    if path not in planned and not _is_file(path):
         return None, []  # named_paths_exist says so
-    data = Document.open(path)
+    data = Document.open(path, planned)
     problems = data.syntax_problems()
     problems += apply_to_data(data, overrides)
     problems += _tokens(data)

@@ -1,4 +1,4 @@
-"""A run's folder explains it: settings with origins, versions, pictures. And: what may differ when it is continued."""
+"""A run's folder explains it: settings with origins, versions, pictures. And whether settings may continue a run."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files
+from simpletune.config.continuing import bound_settings, changed_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import Settings
 from simpletune.data.scan import Sample
@@ -32,18 +32,6 @@ _PACKAGES = (
     "torch-optimi",
 )
 
-# What may change when a run is continued. Everything else decides what is learned, or in which order the pictures come,
-# and a run that changed it half-way would be neither the one nor the other.
-_MAY_CHANGE = frozenset(
-    {
-        "device", "device_memory_gb", "quantize_via", "hf_endpoint", "pretrained_text_encoders_path",
-        "max_train_steps", "num_train_epochs", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_end", "lr_power",
-        "lr_num_cycles", "gradient_checkpointing", "gradient_checkpointing_interval", "vae_batch_size",
-        "text_encoder_batch_size", "data_backend_config", "output_dir", "checkpoint_step_interval",
-        "checkpoints_total_limit", "resume_from_checkpoint", "num_validation_images",
-    }
-)  # fmt: skip
-_NOT_COMPARED = frozenset({"config_path", "origins", "image_sets", "text_embeds"})  # the data has its own manifest
 _PRIVATE = frozenset({"pretrained_model_name_or_path", "init_lora"})
 
 
@@ -103,28 +91,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def bound_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a checkpoint is bound to, as JSON values."""
-    names = [field.name for field in fields(settings) if field.name not in _MAY_CHANGE | _NOT_COMPARED]
-    return {name: _plain(getattr(settings, name)) for name in names if not name.startswith("validation_")}
-
-
 def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Path) -> None:
     """Raise ConfigError when the checkpoint was made with other values of the settings it is bound to."""
-    current = bound_settings(settings)
-    changed = [key for key, value in current.items() if key in saved and saved[key] != value]
+    changed = changed_settings(saved, settings)
     if changed:
-        lines = "\n".join(f"  {key}: {json.dumps(saved[key])} -> {json.dumps(current[key])}" for key in changed)
         raise ConfigError(
-            f"{checkpoint} was trained with other settings, and these can't change within a run:\n{lines}",
+            f"{checkpoint} was trained with other settings, and these can't change within a run:\n"
+            + "\n".join(f"  {line}" for line in changed),
             'put them back to continue that run, or start a new one by naming another folder in "output_dir"',
         )
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune.config.continuing import bound_settings
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
 from simpletune.models.adapters import checkpoint_state, load_lora_state
 from simpletune.progress import Reporter
 from simpletune.trainer import checkpoint
-from simpletune.trainer.manifest import bound_settings, check_resumable, digest, versions
+from simpletune.trainer.manifest import check_resumable, digest, versions
 from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
 
 if TYPE_CHECKING:

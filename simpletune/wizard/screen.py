@@ -15,7 +15,7 @@ from typing import Any, Protocol
 Check = Callable[[str], str | None]
 
 
-class Back(Exception):  # noqa: N818  (not an error: somebody wants to see the question before)
+class Back(Exception):
     """Raised by a prompter when the question before is wanted."""
 
 

@@ -1,0 +1,98 @@
+"""What the wizard finds out about the world, each thing once: the machine, folders of pictures, the hub."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simpletune.data.survey import Survey
+    from simpletune.machine.devices import Device
+    from simpletune.machine.hardware import Machine
+    from simpletune.machine.hub_access import Access
+
+
+class Facts:
+    """Answers are remembered; `look`, `survey_folder` and `ask_hub` are the ways to the world, replaced in tests."""
+
+    def __init__(
+        self,
+        folder: Path,
+        look: Callable[[Path], Machine] | None = None,
+        survey_folder: Callable[[Path], Survey] | None = None,
+        ask_hub: Callable[[str, str | None, bool], Access] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._look = look
+        self._survey = survey_folder
+        self._ask_hub = ask_hub
+        self._known: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+
+    def _once(self, key: Any, find: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = find()
+            return self._known[key]
+
+    @property
+    def machine(self) -> Machine:
+        def find() -> Machine:
+            from simpletune.machine.hardware import look
+
+            return (self._look or look)(self._folder)
+
+        found: Machine = self._once("machine", find)
+        return found
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Best first; the processor is the last."""
+
+        def find() -> tuple[Device, ...]:
+            from simpletune.machine.devices import devices
+
+            return devices(self.machine)
+
+        found: tuple[Device, ...] = self._once("devices", find)
+        return found
+
+    def device(self, kind: str) -> Device | None:
+        """This machine's best usable device of a kind."""
+        return next((device for device in self.devices if device.kind == kind and device.usable), None)
+
+    def survey(self, folder: Path) -> Survey:
+        """The folder as it was when it was first looked at, in at most two seconds or so."""
+
+        def find() -> Survey:
+            from simpletune.data.survey import survey
+
+            return (self._survey or survey)(folder)
+
+        found: Survey = self._once(("survey", folder), find)
+        return found
+
+    def is_surveyed(self, folder: Path) -> bool:
+        return ("survey", folder) in self._known
+
+    def access(self, repo_id: str, endpoint: str | None, gated: bool) -> Access:
+        """Whether the hub gives a model, asked once, within seconds."""
+
+        def find() -> Access:
+            from simpletune.machine.hub_access import check_access
+
+            return (self._ask_hub or check_access)(repo_id, endpoint, gated)
+
+        found: Access = self._once(("hub", repo_id, endpoint), find)
+        return found
+
+    def is_asked(self, repo_id: str, endpoint: str | None) -> bool:
+        return ("hub", repo_id, endpoint) in self._known
+
+    def forget_hub(self) -> None:
+        """Ask again: somebody has logged in or accepted a licence meanwhile."""
+        with self._lock:
+            for key in [key for key in self._known if isinstance(key, tuple) and key[0] == "hub"]:
+                del self._known[key]

@@ -1,0 +1,253 @@
+"""What the answers so far will take, for the lines beside the questions: memory by phase, disk, and time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simpletune.machine.devices import Device, usable_memory
+from simpletune.machine.forecast import Forecast, Plan, forecast
+from simpletune.machine.timing import TimeRange, run_seconds
+from simpletune.machine.ways_down import Change, ways_down
+from simpletune.wizard.state import State
+
+GIB = 1 << 30
+_PICTURES_UNKNOWN = 20  # a set's size before there is one
+_SHORT = {"encode text": "text", "encode images": "pictures", "train": "train", "validate": "validate"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is configured for: a device of this machine (`here`) or one described by hand, and the bytes of its memory
+    that a run can count on; None where they aren't known."""
+
+    device: Device
+    usable: int | None
+    here: bool
+
+    @property
+    def kind(self) -> str:
+        return self.device.kind
+
+    @property
+    def name(self) -> str:
+        return self.device.name
+
+
+def card(state: State) -> Card:
+    """The device of the answers: this machine's, or one described by hand."""
+    kind, gigabytes = state.value("device"), state.value("device_memory_gb")
+    found = next((one for one in state.facts.devices if one.usable and kind in ("auto", one.kind)), None)
+    if found is None or gigabytes is not None:
+        found = _by_hand(kind, gigabytes)
+        return Card(found, _usable(found.memory_bytes, found.kind), here=False)
+    memory = found.memory_bytes if found.kind != "cpu" else found.free_bytes
+    return Card(found, _usable(memory, found.kind), here=True)
+
+
+def _by_hand(kind: str, gigabytes: float | None) -> Device:
+    kind = "cuda" if kind == "auto" else kind
+    what = "card" if kind == "cuda" else "machine"
+    name = f"{gigabytes:g} GB {what}" if gigabytes is not None else f"a {what} whose memory isn't known"
+    return Device(kind, name, None if gigabytes is None else int(gigabytes * GIB), None, None)
+
+
+def _usable(memory: int | None, kind: str) -> int | None:
+    return None if memory is None else memory if kind == "cpu" else usable_memory(memory, kind)
+
+
+def plan(state: State) -> Plan:
+    """The answers so far, with defaults for what is still open, as the estimate reads them."""
+    value = state.value
+    return Plan(
+        flavour=value("model_flavour"),
+        base_model_precision=value("base_model_precision"),
+        text_encoder_precisions=(
+            value("text_encoder_1_precision"),
+            value("text_encoder_2_precision"),
+            value("text_encoder_3_precision"),
+        ),
+        use_t5=value("use_t5"),
+        mixed_precision=value("mixed_precision"),
+        tokenizer_max_length=value("tokenizer_max_length"),
+        lora_rank=value("lora_rank"),
+        lora_target=_target(value("lora_target")),
+        optimizer=value("optimizer"),
+        use_ema=value("use_ema"),
+        train_batch_size=value("train_batch_size"),
+        gradient_accumulation_steps=value("gradient_accumulation_steps"),
+        gradient_checkpointing=value("gradient_checkpointing"),
+        gradient_checkpointing_interval=value("gradient_checkpointing_interval"),
+        vae_batch_size=value("vae_batch_size"),
+        text_encoder_batch_size=value("text_encoder_batch_size"),
+        bucket=(largest_edge(state), largest_edge(state)),
+        validation_sizes=validation_sizes(state),
+        validation_prompts=prompts_count(state),
+        num_validation_images=value("num_validation_images"),
+        validation_num_inference_steps=value("validation_num_inference_steps"),
+        validation_step_interval=value("validation_step_interval"),
+        pictures=pictures(state) or _PICTURES_UNKNOWN,
+        captions=captions(state) or _PICTURES_UNKNOWN,
+        steps=steps(state),
+        checkpoints=value("checkpoints_total_limit"),
+    )
+
+
+def _target(value: Any) -> str | tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else str(value)
+
+
+def largest_edge(state: State) -> int:
+    """The edge, in pixels, of the square with as many pixels as the largest bucket (about: `pixel` sets vary)."""
+    default = state.value("resolution") or state.flavour.resolution
+    edges = [_edge(entry, default) for entry in state.images]
+    return max(edges, default=default)
+
+
+def _edge(entry: dict[str, Any], default: int) -> int:
+    resolution = entry.get("resolution") or default
+    if entry.get("resolution_type") == "area":
+        return round((resolution * 1_000_000) ** 0.5)
+    return int(resolution)
+
+
+def validation_sizes(state: State) -> tuple[tuple[int, int], ...]:
+    """The sizes of the validation pictures, (width, height) in pixels."""
+    value = state.value("validation_resolution") or state.value("resolution") or state.flavour.resolution
+    if isinstance(value, int):
+        return ((value, value),)
+    pairs = (size.lower().split("x") for size in str(value).replace(" ", "").split(",") if size)
+    return tuple((int(pair[0]), int(pair[-1])) for pair in pairs if pair[0].isdecimal() and pair[-1].isdecimal())
+
+
+def prompts_count(state: State) -> int:
+    named = state.value("validation_prompts_file") is not None
+    listed = len(state.prompts) if state.prompts is not None else len(state.base.prompts or {}) if named else 0
+    return listed + (state.value("validation_prompt") is not None)
+
+
+def pictures(state: State) -> int:
+    """Pictures in all data sets whose folders have been looked at."""
+    return sum(found.usable for found in surveys(state))
+
+
+def captions(state: State) -> int:
+    """Captions to encode, at most: one a picture unless a set shares one."""
+    return sum(
+        1 if entry.get("caption_strategy") == "instanceprompt" else found.usable
+        for entry, found in zip(state.images, surveys(state), strict=False)
+    )
+
+
+def surveys(state: State) -> list[Any]:
+    """What was seen of each data set's folder, as far as it was looked at."""
+    folders = [state.picture_folder(index) for index in range(len(state.images))]
+    return [state.facts.survey(folder) for folder in folders if state.facts.is_surveyed(folder)]
+
+
+def showings(state: State) -> int:
+    """Pictures shown in an epoch, repeats counted."""
+    return sum(
+        found.usable * (1 + int(entry.get("repeats", 0)))
+        for entry, found in zip(state.images, surveys(state), strict=False)
+    )
+
+
+def steps(state: State) -> int:
+    """Steps of the run."""
+    if state.value("max_train_steps") is not None:
+        return int(state.value("max_train_steps"))
+    if state.value("num_train_epochs") is not None:
+        batch = state.value("train_batch_size") * state.value("gradient_accumulation_steps")
+        return max(1, -(-(showings(state) or _PICTURES_UNKNOWN) // batch) * int(state.value("num_train_epochs")))
+    return 1000
+
+
+def fits(state: State, wanted: Plan, *phases: str) -> bool:
+    """Whether the phases (all, when none is named) fit the card; yes when its memory is unknown."""
+    limit = card(state).usable
+    if limit is None:
+        return True
+    return all(phase.bytes <= limit for phase in forecast(wanted).phases if not phases or phase.phase in phases)
+
+
+def memory_note(wanted: Plan, limit: int | None, *phases: str) -> str:
+    """`train 2.9 GiB, text 6.6 GiB`, with `too much` where it is."""
+    found = [phase for phase in forecast(wanted).phases if phase.phase in phases]
+    return ", ".join(
+        f"{_SHORT[phase.phase]} {gib(phase.bytes)}{' (too much)' if limit is not None and phase.bytes > limit else ''}"
+        for phase in found
+    )
+
+
+def run_time(state: State, wanted: Plan) -> TimeRange:
+    device = card(state)
+    name = device.name if device.here and device.kind == "cuda" else None
+    return run_seconds(wanted, device.kind, name, device.device.capability, state.facts.machine.cpu_count)
+
+
+def panel(state: State) -> tuple[str, ...]:
+    """The lines that stand beside a question: memory by phase against the card, disk, time, and what to do if over."""
+    device, wanted = card(state), plan(state)
+    expected = forecast(wanted)
+    return (*_memory_lines(device, wanted, expected), _rest_line(state, wanted, expected))
+
+
+def _memory_lines(device: Card, wanted: Plan, expected: Forecast) -> Sequence[str]:
+    if device.usable is None:
+        return [f"Memory: {memory_note(wanted, None, *_SHORT)}"]
+    of = "GPU memory" if device.kind == "cuda" else "Memory"
+    lines = [f"{of}, of {gib(device.usable)} usable: {memory_note(wanted, device.usable, *_SHORT)}"]
+    over = [phase for phase in expected.phases if phase.bytes > device.usable]
+    if over:
+        lines.append(_way_down(wanted, device.usable))
+    return lines
+
+
+def _way_down(wanted: Plan, limit: int) -> str:
+    changes = ways_down(wanted, limit)
+    if not changes:
+        return "Too much for this card, whatever is changed: choose a smaller model."
+    return f"Too much. Cheapest way down: {'; '.join(_change(change) for change in changes)}"
+
+
+def _change(change: Change) -> str:
+    return f"{change.key} {change.value} ({change.cost})" if change.cost else f"{change.key} {change.value}"
+
+
+def _rest_line(state: State, wanted: Plan, expected: Forecast) -> str:
+    disk = sum(expected.disk.values())
+    free = state.facts.machine.disk_free
+    room = "" if free is None else f" (of {size(free)} free)" if disk < free else f": too much, only {size(free)} free"
+    return f"Disk: {size(disk)} for caches and checkpoints{room}. Time: {time_words(run_time(state, wanted))}"
+
+
+def time_words(taken: TimeRange, *, brief: bool = False) -> str:
+    """`about 25 min` where measured, `40 min to 2 h (this card was not measured)` else; without the reason if brief."""
+    if taken.measured:
+        return f"about {duration((taken.low + taken.high) / 2)}"
+    span = f"{duration(taken.low)} to {duration(taken.high)}"
+    return span if brief else f"{span} ({taken.basis})"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `25 min`, `3 h 10 min`, `2 days`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    return f"{hours} h" if hours < 48 else f"{round(hours / 24)} days"
+
+
+def gib(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / GIB:.2f} GiB"
+
+
+def size(count: int) -> str:
+    """Bytes as people count them on a disk: `420 MB`, `15.9 GB`."""
+    if count >= 10**9:
+        return f"{count / 10**9:.1f} GB" if count < 10**11 else f"{count / 10**9:.0f} GB"
+    return f"{max(1, round(count / 10**6))} MB"

@@ -1,0 +1,132 @@
+"""Where the result goes, and what an editor gets."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from simpletune.config.continuing import changed_settings, saved_settings
+from simpletune.config.editor_files import vscode_settings_path
+from simpletune.config.load import settings_of
+from simpletune.config.problems import errors
+from simpletune.wizard.compose import checked
+from simpletune.wizard.proposals import Proposal
+from simpletune.wizard.question import Question
+from simpletune.wizard.questions.common import some_text
+from simpletune.wizard.questions.pictures import name_of
+from simpletune.wizard.screen import Option
+from simpletune.wizard.state import MISSING, State
+
+SECTION = "Result"
+_MOST_FOLDERS = 100
+
+
+def output(state: State) -> Iterator[Question]:
+    yield FOLDER
+    if uses_vscode(state):
+        yield EDITOR
+
+
+def _propose(state: State) -> Proposal[Any]:
+    """A folder named after the first data set; if a run is in it that the answers can't continue, a new one."""
+    first = name_of(state.picture_folder(0)) if state.images else "lora"
+    stem = state.base.config.get("output_dir") or f"output/{first}"
+    candidates = [stem, f"{stem}-r{state.value('lora_rank')}", *(f"{stem}-{n}" for n in range(2, _MOST_FOLDERS))]
+    value = next((one for one in candidates if _object(state, one) is None), MISSING)
+    if value is MISSING or value == stem:
+        return Proposal(value, "named after the pictures" if not state.base.exists else "as it is")
+    return Proposal(value, f"{stem} holds a run that these answers can't continue")
+
+
+def _object(state: State, value: Any) -> str | None:
+    if not isinstance(value, str) or not value.strip():
+        return f"{value!r} is not a path"
+    path = state.resolve(value.replace("{id}", "id"))
+    wrong = _not_a_new_folder(path)
+    if wrong:
+        return wrong
+    changed = changed_since(state, path)
+    return (
+        f"{path.name} holds a run with other settings, which these can't continue: {'; '.join(changed)}"
+        if changed
+        else None
+    )
+
+
+def _not_a_new_folder(path: Path) -> str | None:
+    try:
+        parent = next((folder for folder in (path, *path.parents) if folder.exists()), path)
+        if not parent.is_dir():
+            return f"{parent} is a file, not a folder"
+        return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} can't be written to"
+    except OSError as error:
+        return f"{path} can't be used: {error.strerror}"
+
+
+def changed_since(state: State, folder: Path) -> list[str]:
+    """What a run in `folder` was set to and is set to now, of all that can't change within a run."""
+    saved = saved_settings(folder)
+    if saved is None:
+        return []
+    before = state.config.get("output_dir")
+    state.config["output_dir"] = state.stored(folder)
+    try:
+        found = checked(state)
+        config_errors = [problem for problem in errors(found.problems) if problem.kind == "config"]
+        return [] if config_errors else changed_settings(saved, settings_of(state.base.config_path, found.view))
+    finally:
+        if before is None:
+            state.config.pop("output_dir", None)
+        else:
+            state.config["output_dir"] = before
+
+
+def _read(state: State) -> Any:
+    if "output_dir" in state.config:
+        return state.config["output_dir"]
+    return "output" if state.base.exists else MISSING
+
+
+def _write(state: State, value: str) -> None:
+    state.config["output_dir"] = value if "{" in value else state.stored(state.resolve(value))
+
+
+FOLDER = Question(
+    id="output",
+    section=SECTION,
+    row="Result in",
+    title="Where does the result go?",
+    about="A folder, from where config.json is: for the LoRA, checkpoints, sample pictures and plots.",
+    path="folder",
+    parse=some_text,
+    object=_object,
+    propose=_propose,
+    read=_read,
+    write=_write,
+    keys=("output_dir",),
+)
+
+
+def uses_vscode(state: State) -> bool:
+    """Whether there is any trace of VS Code, so that asking about it makes sense."""
+    here = vscode_settings_path(state.folder).parent.is_dir()
+    return here or os.environ.get("TERM_PROGRAM") == "vscode" or shutil.which("code") is not None
+
+
+EDITOR = Question(
+    id="editor",
+    section=SECTION,
+    row="VS Code",
+    title="Shall VS Code complete and check the two files?",
+    about="It takes an entry in .vscode/settings.json of this folder, beside what is there.",
+    options=lambda _state: (Option(True, "yes"), Option(False, "no")),
+    propose=lambda state: Proposal(
+        vscode_settings_path(state.folder).parent.is_dir(), "as the folder is one of VS Code's"
+    ),
+    read=lambda _state: MISSING,
+    write=lambda state, value: setattr(state, "editor", bool(value)),
+    fine=True,
+)

@@ -1,0 +1,144 @@
+"""What the wizard knows while it asks: the files it started from, the answers so far, and the files they make.
+
+A `State` is made anew from the answers for each question (see walk.py), so nothing in it can be stale: an answer that
+was changed changes everything that follows from it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simpletune.config.families import FAMILIES, Flavour
+from simpletune.config.jsonfile import JsonFile
+from simpletune.config.schema import config_keys, entry_keys
+from simpletune.wizard.facts import Facts
+
+
+class _Missing:
+    """Stands for an answer that isn't there; null is one that is."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
+DATA_FILE = "multidatabackend.json"
+PROMPTS_FILE = "validation_prompts.json"
+TEXT_EMBEDS = "text_embeds"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer; `followed` when it was the recommended one, which is asked again when the recommendation changes."""
+
+    value: Any
+    followed: bool = False
+
+
+@dataclass(frozen=True)
+class Base:
+    """The two files the wizard started from; without any, their fresh beginnings. `sets` are `--set` values by path:
+    ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images."""
+
+    config_path: Path
+    config_file: JsonFile | None = None
+    data_file: JsonFile | None = None
+    prompts: Mapping[str, str] | None = None
+    sets: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
+
+    @property
+    def exists(self) -> bool:
+        return self.config_file is not None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json's value; the keys of `--set` over it."""
+        value = self.config_file.value if self.config_file is not None else {}
+        given = {str(path[0]): value for path, value in self.sets.items() if len(path) == 1}
+        return {**copy.deepcopy(value), **copy.deepcopy(given)}
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The data file's entries; the keys of `--set` over those that are there."""
+        entries: list[dict[str, Any]] = copy.deepcopy(self.data_file.value) if self.data_file is not None else []
+        for index, entry in enumerate(images_of(entries)):
+            entry.update(self.sets_of(index))
+        return entries
+
+    def sets_of(self, index: int) -> dict[str, Any]:
+        """What `--set dataset.INDEX.key=value` gives."""
+        return {
+            str(path[2]): copy.deepcopy(value) for path, value in self.sets.items() if path[:2] == ("dataset", index)
+        }
+
+
+def images_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries that are sets of pictures to train on, in order."""
+    return [entry for entry in entries if entry.get("dataset_type") != TEXT_EMBEDS and not entry.get("disabled")]
+
+
+class State:
+    """The files as the answers so far make them, and everything a question may want to know."""
+
+    def __init__(self, facts: Facts, base: Base, answers: Mapping[str, Answer]) -> None:
+        self.facts = facts
+        self.base = base
+        self.answers = answers
+        self.config = base.config
+        self.entries = base.entries
+        self.prompts: dict[str, str] | None = None  # what validation_prompts.json is to hold; None leaves it alone
+        self.editor = False
+        self.values: dict[str, Any] = {}  # of the questions answered so far, by id
+
+    @property
+    def folder(self) -> Path:
+        """The folder of config.json, which relative paths are meant from."""
+        return Path(os.path.abspath(self.base.config_path)).parent  # noqa: PTH100
+
+    @property
+    def flavour(self) -> Flavour:
+        return FAMILIES["sd3"].flavours[self.value("model_flavour")]
+
+    @property
+    def base_images(self) -> list[dict[str, Any]]:
+        """The data sets that stood in the files at the start."""
+        return images_of(self.base.data_file.value) if self.base.data_file is not None else []
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        return images_of(self.entries)
+
+    def value(self, key: str) -> Any:
+        """A key's value, its default when it is not given."""
+        return self.config.get(key, config_keys()[key].get("default"))
+
+    def entry_value(self, index: int, key: str) -> Any:
+        return self.images[index].get(key, entry_keys("image")[key].get("default"))
+
+    def image(self, index: int) -> dict[str, Any]:
+        """The entry of data set `index`; made when there is none."""
+        while len(self.images) <= index:
+            entry = {"id": "", **self.base.sets_of(len(self.images))}
+            texts = [place for place, other in enumerate(self.entries) if other.get("dataset_type") == TEXT_EMBEDS]
+            self.entries.insert(texts[0] if texts else len(self.entries), entry)
+        return self.images[index]
+
+    def resolve(self, text: str) -> Path:
+        """A path of one of the two files."""
+        filled = text.replace("{model_family}", str(self.value("model_family")))
+        return Path(os.path.normpath(self.folder / os.path.expanduser(filled)))  # noqa: PTH111
+
+    def stored(self, path: Path) -> str:
+        """A path as the files hold it: relative within config.json's folder, which may then be moved as a whole."""
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100
+        if absolute.is_relative_to(self.folder):
+            return absolute.relative_to(self.folder).as_posix()
+        return str(absolute)
+
+    def picture_folder(self, index: int) -> Path:
+        return self.resolve(str(self.images[index].get("instance_data_dir", "")))
