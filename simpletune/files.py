@@ -62,10 +62,13 @@ def write_new(path: Path, data: bytes, like: Path | None = None) -> None:
     For a caller that renames it later and clears it away itself when that fails. Raises FileExistsError.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags, 0o666 if like is None else 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(os.open(path, flags, 0o666 if like is None else 0o600), "wb", buffering=0) as file:
+            _write_all(file, data)
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk doesn't say for which file
+        raise
     if like is not None:
         _look_like(path, like.stat())
 
@@ -78,7 +81,10 @@ def rename(source: Path, target: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file for good; one that is not there is fine."""
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
     _sync(path.parent)
 
 
@@ -130,6 +136,13 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_all(file: Any, data: bytes) -> None:
+    """Write to an unbuffered file, which may take less than it is given at a time."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _look_like(path: Path, status: os.stat_result) -> None:

@@ -36,16 +36,16 @@ def hold(path: Path, busy: Callable[[str], SimpletuneError], patience: float = 0
             _discard(path)  # refused when somebody else has it open by now, which is right
 
 
-def _acquire(path: Path, busy: Callable[[str], SimpletuneError], deadline: float) -> IO[str]:
+def _acquire(path: Path, busy: Callable[[str], SimpletuneError], deadline: float) -> IO[bytes]:
     while True:
         # Written in place, unlike every other file: the lock belongs to this very file.
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
         try:
             if not _try_lock(file):
                 if time.monotonic() >= deadline:
                     raise busy(_holder(path))
             elif _is_at(file, path):
-                _rewrite(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+                _sign(file)
                 return file
         except BaseException:
             file.close()
@@ -54,7 +54,7 @@ def _acquire(path: Path, busy: Callable[[str], SimpletuneError], deadline: float
         time.sleep(_PAUSE_SECONDS)
 
 
-def _is_at(file: IO[str], path: Path) -> bool:
+def _is_at(file: IO[bytes], path: Path) -> bool:
     """Whether the file that was locked still has its name; the holder before may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
@@ -67,11 +67,11 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _rewrite(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text)
-    file.flush()
+def _sign(file: IO[bytes]) -> None:
+    """Say whose lock it is; on a full disk it is nobody's in words, but held all the same."""
+    with suppress(OSError):
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
 
 def _holder(path: Path) -> str:
@@ -84,7 +84,7 @@ def _holder(path: Path) -> str:
         return "process unknown"  # it has just started, or just ends
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[bytes]) -> bool:
     """Take the lock without waiting; closing the file gives it back."""
     if os.name == "nt":
         return _try_lock_windows(file)
@@ -97,7 +97,7 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _try_lock_windows(file: IO[str]) -> bool:
+def _try_lock_windows(file: IO[bytes]) -> bool:
     import importlib
 
     msvcrt = importlib.import_module("msvcrt")

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from simpletune.cli.display import find_config, problem_text
+from simpletune.config.journal import recover
 from simpletune.config.load import settings_of
 from simpletune.config.problems import Problem, errors, shown, tidy
 from simpletune.config.validate import check, exit_code
@@ -26,6 +27,8 @@ def validate(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> 
     Exits with 0 when training can start, 2 when a file has to be changed, 3 when this machine lacks something.
     """
     path = find_config(config)
+    if note := recover(path):
+        click.echo(f"note: {shown(note)}", err=True)
     problems, summary = _examine(path, overrides)
     if as_json:
         click.echo(json.dumps([problem.as_json() for problem in problems], indent=2))

@@ -42,6 +42,7 @@ class Step:
     new: str
     old: str | None
     backup: str | None  # the name that the old content keeps, if it is kept
+    removable: bool = True  # whether a target that was new may be removed again
 
     @property
     def temporary(self) -> Path:
@@ -66,7 +67,7 @@ def write_together(config_path: Path, contents: Mapping[Path, bytes], *, backup:
     config = _real(config_path)
     made: list[Path] = []
     try:
-        with _translated("nothing was changed"):
+        with _translated(config):
             _make_folder(config.parent, made)
             with _locked(config):
                 _settle(config)
@@ -96,7 +97,7 @@ def recover(config_path: Path) -> str | None:
             return None
     except (OSError, SimpletuneError):
         return None  # what can't be looked at holds no journal of ours; reading the file says what is wrong with it
-    with _translated(f"a write was interrupted there: {_journal(config)} says which"), _locked(config):
+    with _translated(config), _locked(config):
         return _settle(config)
 
 
@@ -104,7 +105,6 @@ def recover(config_path: Path) -> str | None:
 
 
 def _write(config: Path, steps: tuple[Step, ...], data: Mapping[Path, bytes]) -> None:
-    journal = _journal(config)
     try:
         _write_journal(config, steps)
         for step in steps:
@@ -116,9 +116,9 @@ def _write(config: Path, steps: tuple[Step, ...], data: Mapping[Path, bytes]) ->
         for step in steps:
             files.rename(step.temporary, step.target)
     except BaseException:
-        _undo(journal, steps)
+        _undo(config, steps)
         raise
-    _finish(journal, steps)
+    _finish(config, steps)
 
 
 def _targets(contents: Mapping[Path, bytes]) -> dict[Path, bytes]:
@@ -170,19 +170,19 @@ def _settle(config: Path) -> str | None:
     """Complete or undo what the journal says; the lock is held."""
     if _unfinished(config).exists():  # killed while writing the journal itself, so before anything else
         files.remove(_unfinished(config))
-    journal = _journal(config)
-    if not journal.exists():
+    if not _journal(config).exists():
         return None  # its writer ended well meanwhile
     steps = _read_journal(config)
     names = _listed([step.target.name for step in steps])
     if not _can_complete(steps):
-        _undo(journal, steps)
-        return f"writing {names} had been interrupted; it was undone, the old content is in place"
-    kept = [_keep(step) for step in steps if _sha(step.target) not in (step.old, step.new)]
+        left = _undo(config, steps)
+        note = f"; but {_listed(left)} was new and is left" if left else ""
+        return f"writing {names} had been interrupted; it was undone{note}"
+    kept = [_keep(step.target) for step in steps if _sha(step.target) not in (step.old, step.new, None)]
     for step in steps:
         if _sha(step.target) != step.new:
             files.rename(step.temporary, step.target)
-    _finish(journal, steps)
+    _finish(config, steps)
     note = f"; what was there meanwhile is kept as {_listed(kept)}" if kept else ""
     return f"writing {names} had been interrupted; it was completed{note}"
 
@@ -196,46 +196,51 @@ def _can_complete(steps: tuple[Step, ...]) -> bool:
     return whole and (begun or untouched)
 
 
-def _keep(step: Step) -> str:
+def _keep(target: Path) -> str:
     """Save what somebody wrote over a target since the interruption."""
-    path = step.target.with_name(_backup_name(step.target))
-    if step.target.exists():
-        files.write_new(path, step.target.read_bytes(), like=step.target)
+    path = target.with_name(_backup_name(target))
+    files.write_new(path, target.read_bytes(), like=target)
     return path.name
 
 
-def _undo(journal: Path, steps: tuple[Step, ...]) -> None:
-    """Put everything back. The temporaries go first: from then on completing is out of the question for all."""
+def _undo(config: Path, steps: tuple[Step, ...]) -> list[str]:
+    """Put everything back; the names of new files that had to be left.
+
+    The temporaries go first: from then on completing is out of the question, whoever goes on with this.
+    """
     for step in steps:
         files.remove(step.temporary)
     for step in steps:
-        _restore(step, journal)
-    files.remove(journal)
+        _restore(step, config)
+    for journal in (_unfinished(config), _journal(config)):
+        files.remove(journal)
+    return [str(step.target) for step in steps if step.old is None and _sha(step.target) == step.new]
 
 
-def _restore(step: Step, journal: Path) -> None:
+def _restore(step: Step, config: Path) -> None:
     now, saved = _sha(step.target), _sha(step.saved) if step.old is not None else None
-    if now == step.new and step.old is None:
-        # A journal that came with a downloaded folder must not be able to remove files elsewhere.
-        if step.target.is_relative_to(journal.parent):
+    if step.old is None:
+        if now == step.new and step.removable:
             files.remove(step.target)
-    elif saved is not None and now in (step.new, None) and saved == step.old:
+    elif now not in (step.new, None):
+        # The old content, or somebody's since. The copy goes if it, or the part of it that was written, is still there.
+        if saved is not None and step.target.read_bytes().startswith(step.saved.read_bytes()):
+            files.remove(step.saved)
+    elif saved == step.old:
         files.rename(step.saved, step.target)
-    elif now in (step.new, None) and step.old is not None:
+    else:
         raise SimpletuneError(
             f"writing {step.target.name} was interrupted, and its old content is no longer in {step.saved}",
-            f"see that {step.target} is as you want it, then delete {journal}",
+            f"see that {step.target} is as you want it, then delete {_journal(config)}",
         )
-    elif saved is not None and step.target.read_bytes().startswith(step.saved.read_bytes()):
-        files.remove(step.saved)  # the copy of something that is still there
 
 
-def _finish(journal: Path, steps: tuple[Step, ...]) -> None:
+def _finish(config: Path, steps: tuple[Step, ...]) -> None:
     for step in steps:
         files.remove(step.temporary)  # only there if somebody else had put the new content in place
         if step.backup is None and step.old is not None:
             files.remove(step.saved)
-    files.remove(journal)
+    files.remove(_journal(config))
 
 
 # --- the journal
@@ -281,7 +286,8 @@ def _step(folder: Path, token: str, entry: Mapping[str, Any]) -> Step:
     backup = entry["backup"]
     if backup is not None and not re.fullmatch(re.escape(target.name) + r"\.bak\d*", backup):
         raise ValueError(backup)
-    return Step(target, token, entry["new"], entry["old"], backup)
+    # A journal that came with somebody's folder must not be able to remove files elsewhere.
+    return Step(target, token, entry["new"], entry["old"], backup, removable=target.is_relative_to(folder))
 
 
 # --- what all of them need
@@ -321,15 +327,18 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def _translated(state: str) -> Iterator[None]:
-    """An error of the operating system as a sentence; `state` says what that means for the files."""
+def _translated(config: Path) -> Iterator[None]:
+    """An error of the operating system as a sentence that says what it means for the files."""
     try:
         yield
     except OSError as error:
+        pending = os.path.lexists(_journal(config))
+        state = "an interrupted write is still to be completed or undone" if pending else "nothing was changed"
         where = error.filename or "the folder"
         if error.errno in _FULL:
             raise EnvironmentNotReady(f"there is no room to write {where}; {state}", "free some disk space") from error
         if error.errno in _FORBIDDEN:
             hint = "allow writing to the folder, or choose another one"
             raise EnvironmentNotReady(f"{where} can't be written: {error.strerror}; {state}", hint) from error
-        raise EnvironmentNotReady(f"{where} can't be written: {error.strerror or error}; {state}") from error
+        hint = "see that the path is right, or choose another one"
+        raise EnvironmentNotReady(f"{where} can't be written: {error.strerror or error}; {state}", hint) from error
