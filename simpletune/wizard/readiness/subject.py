@@ -1,4 +1,4 @@
-"""What the checks are about: this machine, and the two files if there are any; each thing looked at once, when asked."""
+"""What the checks are about: this machine, and the two files if there are any; each thing is looked at once."""
 
 from __future__ import annotations
 
