@@ -19,8 +19,11 @@ Line = list[Fragment]
 BACK_LABEL = "Back"
 BACK_NOTE = "to the question before"
 _MARGIN = "  "
-_LEAST_REMARK = 24  # columns; with less beside the labels, remarks go below
-_LEAST_OPTIONS = 6  # lines; the lines above give way to keep these
+_LEAST_NOTE = 11  # columns; with less beside the labels, notes stand below only
+_MOST_DETAIL = 6  # lines
+_LEAST_REASON = 24  # the same for why an option is unavailable, which is never cut
+_MANY_OPTIONS, _FEW_OPTIONS = 8, 5  # lines of options that other lines give way for
+_WIDE = 60  # columns from which there is room for more than the necessary
 _NAME_COLUMNS = 22
 
 
@@ -76,46 +79,81 @@ def start_of(screen: Screen) -> int:
     raise ValueError(f"no option of the question {screen.id!r} can be chosen")
 
 
-def header(screen: Screen, columns: int, rows: int) -> list[Line]:
-    """Heading, title, what it is, figures, the last answer's problem; the middle ones leave when `rows` are few."""
-    heading = _styled(wrap(screen.heading, columns), "class:heading")
-    title = _styled(wrap(screen.title, columns), "class:title")
-    about = _styled(wrap(screen.about, columns), "class:about") if screen.about else []
-    panel = [[("class:panel", line)] for text in screen.panel for line in _panel(text, columns)]
-    problem = _problem(screen.problem, columns)
-    panel = [[], *panel] if panel else []
-    taken = len(heading) + len(title) + len(problem) + _LEAST_OPTIONS
-    if taken + len(panel) > rows:
-        panel = []
-    if taken + len(panel) + len(about) > rows:
-        about = []
-    return [*heading, *title, *about, *panel, *problem, []]
+def choice_screen(screen: Screen, pointed: int, columns: int, rows: int, signs: Signs) -> list[Line]:
+    """All of a choice while it is asked, in at most `rows` lines if there are at least a dozen.
+
+    What is too much leaves in this order: what the question is about, the options furthest from the pointer, the
+    figures, the details of the option.
+    """
+    listed = _listed(screen, pointed, columns, signs)
+    detail = _detail(listed, pointed, columns)
+    keys = footer(screen, columns, signs)
+    all_options = sum(len(row.lines) for row in listed)
+    for about, panel, below, least in (
+        (True, True, detail, _MANY_OPTIONS),
+        (False, True, detail, _MANY_OPTIONS),
+        (False, True, detail, _FEW_OPTIONS),
+        (False, False, detail, _FEW_OPTIONS),
+        (False, False, [], 0),
+    ):
+        above = header(screen, columns, about, panel)
+        room = rows - len(above) - len(below) - len(keys)
+        if room >= min(all_options, least):
+            break
+    return [*above, *_around(listed, pointed, max(room, 3), signs), *below, *keys]
+
+
+def above_typed(screen: Screen, columns: int, rows: int, signs: Signs) -> list[Line]:
+    """What stands above the line that is typed, in at most `rows` lines if there are at least half a dozen."""
+    recommended = _recommendation(screen, columns, signs)
+    for about, panel in ((True, True), (False, True), (False, False)):
+        lines = [*header(screen, columns, about, panel), *recommended]
+        if len(lines) <= rows:
+            break
+    return lines
+
+
+def header(screen: Screen, columns: int, about: bool, panel: bool) -> list[Line]:
+    """Heading, title, what it is about, figures, the problem of the last answer, between two empty lines."""
+    lines: list[Line] = [[], *_styled(wrap(screen.heading, columns), "class:heading")]
+    lines += _styled(wrap(screen.title, columns), "class:title")
+    if screen.about and about:
+        lines += _styled(wrap(screen.about, columns), "class:about")
+    if screen.panel and panel:
+        lines += [[], *_styled([part for text in screen.panel for part in _panel(text, columns)], "class:panel")]
+    if screen.problem:
+        problem = wrap(f"Problem: {screen.problem}", columns, "", " " * len("Problem: "))
+        lines += [[], *_styled(problem, "class:problem")]
+    return [*lines, []]
 
 
 def _panel(text: str, columns: int) -> list[str]:
     return wrap(text, columns, _MARGIN, _MARGIN + hanging_indent(text, columns))
 
 
-def _problem(problem: str | None, columns: int) -> list[Line]:
-    if problem is None:
-        return []
-    return [[], *_styled(wrap(f"Problem: {problem}", columns, "", " " * len("Problem: ")), "class:problem")]
-
-
 def _styled(lines: Sequence[str], style: str) -> list[Line]:
     return [[(style, line)] for line in lines]
 
 
-def recommendation(screen: Screen, columns: int, signs: Signs) -> list[Line]:
-    """What is recommended as a typed answer, and why."""
-    value = "" if screen.recommended is None else signs.clean(str(screen.recommended))
-    text = ", ".join(part for part in (value, screen.reason) if part)
-    return _styled(wrap(f"recommended: {text}", columns), "class:recommended") if text else []
+def _recommendation(screen: Screen, columns: int, signs: Signs) -> list[Line]:
+    text = signs.clean(recommended_text(screen))
+    return _styled(wrap(text, columns), "class:recommended") if text else []
 
 
-def footer(screen: Screen, keys: Sequence[str], columns: int, signs: Signs) -> list[Line]:
+def recommended_text(screen: Screen) -> str:
+    """What is recommended as a typed answer, and why: "recommended 1500: 26 pictures, each seen about 60 times"."""
+    value = "" if screen.recommended is None else f" {screen.recommended}"
+    reason = f": {screen.reason}" if screen.reason else ""
+    return f"recommended{value}{reason}" if value or reason else ""
+
+
+def footer(screen: Screen, columns: int, signs: Signs) -> list[Line]:
     """What the keys do, whole entries to a line."""
-    entries = [*keys, *(["Shift+Tab goes back"] if screen.can_go_back else []), "Ctrl-C stops and keeps a draft"]
+    choose = "Up/Down and Enter choose" if columns >= _WIDE else "Enter chooses"
+    entries = ["Enter accepts" if screen.options is None else choose]
+    entries += ["Tab completes"] if screen.path else []
+    entries += ["Shift+Tab goes back"] if screen.can_go_back else []
+    entries += ["Ctrl-C stops and keeps a draft"]
     lines, line = [], ""
     for entry in entries:
         joined = f"{line}{signs.dot}{entry}" if line else entry
@@ -129,7 +167,7 @@ def footer(screen: Screen, keys: Sequence[str], columns: int, signs: Signs) -> l
 def answer_line(name: str, answer: str, columns: int, signs: Signs) -> Line:
     """The one line that stays of an answered question; names stand in a column where there is room."""
     name = cut(name, columns // 2, signs.ellipsis)
-    label = padded(f"? {name}", _NAME_COLUMNS) if columns >= 60 else f"? {name}"
+    label = padded(f"? {name}", _NAME_COLUMNS) if columns >= _WIDE else f"? {name}"
     answer = signs.clean(answer) or "(nothing)"
     room = columns - width(label) - 2
     shown_answer = cut_middle(answer, room, signs.ellipsis)
@@ -138,22 +176,16 @@ def answer_line(name: str, answer: str, columns: int, signs: Signs) -> Line:
 
 @dataclass(frozen=True)
 class _Row:
-    """One option as it is listed. `whole` says whether all there is to say about it stands in `lines`."""
+    """One option as it is listed, and what there is to say about it that did not fit."""
 
     lines: tuple[Line, ...]
-    detail: tuple[str, ...]
-    whole: bool
+    rest: tuple[str, ...]
 
 
-def choices(screen: Screen, pointed: int, columns: int, rows: int, signs: Signs) -> list[Line]:
-    """The options in at most about `rows` lines, those around the pointer when there are more, and, below, what did not
-    fit beside the one that is pointed at."""
+def _listed(screen: Screen, pointed: int, columns: int, signs: Signs) -> list[_Row]:
     options = [*(screen.options or ()), *([Option(None, BACK_LABEL, BACK_NOTE)] if screen.can_go_back else [])]
     label_columns = min(max(width(option.label) for option in options), max(12, (columns - 4) // 2))
-    listed = [_row(screen, option, at == pointed, label_columns, columns, signs) for at, option in enumerate(options)]
-    below = _detail(listed, pointed, columns)
-    room = max(3, rows - len(below))
-    return [*_around(listed, pointed, room, signs), *below]
+    return [_row(screen, option, at == pointed, label_columns, columns, signs) for at, option in enumerate(options)]
 
 
 def _row(screen: Screen, option: Option, here: bool, label_columns: int, columns: int, signs: Signs) -> _Row:
@@ -161,7 +193,7 @@ def _row(screen: Screen, option: Option, here: bool, label_columns: int, columns
     pointer = signs.pointer if here else " "
     labels = wrap(option.label, label_columns) if width(option.label) > label_columns else [option.label]
     room = columns - label_columns - 5
-    remarks, detail, whole = _remarks(screen, option, room, signs)
+    remarks, rest = _remarks(screen, option, room, signs)
     lines: list[Line] = []
     for at in range(max(len(labels), len(remarks))):
         label = labels[at] if at < len(labels) else ""
@@ -171,7 +203,7 @@ def _row(screen: Screen, option: Option, here: bool, label_columns: int, columns
         lines.append([lead, (style, text), *([("", "  "), *remark] if remark else [])])
     if not remarks and option.disabled:
         lines += [[("class:disabled", line)] for line in wrap(unavailable(option), columns - 1, "     ")]
-    return _Row(tuple(lines), tuple(detail), whole)
+    return _Row(tuple(lines), tuple(rest))
 
 
 def unavailable(option: Option) -> str:
@@ -179,59 +211,55 @@ def unavailable(option: Option) -> str:
     return f"unavailable: {option.disabled}"
 
 
-def _remarks(screen: Screen, option: Option, room: int, signs: Signs) -> tuple[list[Line], list[str], bool]:
-    """What stands beside an option (lines of fragments), all there is to say about it, and whether that is the same."""
+def _remarks(screen: Screen, option: Option, room: int, signs: Signs) -> tuple[list[Line], list[str]]:
+    """What stands beside an option (lines of fragments), and what of it did not fit."""
     if option.disabled:
-        lines = wrap(unavailable(option), room) if room >= _LEAST_REMARK else []
-        return _styled(lines, "class:disabled"), [], True
-    dot = signs.dot
+        return _styled(wrap(unavailable(option), room) if room >= _LEAST_REASON else [], "class:disabled"), []
     marked = screen.recommended is not None and same(option.value, screen.recommended)
-    reason = f"recommended: {screen.reason}" if marked and screen.reason else "recommended" if marked else ""
-    detail = [text for text in (option.note, reason) if text]
-    if not detail:
-        return [], [], True
-    if width(dot.join(detail)) <= room:
-        note = [("class:note", option.note + (dot if reason else ""))] if option.note else []
-        return [[*note, *([("class:recommended", reason)] if reason else [])]], detail, True
-    short = "recommended" if marked else ""
-    if room < _LEAST_REMARK and not (short and room >= width(short)):
-        return [], detail, False
-    if not short:
-        return [[("class:note", cut(option.note, room, signs.ellipsis))]], detail, False
-    left = room - width(short) - width(dot)
-    note = [("class:note", option.note + dot)] if option.note and width(option.note) <= left else []
-    return [[*note, ("class:recommended", short)]], detail, False
+    note, mark = option.note, "recommended" if marked else ""
+    reason = f"{mark}: {screen.reason}" if marked and screen.reason else mark
+    for beside, rest in ((reason, []), (mark, [reason] if reason != mark else [])):
+        if width(signs.dot.join(part for part in (note, beside) if part)) <= room:
+            return _beside(note, beside, signs), rest
+    left = room - (width(mark + signs.dot) if mark else 0)
+    note_cut = cut(note, left, signs.ellipsis) if left >= _LEAST_NOTE else ""
+    mark = mark if width(mark) <= room else ""
+    return _beside(note_cut, mark, signs), [text for text in (note, reason if reason != mark else "") if text]
+
+
+def _beside(note: str, mark: str, signs: Signs) -> list[Line]:
+    line = [("class:note", note)] if note else []
+    line += [("class:recommended", signs.dot + mark if note else mark)] if mark else []
+    return [line] if line else []
 
 
 def _detail(listed: Sequence[_Row], pointed: int, columns: int) -> list[Line]:
-    """All there is to say about the option pointed at, in as many lines as any option needs, so that nothing jumps."""
-    if all(row.whole for row in listed):
-        return []
-    wrapped = [[line for text in row.detail for line in wrap(text, columns, _MARGIN)] for row in listed]
-    height = max(len(lines) for lines in wrapped)
-    here = _styled(wrapped[pointed], "class:detail")
-    return [[], *here, *([] for _ in range(height - len(here)))]
+    """What did not fit beside the option pointed at, in as many lines as any option needs, so that nothing jumps."""
+    wrapped = [[line for text in row.rest for line in wrap(text, columns, _MARGIN)] for row in listed]
+    height = min(max(len(lines) for lines in wrapped), _MOST_DETAIL)
+    here = _styled(wrapped[pointed][:height], "class:detail")
+    return [[], *here, *([] for _ in range(height - len(here)))] if height else []
 
 
 def _around(listed: Sequence[_Row], pointed: int, room: int, signs: Signs) -> list[Line]:
     """The options around the pointer that fit into `room` lines; a line says how many there are before and behind."""
-    heights = [len(row.lines) for row in listed]
-    if sum(heights) <= room:
-        return [line for row in listed for line in row.lines]
     first = last = pointed
-    taken = heights[pointed] + 2
-    while True:
+    grown = True
+    while grown:
         grown = False
-        if last + 1 < len(listed) and taken + heights[last + 1] <= room:
-            last, grown = last + 1, True
-            taken += heights[last]
-        if first > 0 and taken + heights[first - 1] <= room:
-            first, grown = first - 1, True
-            taken += heights[first]
-        if not grown:
-            break
-    more = [
-        [("class:footer", f"   {signs.ellipsis} {count} more {where}" if count else "")]
-        for count, where in ((first, "above"), (len(listed) - 1 - last, "below"))
+        for lower, upper in ((first, last + 1), (first - 1, last)):
+            if lower >= 0 and upper < len(listed) and _height(listed, lower, upper) <= room:
+                first, last, grown = lower, upper, True
+                break
+    above, below = first, len(listed) - 1 - last
+    return [
+        *([[("class:footer", f"   {signs.ellipsis} {above} more above")]] if above else []),
+        *(line for row in listed[first : last + 1] for line in row.lines),
+        *([[("class:footer", f"   {signs.ellipsis} {below} more below")]] if below else []),
     ]
-    return [more[0], *(line for row in listed[first : last + 1] for line in row.lines), more[1]]
+
+
+def _height(listed: Sequence[_Row], first: int, last: int) -> int:
+    """Lines that the options from `first` to `last` take, with those that say what is left out."""
+    left_out = (first > 0) + (last < len(listed) - 1)
+    return sum(len(row.lines) for row in listed[first : last + 1]) + left_out

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from simpletune.wizard.looks import name_of, same, start_of, tidied, unavailable
+from simpletune.wizard.looks import name_of, recommended_text, same, start_of, tidied, unavailable
 from simpletune.wizard.screen import Back, Option, Screen
-from simpletune.wizard.streams import lost_is_end_of_file
-from simpletune.wizard.text import dragged, paragraph, signs_for, unwrapped, wrap, wrapped_diff_line
+from simpletune.wizard.streams import hangup_is_end_of_file, lost_is_end_of_file
+from simpletune.wizard.text import paragraph, signs_for, unwrapped, wrap, wrapped_diff_line
+from simpletune.wizard.typed import judged
 
 _BACK = {"b", "back"}
 _REPEAT = "?"
@@ -74,15 +75,14 @@ class PlainPrompter:
         first = screen.recommended if screen.default is None else screen.default
         default = "" if first is None else str(first)
         while True:
-            answer = self._answer(screen, _typed_prompt(screen, self._signs.clean(default)), strip=False)
-            text = default if answer == "" else "" if answer.strip() == _NOTHING else _literal(answer)
-            text = dragged(text) if screen.path else text
-            problem = screen.check(text) if screen.check else None
+            answer = self._answer(screen, _typed_prompt(screen, self._signs.clean(default)))
+            meant = default if answer == "" else "" if answer == _NOTHING else _literal(answer)
+            text, problem = judged(screen, meant)
             if problem is None:
                 return text
             self._problem(problem)
 
-    def _answer(self, screen: Screen, prompt: str, strip: bool = True) -> str:
+    def _answer(self, screen: Screen, prompt: str) -> str:
         """The next line that is an answer: "b" goes back, "?" shows the question again."""
         while True:
             line = self._read(prompt)
@@ -95,17 +95,23 @@ class PlainPrompter:
             elif word in _BACK and screen.options is not None:
                 self._problem("there is no question before this one")
             else:
-                return line.strip() if strip else line
+                return line.strip()
 
     def _read(self, prompt: str) -> str:
         lines = wrap(prompt, self._columns - 1)
-        with lost_is_end_of_file():
+        with lost_is_end_of_file(), hangup_is_end_of_file():
             self._stdout.write("\n".join(lines) + " ")
             self._stdout.flush()
-            line = self._stdin.readline()
+            line = self._line()
         if not line:
             raise EOFError
         return line.rstrip("\r\n")
+
+    def _line(self) -> str:
+        try:
+            return self._stdin.readline()
+        except UnicodeDecodeError as error:
+            return f"{error.object.decode(error.encoding, 'surrogateescape')}\n"  # refused as an answer, not fatal
 
     def _show(self, screen: Screen) -> None:
         lines = ["", screen.heading, screen.title]
@@ -119,9 +125,8 @@ class PlainPrompter:
 
     def _hints(self, screen: Screen) -> list[str]:
         """What is recommended as a typed answer; how to type the words that mean something else, said once."""
-        value = "" if screen.recommended is None else str(screen.recommended)
-        recommended = ", ".join(part for part in (value, screen.reason) if part)
-        lines = [f"Recommended: {recommended}"] if recommended else []
+        recommended = recommended_text(screen)
+        lines = [recommended[0].upper() + recommended[1:]] if recommended else []
         lines += [] if self._told_escapes else [_ESCAPES]
         self._told_escapes = True
         return lines
@@ -170,5 +175,5 @@ def _named(options: Sequence[Option], answer: str) -> int | None:
 
 def _literal(answer: str) -> str:
     """The answer, without the backslash that keeps a reserved word from its meaning."""
-    rest = answer.strip().removeprefix("\\")
-    return rest if rest != answer.strip() and rest.lower() in _RESERVED else answer
+    rest = answer.removeprefix("\\")
+    return rest if rest != answer and rest.lower() in _RESERVED else answer

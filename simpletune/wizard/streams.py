@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TextIO
 
 _GONE = {errno.EIO, errno.EBADF, errno.EPIPE}
@@ -33,20 +32,27 @@ def lost_is_end_of_file() -> Iterator[None]:
 
 
 @contextmanager
-def hangup_is_end_of_file() -> Iterator[None]:
-    """A closed terminal window or connection (SIGHUP) raises EOFError instead of ending the process at once.
+def on_hangup(action: Callable[[], None]) -> Iterator[None]:
+    """Call `action` when the terminal's window or connection is closed (SIGHUP), instead of ending at once.
 
     It does nothing where there is no such signal (Windows) or outside the main thread.
     """
     if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def hung_up(_number: int, _frame: FrameType | None) -> None:
-        raise EOFError
-
-    before = signal.signal(signal.SIGHUP, hung_up)
+    before = signal.signal(signal.SIGHUP, lambda *_: action())
     try:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@contextmanager
+def hangup_is_end_of_file() -> Iterator[None]:
+    """A closed terminal raises EOFError wherever the program is, so that a draft can be kept."""
+
+    def lost() -> None:
+        raise EOFError
+
+    with on_hangup(lost):
+        yield

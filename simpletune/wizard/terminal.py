@@ -29,18 +29,18 @@ from simpletune.wizard.completion import PathCompletion
 from simpletune.wizard.looks import (
     BACK_LABEL,
     Line,
+    above_typed,
     answer_line,
-    choices,
+    choice_screen,
     footer,
-    header,
     name_of,
-    recommendation,
     start_of,
     tidied,
 )
 from simpletune.wizard.screen import Back, Screen
-from simpletune.wizard.streams import lost_is_end_of_file
-from simpletune.wizard.text import cut, dragged, paragraph, signs_for, unwrapped, wrapped_diff_line
+from simpletune.wizard.streams import lost_is_end_of_file, on_hangup
+from simpletune.wizard.text import cut, paragraph, signs_for, unwrapped, wrapped_diff_line
+from simpletune.wizard.typed import judged
 
 STYLE = Style(
     [
@@ -65,9 +65,6 @@ STYLE = Style(
         ("place", "fg:ansicyan"),
     ]
 )
-_CHOICE_KEYS = ("Up/Down moves", "Enter chooses")
-_TYPED_KEYS = ("Enter accepts",)
-_PATH_KEYS = ("Enter accepts", "Tab completes")
 _DIFF_STYLES = {"+": "class:added", "-": "class:removed", "@": "class:place"}
 
 
@@ -128,16 +125,20 @@ class TerminalPrompter:
 
     def _typed(self, screen: Screen) -> str:
         while True:
-            text = str(self._run(self._text_question(screen)))
-            text = dragged(text) if screen.path else text
-            problem = screen.check(text) if screen.check else None
+            text, problem = judged(screen, str(self._run(self._text_question(screen))))
             if problem is None:
                 self._print(answer_line(name_of(screen), text, self._columns, self._signs))
                 return text
             screen = replace(screen, default=text, problem=self._signs.clean(problem))
 
     def _run(self, question: questionary.Question) -> Any:
-        with lost_is_end_of_file():
+        application = question.application
+
+        def end() -> None:
+            if application.is_running and application.loop:
+                application.loop.call_soon_threadsafe(_exit, application, EOFError())
+
+        with lost_is_end_of_file(), on_hangup(end):
             return question.unsafe_ask()
 
     def _choice_question(self, screen: Screen) -> questionary.Question:
@@ -161,10 +162,7 @@ class TerminalPrompter:
 
         def drawn() -> FormattedText:
             size = self._output.get_size()
-            above = header(screen, size.columns, size.rows - 4)
-            below = footer(screen, _CHOICE_KEYS, size.columns, self._signs)
-            room = size.rows - len(above) - len(below) - 1
-            return _as_text([*above, *choices(screen, control.pointed_at, size.columns, room, self._signs), *below])
+            return _as_text(choice_screen(screen, control.pointed_at, size.columns, size.rows - 1, self._signs))
 
         # Questionary's own layout holds an invisible line in which some keys type and accept; this one has none.
         application.layout = Layout(Window(FormattedTextControl(drawn, show_cursor=False), always_hide_cursor=True))
@@ -173,7 +171,6 @@ class TerminalPrompter:
 
     def _text_question(self, screen: Screen) -> questionary.Question:
         first = screen.recommended if screen.default is None else screen.default
-        keys = _PATH_KEYS if screen.path else _TYPED_KEYS
         question = questionary.text(
             name_of(screen),
             default="" if first is None else str(first),
@@ -183,16 +180,12 @@ class TerminalPrompter:
             **self._application_options(),
         )
         application = question.application
-        above = self._window(lambda columns, rows: self._above_typed(screen, columns, rows))
-        below = self._window(lambda columns, _: footer(screen, keys, columns, self._signs))
+        above = self._window(lambda columns, rows: above_typed(screen, columns, rows - 6, self._signs))
+        below = self._window(lambda columns, _: footer(screen, columns, self._signs))
         inner = application.layout
         application.layout = Layout(HSplit([above, inner.container, below]), focused_element=inner.current_window)
         _bind(application, _keys_of_all(screen), _keys_of_text())
         return question
-
-    def _above_typed(self, screen: Screen, columns: int, rows: int) -> list[Line]:
-        recommended = recommendation(screen, columns, self._signs)
-        return [*header(screen, columns, rows - len(recommended) - 4), *recommended]
 
     def _window(self, lines: Callable[[int, int], list[Line]]) -> Window:
         def drawn() -> FormattedText:
@@ -217,6 +210,12 @@ def _as_text(lines: Sequence[Line]) -> FormattedText:
     return FormattedText(fragment for at, line in enumerate(lines) for fragment in ([("", "\n")] if at else []) + line)
 
 
+def _exit(application: Application[Any], reason: BaseException) -> None:
+    """End with `reason`, unless it is ending already: two keys may arrive at once."""
+    if application.is_running and application.future and not application.future.done():
+        application.exit(exception=reason)
+
+
 def _bind(application: Application[Any], *more: KeyBindings) -> None:
     """Later bindings win over Questionary's."""
     own = [application.key_bindings] if application.key_bindings else []
@@ -229,7 +228,7 @@ def _keys_of_all(screen: Screen) -> KeyBindings:
     @keys.add(Keys.BackTab, eager=True)
     def _back(event: KeyPressEvent) -> None:
         if screen.can_go_back:
-            event.app.exit(exception=Back())
+            _exit(event.app, Back())
 
     @keys.add(Keys.Escape, Keys.Enter, eager=True)
     def _nothing(event: KeyPressEvent) -> None:
@@ -237,7 +236,7 @@ def _keys_of_all(screen: Screen) -> KeyBindings:
 
     @keys.add(Keys.SIGINT)
     def _interrupted(event: KeyPressEvent) -> None:
-        event.app.exit(exception=KeyboardInterrupt())
+        _exit(event.app, KeyboardInterrupt())
 
     return keys
 
@@ -248,7 +247,7 @@ def _keys_of_choice(control: InquirerControl) -> KeyBindings:
 
     @keys.add(Keys.ControlD, eager=True)
     def _end(event: KeyPressEvent) -> None:
-        event.app.exit(exception=EOFError())
+        _exit(event.app, EOFError())
 
     @keys.add(Keys.Home, eager=True)
     @keys.add(Keys.End, eager=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import codecs
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from simpletune.config.problems import shown
@@ -20,30 +20,32 @@ _ASCII = str.maketrans(
 
 @dataclass(frozen=True)
 class Signs:
-    """The wizard's own symbols, and a way to say all else with what a terminal has."""
+    """The wizard's own symbols in a terminal's encoding, and a way to say all else with what that has."""
 
     pointer: str
     dot: str
     ellipsis: str
+    encoding: str
 
     def clean(self, text: str) -> str:
         """One line that is safe to show: no access token; control characters, line breaks too, as escapes."""
         safe = shown(redact(text).replace("\t", "    "))
-        return safe if self is UNICODE else safe.translate(_ASCII)
+        if self.encoding == "utf-8":
+            return safe
+        return safe.translate(_ASCII).encode(self.encoding, "replace").decode(self.encoding)
 
 
-UNICODE = Signs(pointer="›", dot=" · ", ellipsis="…")
-ASCII = Signs(pointer=">", dot=" - ", ellipsis="...")
+UNICODE = Signs(pointer="›", dot=" · ", ellipsis="…", encoding="utf-8")
+ASCII = Signs(pointer=">", dot=" - ", ellipsis="...", encoding="ascii")
 
 
 def signs_for(stream: TextIO | None) -> Signs:
     """The symbols that the terminal behind `stream` has the characters for."""
-    encoding = getattr(stream, "encoding", None) or "ascii"
     try:
-        "".join((UNICODE.pointer, UNICODE.dot, UNICODE.ellipsis)).encode(encoding)
-    except (UnicodeEncodeError, LookupError):
+        encoding = codecs.lookup(getattr(stream, "encoding", None) or "ascii").name
+    except LookupError:
         return ASCII
-    return UNICODE
+    return UNICODE if encoding == "utf-8" else replace(ASCII, encoding=encoding)
 
 
 def width(text: str) -> int:
@@ -139,14 +141,3 @@ def wrapped_diff_line(line: str, columns: int) -> list[str]:
 def unwrapped(lines: Sequence[str]) -> list[str]:
     """`lines`, those that hold line breaks split."""
     return [part for line in lines for part in (line.splitlines() or [""])]
-
-
-def dragged(text: str) -> str:
-    """A path as it was meant: file managers put quotes around one, terminals a backslash before each special character.
-
-    A backslash before a letter or digit stays, because Windows has them between folders.
-    """
-    text = text.strip()
-    if len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'":
-        return text[1:-1]
-    return text if os.sep == "\\" else re.sub(r"\\([^\w\\])", r"\1", text)
