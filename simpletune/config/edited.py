@@ -179,5 +179,6 @@ def _breaks(text: str) -> bool:
 
 
 def _last_line(gap: str) -> str:
-    """The indentation that a gap with line breaks ends with."""
-    return gap.replace("\r", "\n").rsplit("\n", 1)[-1]
+    """The indentation of the last line of a gap; the comma may stand behind it."""
+    line = gap.replace("\r", "\n").rsplit("\n", 1)[-1]
+    return line[: len(line) - len(line.lstrip(" \t"))]

@@ -9,6 +9,7 @@ VS Code's settings of the folder do. The functions return contents and write not
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from simpletune.errors import UsageError
 
 SCHEMA_KEY = "$schema"
 _ENTRIES = "json.schemas"
+_PATTERN = re.compile(r"[*?\[\]{}!\\]")
 
 
 def schema_reference(name: str = CONFIG) -> str:
@@ -34,6 +36,16 @@ def schema_copies(folder: Path) -> dict[Path, bytes]:
     return {folder / schema_reference(name): schema_path(name).read_bytes() for name in (CONFIG, DATA)}
 
 
+def data_file_name(folder: Path, data_path: Path) -> str:
+    """How VS Code's settings of `folder` name a data file: its path from there, else its name.
+
+    What would be a pattern there (`*`, `[`, ...) becomes `?`, any one character.
+    """
+    inside = data_path.is_relative_to(folder)
+    name = data_path.relative_to(folder).as_posix() if inside else data_path.name
+    return _PATTERN.sub("?", name)
+
+
 def vscode_settings_path(folder: Path) -> Path:
     return folder / ".vscode" / "settings.json"
 
@@ -41,7 +53,7 @@ def vscode_settings_path(folder: Path) -> Path:
 def vscode_settings(folder: Path, data_file: str, existing: bytes | None) -> dict[Path, bytes]:
     """VS Code's settings for `folder`, with an entry that gives `data_file` its schema; {} when they have it already.
 
-    `data_file` is the data file's path from `folder`, with slashes. `existing` is the content of settings.json, None
+    `data_file` is what `data_file_name` gave. `existing` is the content of settings.json, None
     when there is none; comments in it and its order stay. Raises UsageError, with the lines to paste, when it is
     written in a way that can't be changed safely.
     """
