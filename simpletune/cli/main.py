@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Entry] = {
     "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
+    "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),
     "model": Entry("simpletune.cli.model:model", "Build a model to try things out with."),
 }
 
