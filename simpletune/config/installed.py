@@ -7,6 +7,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+INSTALL_CUDA = "pip install --force-reinstall torch"
+
 
 @dataclass(frozen=True)
 class TorchBuild:

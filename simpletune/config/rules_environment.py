@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 
-from simpletune.config.installed import is_installed, torch_build
+from simpletune.config.installed import INSTALL_CUDA, is_installed, torch_build
 from simpletune.config.problems import Problem
 from simpletune.config.view import View
 
@@ -16,9 +16,6 @@ OPTIMIZER_LIBRARIES = {
     "adamw_bf16": ("optimi", "torch-optimi"),
     "lion": ("optimi", "torch-optimi"),
 }
-
-
-INSTALL_CUDA = "pip install --force-reinstall torch"
 
 
 def environment_problems(whole: View) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from simpletune.config.rules_environment import INSTALL_CUDA
+from simpletune.config.installed import INSTALL_CUDA
 from simpletune.machine.gpus import AMD, NVIDIA, Gpu
 from simpletune.machine.hardware import Machine
 

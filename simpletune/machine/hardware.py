@@ -18,6 +18,7 @@ from simpletune.machine.gpus import Gpu, amd_gpus, cards_on_bus, driver_cuda, nv
 __all__ = ["Gpu", "Machine", "disk_free", "look", "memory", "usable_cpus"]
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def memory() -> tuple[int | None, int | None]:
 
 def _system_memory() -> tuple[int | None, int | None]:
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:
         return _memory_elsewhere()
     parted = (line.partition(":") for line in lines)
@@ -116,14 +117,24 @@ def _memory_elsewhere() -> tuple[int | None, int | None]:
 
 def _container_memory() -> tuple[int | None, int]:
     """A container's limit and what is used of it, in bytes; (None, 0) without a limit. cgroup version 2, then 1."""
-    for limit, used in (
-        (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-        (_CGROUP / "memory" / "memory.limit_in_bytes", _CGROUP / "memory" / "memory.usage_in_bytes"),
+    old = _CGROUP / "memory"
+    for limit, used, details in (
+        (_CGROUP / "memory.max", _CGROUP / "memory.current", _CGROUP / "memory.stat"),
+        (old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat"),
     ):
         size = _number(limit)
         if size is not None:
-            return size, _number(used) or 0
+            return size, max(0, (_number(used) or 0) - _file_cache(details))
     return None, 0
+
+
+def _file_cache(details: Path) -> int:
+    """Bytes of files read lately, which count as used and make way for anything else."""
+    try:
+        lines = details.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
 
 
 def _number(file: Path) -> int | None:
