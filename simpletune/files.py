@@ -27,6 +27,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_with(path, fill)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Replace `path` with UTF-8 `text` atomically; nobody but the owner may read it, at any moment."""
+
+    def fill(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_with(path, fill, mode=0o600)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with UTF-8 `text` atomically."""
     write_bytes(path, text.encode("utf-8"))
@@ -37,17 +46,19 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_with(path: Path, fill: Callable[[Path], None]) -> None:
+def write_with(path: Path, fill: Callable[[Path], None], mode: int | None = None) -> None:
     """Let `fill` write a temporary file beside `path`, then rename it over `path`.
 
-    For libraries that insist on writing to a path themselves (safetensors, Pillow, matplotlib).
+    For libraries that insist on writing to a path themselves (safetensors, Pillow, matplotlib). The file gets `mode`,
+    else that of any new file.
     """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
     os.close(descriptor)
     temporary = Path(name)
     try:
         fill(temporary)
-        _apply_umask(temporary)
+        # mkstemp and safetensors make 0600.
+        temporary.chmod(0o666 & ~_umask() if mode is None else mode)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
@@ -157,8 +168,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _apply_umask(path: Path) -> None:
-    """Give a temporary file the mode an ordinary new file would have; mkstemp and safetensors make 0600."""
-    path.chmod(0o666 & ~_umask())

@@ -27,6 +27,7 @@ class Entry:
 
 
 COMMANDS: Mapping[str, Entry] = {
+    "configure": Entry("simpletune.cli.configure:configure", "Make the two files, by questions or without."),
     "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),

@@ -30,6 +30,7 @@ MISSING: Any = _Missing()
 DATA_FILE = "multidatabackend.json"
 PROMPTS_FILE = "validation_prompts.json"
 TEXT_EMBEDS = "text_embeds"
+REMOVED = "data.removed"  # an answer no question asks for: the ids of data sets taken out of the files
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,12 @@ class Base:
     def config(self) -> dict[str, Any]:
         """config.json's value; the keys of `--set` over it."""
         value = self.config_file.value if self.config_file is not None else {}
-        given = {str(path[0]): value for path, value in self.sets.items() if len(path) == 1}
-        return {**copy.deepcopy(value), **copy.deepcopy(given)}
+        return {**copy.deepcopy(value), **self.config_sets}
+
+    @property
+    def config_sets(self) -> dict[str, Any]:
+        """What `--set key=value` gives."""
+        return {str(path[0]): copy.deepcopy(value) for path, value in self.sets.items() if len(path) == 1}
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -69,6 +74,11 @@ class Base:
         for index, entry in enumerate(images_of(entries)):
             entry.update(self.sets_of(index))
         return entries
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """The entries that are data sets."""
+        return images_of(self.entries)
 
     def sets_of(self, index: int) -> dict[str, Any]:
         """What `--set dataset.INDEX.key=value` gives."""
@@ -90,7 +100,10 @@ class State:
         self.base = base
         self.answers = answers
         self.config = base.config
-        self.entries = base.entries
+        removed = answers[REMOVED].value if REMOVED in answers else []
+        self.entries = [entry for entry in base.entries if entry.get("id") not in removed]
+        self.base_images = images_of(copy.deepcopy(self.entries))
+        """The data sets that stood in the files at the start and were not taken out."""
         self.prompts: dict[str, str] | None = None  # what validation_prompts.json is to hold; None leaves it alone
         self.editor = False
         self.values: dict[str, Any] = {}  # of the questions answered so far, by id
@@ -103,11 +116,6 @@ class State:
     @property
     def flavour(self) -> Flavour:
         return FAMILIES["sd3"].flavours[self.value("model_flavour")]
-
-    @property
-    def base_images(self) -> list[dict[str, Any]]:
-        """The data sets that stood in the files at the start."""
-        return images_of(self.base.data_file.value) if self.base.data_file is not None else []
 
     @property
     def images(self) -> list[dict[str, Any]]:

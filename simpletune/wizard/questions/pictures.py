@@ -77,7 +77,7 @@ class DataSetQuestions:
             "Caption of all",
             "Which phrase stands for these pictures?",
             'It is the caption of all of them, and calls up later what was learned: "a photo of ohwx dog".',
-            propose=lambda _state: Proposal(MISSING, ""),
+            propose=self._propose_trigger,
             read=self._reads("instance_prompt"),
             write=self._writes("instance_prompt"),
             parse=some_text,
@@ -152,6 +152,10 @@ class DataSetQuestions:
 
     def _question(self, name: str, row: str, title: str, about: str, **more: Any) -> Question:
         return Question(f"data.{self.index}.{name}", self.section, row, title, about, **more)
+
+    def _propose_trigger(self, state: State) -> Proposal[str]:
+        words = " ".join(re.findall(r"[^\W_]+", state.picture_folder(self.index).name))
+        return Proposal(f"a picture of {words or 'ohwx'}", "the folder's name; a rare word calls it up more surely")
 
     def _survey(self, state: State) -> Survey:
         return state.facts.survey(state.picture_folder(self.index))

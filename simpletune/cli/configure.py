@@ -1,0 +1,159 @@
+"""`simpletune configure [CONFIG]`: the wizard that writes the two files, asking or not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from simpletune.cli.display import wants_colour
+from simpletune.errors import UsageError
+from simpletune.wizard.prompters import may_prompt
+
+_PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb", "cpu")
+_HANDS_FREE = "--defaults takes what is recommended, --answers FILE what the file says; add --dataset FOLDER and --yes"
+
+
+@click.command()
+@click.argument("config", default="config.json", type=click.Path(path_type=Path))
+@click.option("--defaults", is_flag=True, help="Ask nothing: take the recommended answers.")
+@click.option("--dataset", "datasets", multiple=True, metavar="FOLDER", help="A folder of pictures; may be repeated.")
+@click.option(
+    "--answers", metavar="FILE", type=click.Path(path_type=Path), help="A JSON file of answers; the rest as --defaults."
+)
+@click.option(
+    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Give a key this value, as dataset.0.repeats=2."
+)
+@click.option("--preset", type=click.Choice(_PRESETS), help="For a card of this memory, or for a processor.")
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and write nothing.")
+@click.option("--print", "print_", is_flag=True, help="Print the files as JSON, and write nothing.")
+@click.option("--no-input", is_flag=True, help="Never ask, as --defaults; fail where an answer is missing.")
+def configure(
+    config: Path,
+    defaults: bool,
+    datasets: tuple[str, ...],
+    answers: Path | None,
+    sets: tuple[str, ...],
+    preset: str | None,
+    yes: bool,
+    dry_run: bool,
+    print_: bool,
+    no_input: bool,
+) -> int:
+    """Make CONFIG (default: config.json here) and the data file beside it: by questions, or without any.
+
+    Run it again to change the files; what it doesn't ask about stays as it is.
+    """
+    from simpletune.wizard.start import parse_sets, read_base
+    from simpletune.wizard.unattended import dataset_answers, preset_answers, read_answers
+
+    config = _config_path(config)
+    values = parse_sets(sets)
+    base = read_base(config, values)
+    given = {
+        **(preset_answers(preset) if preset else {}),
+        **dataset_answers(datasets, base),
+        **(read_answers(answers) if answers else {}),
+    }
+    if defaults or answers or no_input or print_:
+        return _unattended(config, base, given, yes=yes, dry_run=dry_run, print_=print_)
+    if not may_prompt():
+        raise UsageError("this is no terminal, so nobody can be asked", _HANDS_FREE)
+    return _interactive(config, values, given, dry_run=dry_run)
+
+
+def _config_path(config: Path) -> Path:
+    config = Path(os.path.expanduser(config))  # noqa: PTH111
+    return config / "config.json" if config.is_dir() else config
+
+
+def _unattended(config: Path, base: Any, given: Any, *, yes: bool, dry_run: bool, print_: bool) -> int:
+    from simpletune.config.journal import recover, write_together
+    from simpletune.config.problems import render_all
+    from simpletune.errors import ConfigError
+    from simpletune.wizard.compose import changes, checked, contents, diff
+    from simpletune.wizard.facts import Facts
+    from simpletune.wizard.session import written_lines
+    from simpletune.wizard.start import broken
+    from simpletune.wizard.unattended import answer_all, as_json, refuse_problems
+
+    if not (dry_run or print_) and (recovered := recover(config)):
+        click.echo(recovered, err=True)
+    if problems := broken(base):
+        raise ConfigError(f"{config} can't be started from as it is", "correct it, or move it away", problems)
+    state = answer_all(Facts(config.parent), base, given).state
+    found = checked(state).problems
+    refuse_problems(found)
+    made = contents(state)
+    if print_:
+        click.echo(as_json(made, state.folder))
+        return 0
+    if not changes(made):
+        click.echo("the files are as they are already: nothing to write")
+        return 0
+    if not yes or dry_run:
+        for line in diff(made, state.folder):
+            click.echo(_painted(line))
+    if dry_run:
+        return 0
+    if not yes and not (may_prompt() and click.confirm("Write this?", default=True)):
+        raise UsageError("nothing was written", "add --yes to write the files, or --dry-run to only look")
+    backups = write_together(config, made)
+    if warnings := [problem for problem in found if problem.severity == "warning"]:
+        click.echo(render_all(warnings), err=True)
+    for line in written_lines(made, backups, state.folder):
+        click.echo(line)
+    click.echo(f"Next: simpletune train {config}")
+    return 0
+
+
+def _painted(line: str) -> str:
+    colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+    return click.style(line, fg=colour) if colour and wants_colour(sys.stdout) else line
+
+
+def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
+    from simpletune.wizard.flow import Stopped
+    from simpletune.wizard.prompters import prompter
+    from simpletune.wizard.session import Session
+
+    talker = prompter()
+    with _hangup_ends():
+        try:
+            outcome = Session(talker, config, sets, dry_run=dry_run).run(given)
+        except (KeyboardInterrupt, EOFError):
+            click.echo("\nstopped: your answers are kept, `simpletune configure` goes on from them", err=True)
+            return 130
+        except Stopped:
+            click.echo("stopped: nothing was written", err=True)
+            return 0
+    if not outcome.train:
+        return 0
+    from simpletune.cli.train import train
+
+    result = train.main(args=[str(config)], standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _hangup_ends() -> Iterator[None]:
+    """A closed terminal ends the wizard like Ctrl-C, so that it leaves in order; answers are in the draft already."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+
+    def end(_number: int, _frame: Any) -> None:
+        raise EOFError
+
+    before = signal.signal(signal.SIGHUP, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,165 @@
+"""The interview: ask what is open, go back when somebody wants to, and end in the review.
+
+Going back asks an earlier question again. What was answered after it stays where it still holds (walk.py) and is asked
+again where it doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from simpletune.wizard.ask import ask, doing
+from simpletune.wizard.facts import Facts
+from simpletune.wizard.question import Question
+from simpletune.wizard.questions import questions
+from simpletune.wizard.questions.depth import ALL
+from simpletune.wizard.review import ADD, EDIT, REMOVE, STOP, WRITE, review_screen
+from simpletune.wizard.screen import Back, Prompter
+from simpletune.wizard.state import MISSING, REMOVED, Answer, Base, State
+from simpletune.wizard.walk import Terms, Walk, walk
+
+Save = Callable[[Mapping[str, Answer]], None]
+
+
+class Stopped(Exception):
+    """Raised when the wizard is left without writing; the answers are in the draft."""
+
+
+class Interview:
+    """Asks through a prompter until there is an answer to everything and the review is accepted.
+
+    `answers` are those given so far and grow with each; `save` is called after each. `through` asks everything again,
+    with what stands in the files as the default; without it only what the files leave open is asked.
+    """
+
+    def __init__(
+        self,
+        prompter: Prompter,
+        facts: Facts,
+        base: Base,
+        answers: Mapping[str, Answer],
+        save: Save,
+        *,
+        through: bool = False,
+    ) -> None:
+        self.prompter = prompter
+        self.facts = facts
+        self.base = base
+        self.answers = dict(answers)
+        self.save = save
+        self.through = through and base.exists
+        self._again: str | None = None  # the question that is asked although it has an answer
+        self._reviewed = False
+
+    def run(self, problem: str | None = None) -> Walk:
+        """The finished walk, once its review was accepted. Raises Stopped, KeyboardInterrupt or EOFError."""
+        while True:
+            reached = self._walk()
+            if reached.open is not None:
+                self._ask(reached)
+                continue
+            self._reviewed = True
+            if self._review(reached, problem):
+                return reached
+            problem = None
+
+    def _walk(self) -> Walk:
+        terms = Terms(
+            fine_points=not self._asks_everything or self._reviewed,
+            files=not self.through or self._reviewed,
+            stop_at=self._again,
+        )
+        return walk(questions, self.facts, self.base, self.answers, terms)
+
+    @property
+    def _asks_everything(self) -> bool:
+        depth = self.answers.get("depth")
+        return depth is not None and depth.value == ALL
+
+    def ahead(self, question: Question, value: Any) -> State:
+        """The files with `value` here and what is proposed for all that is open."""
+        answers = dict(self.answers) if value is MISSING else {**self.answers, question.id: Answer(value)}
+        return walk(questions, self.facts, self.base, answers, Terms(everything=True)).state
+
+    def _ask(self, reached: Walk) -> None:
+        question = reached.open
+        assert question is not None
+        previous = self._previous(reached)
+        back = previous is not None or (self._again is not None and self._reviewed)
+        try:
+            answer = ask(
+                self.prompter, question, reached.state, self.ahead, self._default(question, reached.state),
+                can_go_back=back,
+            )  # fmt: skip
+        except Back:
+            self._go_back(previous)
+            return
+        self._again = None
+        self.answers[question.id] = answer
+        self.save(self.answers)
+        self._report(question)
+
+    def _default(self, question: Question, state: State) -> Any:
+        """What is preselected: the answer given before, what the files have, else what is proposed."""
+        given = self.answers.get(question.id)
+        if given is not None and not given.followed:
+            return given.value
+        found = question.read(state)
+        return found if given is None and found is not MISSING else MISSING
+
+    def _previous(self, reached: Walk) -> str | None:
+        """The question that was asked before the open one."""
+        asked = [
+            step.question.id
+            for step in reached.steps
+            if step.question.id in self.answers and not (step.question.fine and not self._asks_everything)
+        ]
+        return asked[-1] if asked else None
+
+    def _go_back(self, previous: str | None) -> None:
+        if self._reviewed and self._again is not None:
+            self._again = None  # back to the review it was picked from
+        else:
+            self._again = previous
+
+    def _report(self, question: Question) -> None:
+        """What is worth saying once a question is answered: the pictures that were found, what the hub said."""
+        with doing(self.prompter, "Asking the hub" if question.id.startswith("model.") else ""):
+            reached = walk(questions, self.facts, self.base, self.answers, Terms(files=not self.through))
+            lines = question.after(reached.state) if question.id in reached.state.values else []
+        if lines:
+            self.prompter.say(lines)
+
+    def _review(self, reached: Walk, problem: str | None) -> bool:
+        before = State(self.facts, self.base, {name: self.answers[name] for name in (REMOVED,) if name in self.answers})
+        choice = self.prompter.ask(review_screen(reached, before, problem))
+        if choice.action == WRITE:
+            return True
+        if choice.action == STOP:
+            raise Stopped
+        if choice.action == EDIT:
+            self._again = choice.about
+        elif choice.action == ADD:
+            self.answers[f"data.{len(reached.state.images) - 1}.more"] = Answer(True)
+        elif choice.action == REMOVE:
+            self._remove(choice.about)
+        self.save(self.answers)
+        return False
+
+    def _remove(self, index: int) -> None:
+        """Take a data set out: an entry of the files is noted as removed, and the answers to later ones move up."""
+        state = self._walk().state
+        if index < len(state.base_images):
+            gone = self.answers.get(REMOVED, Answer([])).value
+            self.answers[REMOVED] = Answer([*gone, state.images[index].get("id")])
+        moved: dict[str, Answer] = {}
+        for name, answer in self.answers.items():
+            prefix, _, rest = name.partition(".")
+            number, _, what = rest.partition(".")
+            if prefix != "data" or not number.isdecimal():
+                moved[name] = answer
+            elif int(number) != index:
+                moved[f"data.{int(number) - (int(number) > index)}.{what}"] = answer
+        moved[f"data.{len(state.images) - 2}.more"] = Answer(False)
+        self.answers = moved

@@ -1,0 +1,73 @@
+"""The review: all answers as a table, those that are changed marked, each a row to edit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simpletune.wizard.ask import SECTIONS
+from simpletune.wizard.outlook import panel
+from simpletune.wizard.question import same
+from simpletune.wizard.screen import Option, Screen
+from simpletune.wizard.state import MISSING, State
+from simpletune.wizard.text import padded
+from simpletune.wizard.walk import Step, Walk
+
+WRITE, STOP, ADD, REMOVE, EDIT = "write", "stop", "add", "remove", "edit"
+_ROW_COLUMNS = 18
+_HIDDEN = ("depth",)  # asked once at the start; nothing follows from it any more
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was picked: an action, and what it is about (a question's id, a data set's index)."""
+
+    action: str
+    about: Any = None
+
+
+def review_screen(walk: Walk, before: State, problem: str | None = None) -> Screen:
+    """The table as a choice. `before` is the state of the files on disk, without any answers."""
+    rows = [option for step in walk.steps if (option := _row(step, walk.state, before)) is not None]
+    sets = len(walk.state.images)
+    removals = [
+        Option(Choice(REMOVE, index), f"Remove {walk.state.images[index].get('id', index + 1)}", "from the list only")
+        for index in range(sets if sets > 1 else 0)
+    ]
+    marked = "* = changed" if walk.state.base.exists else "* = other than recommended"
+    return Screen(
+        id="review",
+        heading=f"{len(SECTIONS)} of {len(SECTIONS)} · Review",
+        title="Is this right?",
+        about=f"Pick a row to change it. {marked}.",
+        options=(
+            Option(Choice(WRITE), "Write the files", "after a look at what changes in them"),
+            *rows,
+            Option(Choice(ADD), "Add another folder of pictures"),
+            *removals,
+            Option(Choice(STOP), "Stop, and keep the answers", "the next start offers them"),
+        ),
+        default=Choice(WRITE),
+        panel=panel(walk.state),
+        problem=problem,
+        can_go_back=False,
+    )
+
+
+def _row(step: Step, state: State, before: State) -> Option | None:
+    question, value = step.question, step.answer.value
+    if question.id in _HIDDEN or question.id.endswith(".more"):
+        return None
+    old = _old(step, before)
+    changed = not same(old, value) if state.base.exists else not step.answer.followed and step.origin == "given"
+    mark = "* " if changed and not (old is MISSING and question.propose(state).value is MISSING) else "  "
+    note = f"was {question.show(old)}" if changed and old is not MISSING and state.base.exists else ""
+    shown = question.label(state, value)
+    return Option(Choice(EDIT, question.id), f"{mark}{padded(question.row, _ROW_COLUMNS)}{shown}", note)
+
+
+def _old(step: Step, before: State) -> Any:
+    try:
+        return step.question.read(before)
+    except (IndexError, KeyError):
+        return MISSING  # a data set that the files don't have

@@ -1,0 +1,90 @@
+"""What the wizard starts from: the files that are there, if they can be read, and values given on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simpletune.config import jsonfile
+from simpletune.config.check import check_config, check_data
+from simpletune.config.document import Document
+from simpletune.config.overrides import typed
+from simpletune.config.problems import Problem, errors
+from simpletune.config.schema import config_keys, entry_keys
+from simpletune.config.suggest import unknown_config_key, unknown_entry_key
+from simpletune.errors import UsageError
+from simpletune.redact import looks_like_token
+from simpletune.wizard.state import DATA_FILE, Base
+
+Sets = Mapping[tuple[str | int, ...], Any]
+DATASET = "dataset"
+
+
+def read_base(config_path: Path, sets: Sets | None = None) -> Base:
+    """The files at `config_path` as a beginning; a fresh one where there is no config.json."""
+    if not config_path.is_file():
+        return Base(config_path, sets=sets or {})
+    config = jsonfile.read(config_path)
+    value = config.value if isinstance(config.value, dict) else {}
+    data_path = _beside(config_path, value.get("data_backend_config", DATA_FILE))
+    data = jsonfile.read(data_path) if data_path.is_file() else None
+    return Base(config_path, config, data, _prompts(config_path, value), sets or {})
+
+
+def _beside(config_path: Path, name: Any) -> Path:
+    return config_path.parent / Path(str(name)).expanduser()
+
+
+def _prompts(config_path: Path, config: Mapping[str, Any]) -> Mapping[str, str] | None:
+    name = config.get("validation_prompts_file")
+    if not isinstance(name, str):
+        return None
+    value = jsonfile.read(_beside(config_path, name)).value
+    return {str(key): str(prompt) for key, prompt in value.items()} if isinstance(value, dict) else None
+
+
+def broken(base: Base) -> list[Problem]:
+    """What keeps the files from being a beginning: text that is no JSON, keys and values that the schemas refuse.
+
+    Folders that aren't there and the like are no obstacle: they are asked for again.
+    """
+    problems: list[Problem] = []
+    for file, check in ((base.config_file, check_config), (base.data_file, check_data)):
+        if file is not None:
+            document = Document(file, file.value, bad=set(file.unreadable))
+            problems += [*document.syntax_problems(), *check(document)]
+    return errors(problems)
+
+
+def parse_sets(texts: Sequence[str]) -> dict[tuple[str | int, ...], Any]:
+    """The values of `--set key=value` and `--set dataset.0.key=value`, typed by the schemas.
+
+    Raises UsageError for what is no such text or names no key.
+    """
+    return dict(_parse_set(text) for text in texts)
+
+
+def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
+    name, equals, raw = text.partition("=")
+    if not equals or not name:
+        hint = "write --set learning_rate=5e-5, or --set dataset.0.repeats=2 for the first data set"
+        raise UsageError(f"--set {text!r} is not of the form key=value", hint)
+    if looks_like_token(raw):
+        raise UsageError(f"--set {name} holds something that looks like an access token", "run `hf auth login` instead")
+    if name.partition(".")[0] == DATASET:
+        return _data_path(name), typed(raw, entry_keys("image")[_data_path(name)[2]])
+    if name not in config_keys():
+        message, hint_ = unknown_config_key(name)
+        raise UsageError(f"--set: {message}", hint_)
+    return (name,), typed(raw, config_keys()[name])
+
+
+def _data_path(name: str) -> tuple[str, int, str]:
+    parts = name.split(".", 2)
+    if len(parts) != 3 or not parts[1].isdecimal():
+        raise UsageError(f"--set {name}: no such key", "write --set dataset.0.repeats=2 for the first data set")
+    if parts[2] not in entry_keys("image"):
+        message, hint = unknown_entry_key(parts[2], "image")
+        raise UsageError(f"--set: {message}", hint)
+    return parts[0], int(parts[1]), parts[2]

@@ -1,0 +1,139 @@
+"""The wizard without anybody to ask: the same questions, answered by flags, a file of answers and recommendations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from simpletune.config import jsonfile
+from simpletune.config.problems import quoted, render
+from simpletune.config.suggest import close, did_you_mean
+from simpletune.errors import ConfigError, EnvironmentNotReady, UsageError
+from simpletune.wizard.facts import Facts
+from simpletune.wizard.question import NotUnderstood, Question
+from simpletune.wizard.questions import questions
+from simpletune.wizard.questions.common import typed_path
+from simpletune.wizard.questions.hardware import OTHER_CARD
+from simpletune.wizard.state import MISSING, Answer, Base
+from simpletune.wizard.walk import Terms, Walk, walk
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    **{f"{size}gb": {"hardware": OTHER_CARD, "hardware.memory": size} for size in (6, 8, 12, 16, 24)},
+    "cpu": {"hardware": "cpu", "model": "tiny"},
+}
+_PATHS = (".folder", ".file", ".encoders")  # how the names of questions end that are answered by a path
+_NO_GPU = (
+    "--preset cpu takes the built-in tiny model, which is not SD3 but trains here; --preset 8gb (6gb to 24gb) writes the "
+    "files for another machine with such a card; `simpletune doctor` says why no GPU can be used"
+)
+
+
+def preset_answers(name: str) -> dict[str, Answer]:
+    return {question: Answer(value) for question, value in PRESETS[name].items()}
+
+
+def dataset_answers(folders: Sequence[str], base: Base) -> dict[str, Answer]:
+    """The answers that name the folders as data sets, after those the files have."""
+    first = len(base.images)
+    answers: dict[str, Answer] = {}
+    if first and folders:
+        answers[f"data.{first - 1}.more"] = Answer(True)
+    for number, folder in enumerate(folders, first):
+        try:
+            answers[f"data.{number}.folder"] = Answer(typed_path(folder))
+        except NotUnderstood as error:
+            raise UsageError(f"--dataset: {error}", "name a folder of pictures") from None
+        answers[f"data.{number}.more"] = Answer(number < first + len(folders) - 1)
+    return answers
+
+
+def read_answers(path: Path) -> dict[str, Answer]:
+    """A file of answers: one JSON object, question to value; paths are meant from the current folder.
+
+    Raises ConfigError with every problem of the file.
+    """
+    file = jsonfile.read(path)
+    if file.problems:
+        said = "\n".join(f"{path}:{p.position.line}:{p.position.column}: {p.message}" for p in file.problems)
+        raise ConfigError(said, 'a file of answers is an object such as {"lora.rank": 32}')
+    if not isinstance(file.value, dict):
+        raise ConfigError(f"{path} holds no object", 'write for instance {"lora.rank": 32}')
+    answers = {}
+    for name, value in file.value.items():
+        if isinstance(value, str) and name.endswith(_PATHS):
+            value = typed_path(value)
+        answers[name] = Answer(value)
+    return answers
+
+
+def answer_all(facts: Facts, base: Base, answers: Mapping[str, Answer]) -> Walk:
+    """Every question answered: by `answers`, by the files, else as is recommended.
+
+    Raises UsageError for an answer that is not possible, or one that nobody can guess; EnvironmentNotReady when there
+    is no GPU and nobody has said what to do about it.
+    """
+    reached = walk(questions, facts, base, answers, Terms(everything=True))
+    model = reached.step("model")
+    if model is not None and model.origin == "proposed" and model.answer.value == "tiny":
+        raise EnvironmentNotReady(_why_no_gpu(facts), _NO_GPU)
+    if reached.open is not None:
+        raise _open(reached, reached.open)
+    _no_strangers(reached, answers)
+    return reached
+
+
+def _why_no_gpu(facts: Facts) -> str:
+    found = [device for device in facts.devices if device.kind != "cpu"]
+    if not found:
+        return "SD3 needs a GPU, and this machine has none"
+    return f"SD3 needs a GPU, and {found[0].name} can't be used: {found[0].why_not}"
+
+
+def _open(reached: Walk, question: Question) -> UsageError:
+    """What to say of the question that couldn't be answered."""
+    given = reached.state.answers.get(question.id)
+    found = given.value if given is not None else question.read(reached.state)
+    if found is not MISSING:
+        wrong = question.objection(reached.state, found)
+        return UsageError(f"{question.id}: {question.show(found)}: {wrong}", _how_to_say(question))
+    if question.id.startswith("data.") and question.id.endswith(".folder"):
+        return UsageError("no folder of pictures is named", "add --dataset PATH; several times for several folders")
+    return UsageError(f"{question.id} has no answer: {question.title}", _how_to_say(question))
+
+
+def _how_to_say(question: Question) -> str:
+    key = question.keys[0] if question.keys else ""
+    parts = question.id.split(".")
+    name = f"dataset.{parts[1]}.{key}" if parts[0] == "data" else key
+    way = f"--set {name}=VALUE, or " if key else ""
+    return f'say it with {way}{{"{question.id}": ...}} in a file for --answers'
+
+
+def _no_strangers(reached: Walk, answers: Mapping[str, Answer]) -> None:
+    known = [step.question.id for step in reached.steps]
+    for name in answers:
+        if name not in known and not name.endswith(".more"):
+            raise UsageError(
+                f"there is no question {quoted(name)} here{did_you_mean(close(name, known))}",
+                f"asked are: {', '.join(known)}",
+            )
+
+
+def as_json(made: Mapping[Path, bytes], folder: Path) -> str:
+    """The files as one JSON object by name, without those of the program's own folder."""
+    shown = {
+        path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path): json.loads(content)
+        for path, content in made.items()
+        if path.parent.name not in (".simpletune", ".vscode")
+    }
+    return json.dumps(shown, indent=2, ensure_ascii=False)
+
+
+def refuse_problems(problems: Sequence[Any]) -> None:
+    """Raise ConfigError when the files would not be valid."""
+    wrong = [problem for problem in problems if problem.severity == "error" and problem.kind == "config"]
+    if wrong:
+        text = "\n".join(render(problem) for problem in wrong)
+        raise ConfigError(f"these answers make files with errors:\n{text}", "nothing was written")
