@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, shown
+from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, read_start, shown
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -18,7 +19,7 @@ NOT_UTF8 = "not UTF-8, read as Latin-1 (Windows-1252)"
 SEVERAL_LINES = "more than one line: the first that isn't blank is used"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Caption:
     """A caption, and what a person should know of how it was read (each a text that many captions may share)."""
 
@@ -39,6 +40,8 @@ def read_caption(image: ImageFile, image_set: ImageSet) -> Caption | Rejected:
 
 def decode_text(data: bytes) -> tuple[str, tuple[str, ...]]:
     """Text of unknown encoding, and a note if it was guessed: UTF-8, UTF-16 (by mark or zero bytes), else Latin-1."""
+    if data.isascii() and 0 not in data:
+        return data.decode("ascii"), ()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace"), ()
     if b"\0" in data:
@@ -56,7 +59,9 @@ def decode_text(data: bytes) -> tuple[str, tuple[str, ...]]:
 
 def name_caption(image: ImageFile) -> Caption | Rejected:
     """A picture's name as its caption: its last part, with spaces for underscores and hyphens."""
-    stem = PurePosixPath(image.name).stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    stem = os.path.splitext(image.name.rpartition("/")[2])[0]  # noqa: PTH122
+    if not stem.isascii():
+        stem = stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     text = _one_line(stem.replace("_", " ").replace("-", " "))
     return Caption(text) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
 
@@ -65,35 +70,41 @@ def text_caption(image: ImageFile) -> Caption | Rejected | None:
     """The first line of the text file beside a picture; None when there is no such file."""
     if not image.may_have_text:
         return None
-    path = image.path.with_suffix(TEXT_EXTENSION)
+    path = _text_path(image)
     data = _read(path)
     if not isinstance(data, bytes):
         return data
     text, notes = decode_text(data)
     lines = [line for line in map(_one_line, text.splitlines()) if line]
     if not lines:
-        return Rejected(Reason.NO_CAPTION, f"caption file {shown(path.name)} is empty")
+        return Rejected(Reason.NO_CAPTION, f"caption file {_shown_name(path)} is empty")
     return Caption(lines[0], notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
 
 
 def _from_text_file(image: ImageFile) -> Caption | Rejected:
     found = text_caption(image)
     if found is None:
-        name = image.path.with_suffix(TEXT_EXTENSION).name
-        return Rejected(Reason.NO_CAPTION, f"no caption file {shown(name)}")
+        return Rejected(Reason.NO_CAPTION, f"no caption file {_shown_name(_text_path(image))}")
     return found
 
 
-def _read(path: Path) -> bytes | Rejected | None:
+def _text_path(image: ImageFile) -> str:
+    return os.path.splitext(image.path)[0] + TEXT_EXTENSION  # noqa: PTH122
+
+
+def _shown_name(path: str) -> str:
+    return shown(Path(path).name)
+
+
+def _read(path: str) -> bytes | Rejected | None:
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_CAPTION_FILE + 1)
+        data = read_start(path, LARGEST_CAPTION_FILE + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Rejected(Reason.NO_CAPTION, f"caption file {shown(path.name)} can't be read: {error.strerror}")
+        return Rejected(Reason.NO_CAPTION, f"caption file {_shown_name(path)} can't be read: {error.strerror}")
     if len(data) > LARGEST_CAPTION_FILE:
-        return Rejected(Reason.NO_CAPTION, f"{shown(path.name)} is over 1 MiB: not a caption")
+        return Rejected(Reason.NO_CAPTION, f"{_shown_name(path)} is over 1 MiB: not a caption")
     return data
 
 

@@ -6,16 +6,17 @@ decompression bombs is a warning up to twice its limit, so it is replaced by one
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from simpletune.data.sources import Reason, Rejected
+from simpletune.data.quick_header import quick_size
+from simpletune.data.sources import Reason, Rejected, read_ends
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -29,6 +30,9 @@ READ_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"
 
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations under which width and height change places."""
+
+_SMALL_FILE = 1 << 16
+"""Bytes. A file up to this size is read whole, at once; of a larger one only what is asked for."""
 
 _ORIENTATION_TAG = 0x0112
 _ORIENTATION_CARRIERS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
@@ -47,7 +51,7 @@ _PICTURES = (b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm", b"ii*\0", b"m
 Image.MAX_IMAGE_PIXELS = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """Size in pixels, upright: after the EXIF orientation is applied."""
 
@@ -55,15 +59,26 @@ class Header:
     height: int
 
 
-def read_header(path: Path) -> Header | Rejected:
-    """A picture's size, or why it can't be used. Reads a few kilobytes, unless the file's end looks cut off."""
+def read_header(path: str, size_bytes: int) -> Header | Rejected:
+    """A picture's size, or why it can't be used. Reads some kilobytes, unless the file's end looks cut off.
+
+    `size_bytes` is the file's size as it was listed, above 0.
+    """
     try:
-        with path.open("rb") as file:
+        start, end = read_ends(path, _SMALL_FILE, size_bytes)
+        size = quick_size(start, end)
+        if size is not None and size[0] * size[1] <= MAX_PIXELS:
+            return Header(*size)
+        if len(start) == size_bytes:
+            return _inspect(io.BytesIO(start))
+        with open(path, "rb") as file:  # noqa: PTH123 - as in read_ends
             return _inspect(file)
     except FileNotFoundError:
         return Rejected(Reason.CHANGED, "the file vanished")
     except PermissionError:
         return Rejected(Reason.PERMISSION, "this user may not open the file")
+    except OSError as error:  # a failing disk, a network folder that went away
+        return Rejected(Reason.UNREADABLE, str(error.strerror))
 
 
 def open_picture(file: BinaryIO) -> Image.Image:

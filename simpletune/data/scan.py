@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from simpletune.data.captions import Caption, read_caption
 from simpletune.data.geometry import Placement, objection, place
 from simpletune.data.header import read_header
+from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
 from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, list_images, name_bytes
 
 if TYPE_CHECKING:
@@ -25,11 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Exclusion", "Placement", "Sample", "ScanResult", "scan"]
 
 _FILES_TIMED = 64
-_WAITING = 0.8
-_THREADS_WHEN_WAITING = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A picture that can be trained on. `width` and `height` are its own, upright, in pixels."""
 
@@ -95,25 +94,23 @@ _Usable = tuple[Sample, tuple[str, ...]]
 def _look_at_all(
     files: Sequence[ImageFile], look: Callable[[ImageFile], _Usable | Rejected]
 ) -> list[tuple[ImageFile, _Usable | Rejected]]:
-    """What is found in each file, in order.
-
-    Reading a header from a local disk is work for Python, which threads only slow down (3 times, measured); from a
-    network folder it is waiting, which they share. The first files tell which it is.
-    """
-    first, rest = files[:_FILES_TIMED], files[_FILES_TIMED:]
-    began, worked = time.perf_counter(), time.thread_time()
-    found = [look(file) for file in first]
-    elapsed, worked = time.perf_counter() - began, time.thread_time() - worked
-    if elapsed - worked < _WAITING * elapsed:
-        found += [look(file) for file in rest]
-    else:
-        with ThreadPoolExecutor(_THREADS_WHEN_WAITING, "scan") as pool:
+    """What is found in each file, in order; in threads where the first files show that it is waiting."""
+    found, seconds = [], []
+    for file in files[:_FILES_TIMED]:
+        began = time.perf_counter()
+        found.append(look(file))
+        seconds.append(time.perf_counter() - began)
+    rest = files[_FILES_TIMED:]
+    if is_waiting(seconds):
+        with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:
             found += pool.map(look, rest)
+    else:
+        found += map(look, rest)
     return list(zip(files, found, strict=True))
 
 
 def _look_at(file: ImageFile, image_set: ImageSet, alignment: int, seed: int) -> _Usable | Rejected:
-    header = read_header(file.path)
+    header = read_header(file.path, file.size_bytes)
     if isinstance(header, Rejected):
         return header
     placement = place(header.width, header.height, image_set, alignment, seed=seed, name=file.name)
@@ -123,7 +120,7 @@ def _look_at(file: ImageFile, image_set: ImageSet, alignment: int, seed: int) ->
     caption = read_caption(file, image_set)
     if not isinstance(caption, Caption):
         return caption
-    sample = Sample(image_set.id, file.name, file.path, header.width, header.height, caption.text, placement)
+    sample = Sample(image_set.id, file.name, Path(file.path), header.width, header.height, caption.text, placement)
     return sample, caption.notes
 
 

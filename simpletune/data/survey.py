@@ -205,7 +205,7 @@ class _Look:
         from simpletune.data.header import read_header  # Pillow takes a while to import, and the wizard starts without
 
         file = found.look()
-        header = read_header(file.path) if isinstance(file, ImageFile) else file
+        header = read_header(file.path, file.size_bytes) if isinstance(file, ImageFile) else file
         if isinstance(header, Rejected) or isinstance(file, Rejected):
             why = header if isinstance(header, Rejected) else file
             assert isinstance(why, Rejected)

@@ -16,7 +16,7 @@ from simpletune.data.sources import ImageFile, Reason, Rejected
 
 @pytest.fixture
 def picture(tmp_path: Path) -> ImageFile:
-    return ImageFile(tmp_path / "x.png", "x.png", 1, 1)
+    return ImageFile(str(tmp_path / "x.png"), "x.png", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def picture(tmp_path: Path) -> ImageFile:
     ],
 )
 def test_text_files(picture, data, caption):
-    picture.path.with_suffix(".txt").write_bytes(data)
+    Path(picture.path).with_suffix(".txt").write_bytes(data)
     assert read_caption(picture, image_set(caption_strategy="textfile")) == caption
 
 
@@ -57,7 +57,7 @@ def test_no_bytes_can_break_the_decoder(data):
 )
 def test_missing_captions(picture, data, told):
     if data is not None:
-        picture.path.with_suffix(".txt").write_bytes(data)
+        Path(picture.path).with_suffix(".txt").write_bytes(data)
     found = read_caption(picture, image_set(caption_strategy="textfile"))
     assert isinstance(found, Rejected)
     assert found.reason == Reason.NO_CAPTION
@@ -65,7 +65,7 @@ def test_missing_captions(picture, data, told):
 
 
 def test_a_folder_in_the_caption_files_place(picture):
-    picture.path.with_suffix(".txt").mkdir()
+    Path(picture.path).with_suffix(".txt").mkdir()
     found = read_caption(picture, image_set(caption_strategy="textfile"))
     assert "can't be read" in found.detail
 
@@ -75,17 +75,17 @@ def test_a_folder_in_the_caption_files_place(picture):
     [("sub/a_red-fox (2).png", "a red fox (2)"), ("two\nlines.jpg", "two lines"), ("fox.tar.png", "fox.tar")],
 )
 def test_filenames(name, caption):
-    image = ImageFile(Path("/p") / name, name, 1, 1)
+    image = ImageFile(f"/p/{name}", name, 1, 1)
     assert read_caption(image, image_set()) == Caption(caption)
 
 
 def test_a_filename_of_dashes_is_no_caption():
-    found = read_caption(ImageFile(Path("/p/--_.png"), "--_.png", 1, 1), image_set())
+    found = read_caption(ImageFile("/p/--_.png", "--_.png", 1, 1), image_set())
     assert found.reason == Reason.NO_CAPTION
 
 
 def test_instance_prompts(picture):
-    picture.path.with_suffix(".txt").write_text("on a lawn\n")
+    Path(picture.path).with_suffix(".txt").write_text("on a lawn\n")
     named = {"instance_prompt": "sks dog", "caption_strategy": "textfile"}
     assert read_caption(picture, image_set(**named)) == Caption("on a lawn")
     assert read_caption(picture, image_set(**named, prepend_instance_prompt=True)) == Caption("sks dog on a lawn")
