@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from simpletune.config.rules_environment import INSTALL_CUDA
+from simpletune.config.installed import INSTALL_CUDA
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
 

@@ -29,7 +29,11 @@ def ask(
     wished = proposed.value if default is MISSING else default
     problem: str | None = None
     while True:
-        screen = _screen(question, state, wished, proposed, _figures(question, ahead, wished), problem, can_go_back)
+        figures: tuple[str, ...] = ()
+        if question.figures:
+            state.ahead = ahead(question, wished)
+            figures = panel(state.ahead)
+        screen = _screen(question, state, wished, proposed, figures, problem, can_go_back)
         value = prompter.ask(screen)
         if value is OTHER:
             value = _typed(prompter, question, state, wished, problem)
@@ -63,7 +67,7 @@ def _typed(prompter: Prompter, question: Question, state: State, wished: Any, pr
     while True:
         screen = Screen(
             question.id, heading(question), f"{question.title} ({question.other})", question.about, default=text,
-            problem=problem, check=lambda text: _understood(question, text)[1],
+            problem=problem, check=lambda text: _understood(question, text)[1], name=question.row,
         )  # fmt: skip
         try:
             text = prompter.ask(screen)
@@ -112,6 +116,7 @@ def _screen(
         path=question.path,
         check=None if options is not None else lambda text: _understood(question, text)[1],
         can_go_back=can_go_back,
+        name=question.row,
     )
 
 
@@ -125,10 +130,6 @@ def _default(question: Question, wished: Any, options: tuple[Option, ...] | None
 
 def _text(question: Question, value: Any) -> str:
     return value if isinstance(value, str) else question.show(value).partition(" ")[0].replace(",", "")
-
-
-def _figures(question: Question, ahead: Ahead, wished: Any) -> tuple[str, ...]:
-    return panel(ahead(question, wished)) if question.figures else ()
 
 
 def heading(question: Question) -> str:

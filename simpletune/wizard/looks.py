@@ -52,8 +52,8 @@ def tidied(screen: Screen, signs: Signs) -> Screen:
 
 
 def name_of(screen: Screen) -> str:
-    """What the question is called in the line that stays: "Model" of "3 of 14 · Model"."""
-    return screen.heading.replace(" - ", " · ").rpartition(" · ")[2] or screen.title
+    """What the question is called in the line that stays; without a name, "Model" of "3 of 14 · Model"."""
+    return screen.name or screen.heading.replace(" - ", " · ").rpartition(" · ")[2] or screen.title
 
 
 def same(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simpletune.data.survey import Survey
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, Plan, forecast
 from simpletune.machine.timing import TimeRange, run_seconds
@@ -57,6 +58,11 @@ def _usable(memory: int | None, kind: str) -> int | None:
     return None if memory is None else memory if kind == "cpu" else usable_memory(memory, kind)
 
 
+def outlook(state: State) -> Plan:
+    """What a run will be if all that is open is answered as proposed: the ground for figures that are compared."""
+    return plan(state.ahead or state)
+
+
 def plan(state: State) -> Plan:
     """The answers so far, with defaults for what is still open, as the estimate reads them."""
     value = state.value
@@ -102,13 +108,13 @@ def largest_edge(state: State) -> int:
     """The edge, in pixels, of the square with as many pixels as the largest bucket (about: `pixel` sets vary)."""
     default = state.value("resolution") or state.flavour.resolution
     edges = [_edge(entry, default) for entry in state.images]
-    return max(edges, default=default)
+    return int(max(edges, default=default))
 
 
 def _edge(entry: dict[str, Any], default: int) -> int:
     resolution = entry.get("resolution") or default
     if entry.get("resolution_type") == "area":
-        return round((resolution * 1_000_000) ** 0.5)
+        return int((resolution * 1_000_000) ** 0.5)
     return int(resolution)
 
 
@@ -124,7 +130,7 @@ def validation_sizes(state: State) -> tuple[tuple[int, int], ...]:
 def prompts_count(state: State) -> int:
     named = state.value("validation_prompts_file") is not None
     listed = len(state.prompts) if state.prompts is not None else len(state.base.prompts or {}) if named else 0
-    return listed + (state.value("validation_prompt") is not None)
+    return listed + int(state.value("validation_prompt") is not None)
 
 
 def pictures(state: State) -> int:
@@ -140,7 +146,7 @@ def captions(state: State) -> int:
     )
 
 
-def surveys(state: State) -> list[Any]:
+def surveys(state: State) -> list[Survey]:
     """What was seen of each data set's folder, as far as it was looked at."""
     folders = [state.picture_folder(index) for index in range(len(state.images))]
     return [state.facts.survey(folder) for folder in folders if state.facts.is_surveyed(folder)]
@@ -160,7 +166,8 @@ def steps(state: State) -> int:
         return int(state.value("max_train_steps"))
     if state.value("num_train_epochs") is not None:
         batch = state.value("train_batch_size") * state.value("gradient_accumulation_steps")
-        return max(1, -(-(showings(state) or _PICTURES_UNKNOWN) // batch) * int(state.value("num_train_epochs")))
+        epochs = int(state.value("num_train_epochs"))
+        return max(1, -(-(showings(state) or _PICTURES_UNKNOWN) // int(batch)) * epochs)
     return 1000
 
 

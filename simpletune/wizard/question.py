@@ -47,7 +47,7 @@ class Question:
     row: str
     title: str
     about: str
-    propose: Callable[[State], Proposal]
+    propose: Callable[[State], Proposal[Any]]
     write: Callable[[State, Any], None]
     read: Callable[[State], Any]
     options: Callable[[State], tuple[Option, ...]] | None = None

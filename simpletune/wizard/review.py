@@ -10,11 +10,9 @@ from simpletune.wizard.outlook import panel
 from simpletune.wizard.question import same
 from simpletune.wizard.screen import Option, Screen
 from simpletune.wizard.state import MISSING, State
-from simpletune.wizard.text import padded
 from simpletune.wizard.walk import Step, Walk
 
 WRITE, STOP, ADD, REMOVE, EDIT = "write", "stop", "add", "remove", "edit"
-_ROW_COLUMNS = 18
 _HIDDEN = ("depth",)  # asked once at the start; nothing follows from it any more
 
 
@@ -61,9 +59,8 @@ def _row(step: Step, state: State, before: State) -> Option | None:
     old = _old(step, before)
     changed = not same(old, value) if state.base.exists else not step.answer.followed and step.origin == "given"
     mark = "* " if changed and not (old is MISSING and question.propose(state).value is MISSING) else "  "
-    note = f"was {question.show(old)}" if changed and old is not MISSING and state.base.exists else ""
-    shown = question.label(state, value)
-    return Option(Choice(EDIT, question.id), f"{mark}{padded(question.row, _ROW_COLUMNS)}{shown}", note)
+    was = f" (was {question.show(old)})" if changed and old is not MISSING and state.base.exists else ""
+    return Option(Choice(EDIT, question.id), f"{mark}{question.row}", f"{question.label(state, value)}{was}")
 
 
 def _old(step: Step, before: State) -> Any:

@@ -37,9 +37,9 @@ class Option:
 class Screen:
     """One question. With `options` it is a choice; without, something typed, of which `default` is the first text.
 
-    heading: "3 of 14 · Model". title: the question, without a question mark's help ("Which model?"). about: one line on
-    what it is. reason: why the recommended answer is; shown beside it. panel: lines of figures that move with the
-    answers (memory, disk, time). problem: what was wrong with the last answer. path: "folder" or "file" to complete
+    heading: "3 of 10 · Model". name: what the answer is called in a line ("Base model"). title: the question. about:
+    one line on what it is. reason: why the recommended answer is; shown beside it. panel: lines of figures that move
+    with the answers (memory, disk, time). problem: what was wrong with the last answer. path: "folder" or "file" to complete
     paths. check: says what is wrong with a typed answer; it never raises and is called when Enter is pressed only.
     """
 
@@ -56,6 +56,7 @@ class Screen:
     path: str | None = None
     check: Check | None = None
     can_go_back: bool = True
+    name: str = ""
 
 
 class Prompter(Protocol):

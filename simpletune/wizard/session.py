@@ -20,6 +20,7 @@ from simpletune.wizard.checks import checks, left_to_do, ready
 from simpletune.wizard.compose import changes, checked, contents, diff
 from simpletune.wizard.facts import Facts
 from simpletune.wizard.flow import Interview, Stopped
+from simpletune.wizard.outlook import card
 from simpletune.wizard.screen import Option, Prompter, Screen
 from simpletune.wizard.start import Sets, broken, read_base
 from simpletune.wizard.state import Answer, Base, State
@@ -183,6 +184,9 @@ class Session:
         if self.dry_run:
             self.prompter.say(["", "A dry run: nothing was written."])
             return Outcome(written=False)
+        if not card(state).here:
+            self.prompter.say(["", *_elsewhere(state)])
+            return Outcome(written=True)
         with self.prompter.busy("Checking whether training can start"):
             found = list(checks(self.config_path, machine=self.facts.machine))
         command = f"simpletune train {shlex.quote(str(self.config_path))}"
@@ -198,6 +202,15 @@ class Session:
             Option("now", "now"),
         )
         return Outcome(written=True, train=choice == "now")
+
+
+def _elsewhere(state: State) -> list[str]:
+    name = state.base.config_path.name
+    return [
+        f"The files are for another machine ({card(state).name}). Copy {state.folder} there, and the pictures.",
+        f"There: simpletune doctor {name}",
+        f"then:  simpletune train {name}",
+    ]
 
 
 _NO_EDITOR = "no editor is set: EDITOR names one"

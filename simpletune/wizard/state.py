@@ -106,6 +106,7 @@ class State:
         """The data sets that stood in the files at the start and were not taken out."""
         self.prompts: dict[str, str] | None = None  # what validation_prompts.json is to hold; None leaves it alone
         self.editor = False
+        self.ahead: State | None = None  # with what is proposed for all that is open, for the figures on screen
         self.values: dict[str, Any] = {}  # of the questions answered so far, by id
 
     @property

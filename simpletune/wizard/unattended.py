@@ -25,8 +25,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 _PATHS = (".folder", ".file", ".encoders")  # how the names of questions end that are answered by a path
 _NO_GPU = (
-    "--preset cpu takes the built-in tiny model, which is not SD3 but trains here; --preset 8gb (6gb to 24gb) writes the "
-    "files for another machine with such a card; `simpletune doctor` says why no GPU can be used"
+    "--preset cpu takes the built-in tiny model, which is not SD3 but trains here; --preset 8gb (6gb to 24gb) writes "
+    "the files for another machine with such a card; `simpletune doctor` says why no GPU can be used"
 )
 
 

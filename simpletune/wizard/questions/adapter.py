@@ -9,7 +9,7 @@ from typing import Any
 from simpletune.config.families import FAMILIES
 from simpletune.machine.shapes import lora_parameters
 from simpletune.wizard import proposals
-from simpletune.wizard.outlook import card, memory_note, pictures, plan, size
+from simpletune.wizard.outlook import card, memory_note, outlook, pictures, size
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import number, read_key, whole_number, within_schema, write_key
@@ -34,7 +34,7 @@ def adapter(_state: State) -> Iterator[Question]:
 
 
 def _ranks(state: State) -> tuple[Option, ...]:
-    wanted = plan(state)
+    wanted = outlook(state)
     return tuple(Option(rank, str(rank), _rank_note(state, replace(wanted, lora_rank=rank))) for rank in _RANKS)
 
 
@@ -48,7 +48,7 @@ RANK = Question(
     section=SECTION,
     row="Rank",
     title="Which rank has the LoRA?",
-    about="Its size: a larger one learns more detail, and needs more pictures. 4 to 32 for a subject, 16 to 64 for a style.",
+    about="Its size: a larger one learns more and needs more pictures. 4 to 32 for a subject, 16 to 64 for a style.",
     options=_ranks,
     other="another rank",
     parse=whole_number("lora_rank"),
@@ -99,7 +99,7 @@ ALPHA = Question(
 
 
 def _targets(state: State) -> tuple[Option, ...]:
-    wanted = plan(state)
+    wanted = outlook(state)
     options = []
     for name in FAMILIES["sd3"].lora_targets:
         changed = replace(wanted, lora_target=name)

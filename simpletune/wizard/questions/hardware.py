@@ -68,7 +68,7 @@ def _why_not(device: Any) -> str | None:
     return f"{device.why_not}; {device.next_step}" if device.next_step else device.why_not
 
 
-def _propose(state: State) -> Proposal:
+def _propose(state: State) -> Proposal[Any]:
     for kind in ("cuda", "mps"):
         device = state.facts.device(kind)
         if device is not None:

@@ -91,7 +91,7 @@ def _too_large(state: State, flavour: Flavour) -> str | None:
     return f"even packed tightly it needs more than the {gib(device.usable)} that can be used here"
 
 
-def _propose_flavour(state: State) -> Proposal:
+def _propose_flavour(state: State) -> Proposal[Any]:
     if card(state).kind == "cpu":
         return Proposal("tiny", "the only one that a processor trains in minutes; for SD3 itself a GPU is needed")
     if _too_large(state, FAMILIES["sd3"].flavours["sd3-medium"]) is None:

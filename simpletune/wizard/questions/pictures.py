@@ -13,7 +13,7 @@ from simpletune.data.survey import Survey, below, lines
 from simpletune.machine.forecast import forecast
 from simpletune.wizard import proposals
 from simpletune.wizard.concerns import words_about
-from simpletune.wizard.outlook import card, fits, memory_note, plan, surveys
+from simpletune.wizard.outlook import card, fits, memory_note, outlook, plan, surveys
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question
 from simpletune.wizard.questions.common import some_text, typed_path
@@ -21,6 +21,11 @@ from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
 _TIMES = (1, 2, 3, 5, 10, 20)
+_STRATEGIES = {
+    "textfile": "a .txt beside each picture",
+    "filename": "the pictures' names",
+    "instanceprompt": "one phrase for all",
+}
 _MEGAPIXEL_AREA = "area"
 
 
@@ -66,7 +71,7 @@ class DataSetQuestions:
             "Captions",
             "Where do the captions come from?",
             "What the model reads about each picture. Good captions say all that should not become part of the style.",
-            options=lambda state: tuple(Option(*found) for found in proposals.caption_options(self._survey(state))),
+            options=lambda state: _caption_options(self._survey(state)),
             propose=lambda state: proposals.propose_captions(self._survey(state)),
             read=self._reads("caption_strategy"),
             write=self._writes("caption_strategy"),
@@ -200,12 +205,12 @@ class DataSetQuestions:
         return tuple(Option(edge, _shown_size(edge), self._resolution_note(state, edge)) for edge in edges)
 
     def _resolution_note(self, state: State, edge: int) -> str:
-        wanted = replace(plan(state), bucket=(edge, edge))
+        wanted = replace(outlook(state), bucket=(edge, edge))
         note = memory_note(wanted, card(state).usable, "encode images", "train")
         small = below(self._survey(state), edge)
         return f"{note}; {small:,} pictures would be enlarged" if small else note
 
-    def _propose_resolution(self, state: State) -> Proposal:
+    def _propose_resolution(self, state: State) -> Proposal[Any]:
         wanted = plan(state)
         return proposals.propose_resolution(
             self._survey(state),
@@ -228,7 +233,7 @@ class DataSetQuestions:
             Option(True, "cut to a square", "from the middle; the sides of wide and tall pictures are lost"),
         )
 
-    def _propose_repeats(self, state: State) -> Proposal:
+    def _propose_repeats(self, state: State) -> Proposal[Any]:
         found = proposals.propose_repeats(self._survey(state), surveys(state)[: self.index])
         return Proposal(found.value + 1, found.reason)
 
@@ -237,12 +242,17 @@ class DataSetQuestions:
         return found if found is MISSING else found + 1
 
 
+def _caption_options(survey: Survey) -> tuple[Option, ...]:
+    found = proposals.caption_options(survey)
+    return tuple(Option(value, _STRATEGIES[value], note, refused) for value, note, refused in found)
+
+
 @cache
 def of_data_set(index: int) -> DataSetQuestions:
     return DataSetQuestions(index)
 
 
-def _folder_objection(state: State, value: str) -> str | None:
+def _folder_objection(state: State, value: Any) -> str | None:
     if not isinstance(value, str):
         return f"{value!r} is not a path"
     found = state.facts.survey(state.resolve(value))

@@ -8,7 +8,7 @@ from typing import Any
 
 from simpletune.machine.devices import compute_precision
 from simpletune.machine.forecast import forecast
-from simpletune.wizard.outlook import card, fits, gib, memory_note, plan
+from simpletune.wizard.outlook import card, fits, gib, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import read_key, write_key
@@ -60,7 +60,7 @@ def precision(state: State) -> Iterator[Question]:
 # --- the format of the calculations
 
 
-def _propose_compute(state: State) -> Proposal:
+def _propose_compute(state: State) -> Proposal[Any]:
     return Proposal(*compute_precision(card(state).device))
 
 
@@ -88,7 +88,7 @@ COMPUTE = Question(
 
 
 def _base_options(state: State) -> tuple[Option, ...]:
-    wanted = plan(state)
+    wanted = outlook(state)
     full = _bytes(replace(wanted, base_model_precision="no_change"), "train")
     return tuple(_base_option(state, replace(wanted, base_model_precision=name), name, full) for name in _PRECISIONS)
 
@@ -109,7 +109,7 @@ def _bytes(wanted: Any, phase: str) -> int:
     return next(found.bytes for found in forecast(wanted).phases if found.phase == phase)
 
 
-def _propose_base(state: State) -> Proposal:
+def _propose_base(state: State) -> Proposal[Any]:
     device, wanted = card(state), plan(state)
     full = replace(wanted, base_model_precision="no_change")
     if state.flavour.hub_id is None:
@@ -153,7 +153,7 @@ def _mixed(wanted: Any, name: str) -> Any:
 
 
 def _mix_options(state: State) -> tuple[Option, ...]:
-    wanted, limit = plan(state), card(state).usable
+    wanted, limit = outlook(state), card(state).usable
     options = []
     for name in MIXES:
         mixed = _mixed(wanted, name)
@@ -165,7 +165,7 @@ def _mix_options(state: State) -> tuple[Option, ...]:
     return (*options, Option(EACH, "choose for each of the three", "asked next"))
 
 
-def _propose_mix(state: State) -> Proposal:
+def _propose_mix(state: State) -> Proposal[Any]:
     device, wanted = card(state), plan(state)
     if state.flavour.hub_id is None:
         return Proposal("16-bit", "they are small already")
@@ -240,7 +240,8 @@ def _encoder(index: int) -> Question:
 
 
 def _encoder_note(state: State, index: int, name: str) -> str:
-    wanted = plan(state)
-    precisions = list(wanted.text_encoder_precisions)
-    precisions[index] = name
-    return memory_note(replace(wanted, text_encoder_precisions=tuple(precisions)), card(state).usable, "encode text")
+    wanted = outlook(state)
+    first, second, third = (name if index == at else value for at, value in enumerate(wanted.text_encoder_precisions))
+    return memory_note(
+        replace(wanted, text_encoder_precisions=(first, second, third)), card(state).usable, "encode text"
+    )

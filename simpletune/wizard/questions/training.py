@@ -9,12 +9,13 @@ from typing import Any
 from simpletune.config.installed import is_installed
 from simpletune.config.rules_environment import OPTIMIZER_LIBRARIES
 from simpletune.config.schema import config_keys
-from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, Plan
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE
 from simpletune.wizard import proposals
 from simpletune.wizard.outlook import (
     card,
     fits,
     memory_note,
+    outlook,
     pictures,
     plan,
     run_time,
@@ -76,7 +77,7 @@ def _steps_options(state: State) -> tuple[Option, ...]:
 
 def _length_note(state: State, count: int) -> str:
     shown = count * _per_step(state) / max(1, pictures(state))
-    taken = time_words(run_time(state, replace(plan(state), steps=count)), brief=True)
+    taken = time_words(run_time(state, replace(outlook(state), steps=count)), brief=True)
     return f"each picture about {max(1, round(shown)):,} times; {taken}"
 
 
@@ -144,19 +145,19 @@ STEPS = Question(
 
 
 def _batches(state: State) -> tuple[Option, ...]:
-    wanted, limit = plan(state), card(state).usable
+    wanted = outlook(state)
     options = []
     for size in _BATCHES:
         changed = replace(wanted, train_batch_size=size)
         least = replace(changed, gradient_checkpointing=True, gradient_checkpointing_interval=1)
-        refused = None if fits(state, least, TRAIN) else f"too large: {memory_note(least, None, TRAIN)}"
-        options.append(Option(size, str(size), memory_note(least if refused else changed, limit, TRAIN), refused))
+        note = memory_note(changed if fits(state, changed, TRAIN) else least, None, TRAIN)
+        options.append(Option(size, str(size), note, None if fits(state, least, TRAIN) else f"too large: {note}"))
     return tuple(options)
 
 
 def _fits_batch(state: State, size: int) -> bool:
-    least = {"gradient_checkpointing": True, "gradient_checkpointing_interval": 1}
-    return fits(state, replace(plan(state), train_batch_size=size, **least), TRAIN)
+    batch = replace(plan(state), train_batch_size=size)
+    return fits(state, replace(batch, gradient_checkpointing=True, gradient_checkpointing_interval=1), TRAIN)
 
 
 BATCH = Question(
@@ -191,12 +192,7 @@ CHECKPOINTING = Question(
     row="Recalculation",
     title="Save memory by calculating parts twice?",
     about="Gradient checkpointing: far less memory, and steps take about a third longer.",
-    options=lambda state: tuple(
-        Option(
-            value, "yes" if value else "no", memory_note(_checkpointed(plan(state), value), card(state).usable, TRAIN)
-        )
-        for value in (True, False)
-    ),
+    options=lambda state: (_checkpointing(state, True, "yes"), _checkpointing(state, False, "no")),
     propose=_propose_checkpointing,
     read=read_key("gradient_checkpointing"),
     write=write_key("gradient_checkpointing", leave_default=True),
@@ -206,8 +202,9 @@ CHECKPOINTING = Question(
 )
 
 
-def _checkpointed(wanted: Plan, value: bool) -> Plan:
-    return replace(wanted, gradient_checkpointing=value)
+def _checkpointing(state: State, value: bool, label: str) -> Option:
+    wanted = replace(outlook(state), gradient_checkpointing=value)
+    return Option(value, label, memory_note(wanted, card(state).usable, TRAIN))
 
 
 def _largest_that_fits(state: State, key: str, phase: str) -> Proposal[int]:
@@ -226,7 +223,7 @@ def _encoding_question(key: str, row: str, title: str, phase: str) -> Question:
         title=title,
         about="Only while encoding, before training; it is halved by itself when memory runs out.",
         options=lambda state: tuple(
-            Option(size, str(size), memory_note(replace(plan(state), **{key: size}), card(state).usable, phase))  # type: ignore[arg-type]
+            Option(size, str(size), memory_note(replace(outlook(state), **{key: size}), card(state).usable, phase))  # type: ignore[arg-type]
             for size in (1, 2, 4, 8)
         ),
         other="another number",
@@ -253,7 +250,7 @@ CAPTION_BATCH = _encoding_question(
 
 
 def _optimizers(state: State) -> tuple[Option, ...]:
-    wanted, device = plan(state), card(state)
+    wanted, device = outlook(state), card(state)
     return tuple(
         Option(
             name,
@@ -364,7 +361,7 @@ CHECKPOINTS = Question(
 
 
 def _sizes(state: State) -> tuple[Option, ...]:
-    wanted, limit = plan(state), card(state).usable
+    wanted, limit = outlook(state), card(state).usable
     edges = [edge for edge in (512, 768, 1024) if edge <= state.flavour.resolution] or [state.flavour.resolution]
     options = []
     for edge in edges:
