@@ -13,6 +13,36 @@ from pathlib import Path
 
 COMMIT = "c0ffee" + "0" * 34
 
+PARTS = {
+    "scheduler": ["scheduler_config.json"],
+    "text_encoder": ["config.json", "model.safetensors"],
+    "text_encoder_2": ["config.json", "model.safetensors"],
+    "text_encoder_3": [
+        "config.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ],
+    "tokenizer": ["vocab.json"],
+    "tokenizer_2": ["tokenizer.json"],
+    "tokenizer_3": ["spiece.model"],
+    "transformer": ["config.json", "diffusion_pytorch_model.safetensors"],
+    "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
+}
+
+
+def make_model(folder: Path) -> Path:
+    """A folder in the diffusers layout, with files that hold next to nothing."""
+    for part, names in PARTS.items():
+        (folder / part).mkdir(parents=True)
+        for name in names:
+            (folder / part / name).write_text("{}")
+    index = folder / "text_encoder_3" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": PARTS["text_encoder_3"][2], "b": PARTS["text_encoder_3"][3]}}))
+    entries = {part: ["library", "Class"] for part in PARTS}
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", **entries, "safety": [None, None]}))
+    return folder
+
 
 @dataclass
 class Hub:
@@ -107,7 +137,7 @@ def serve(folder: Path) -> Iterator[Hub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield hub

@@ -1,6 +1,5 @@
 """Whether the hub gives a model: asked of a real server on the loopback interface."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import threading
 import time
 
 import pytest
-from hub_server import COMMIT, serve
+from hub_server import COMMIT, PARTS, make_model, serve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,35 +17,6 @@ from simpletune.machine.model_folder import lacking_parts
 
 REPO = "owner/model"
 TOKEN = "hf_" + "Q" * 30
-PARTS = {
-    "scheduler": ["scheduler_config.json"],
-    "text_encoder": ["config.json", "model.safetensors"],
-    "text_encoder_2": ["config.json", "model.safetensors"],
-    "text_encoder_3": [
-        "config.json",
-        "model.safetensors.index.json",
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
-    ],
-    "tokenizer": ["vocab.json"],
-    "tokenizer_2": ["tokenizer.json"],
-    "tokenizer_3": ["spiece.model"],
-    "transformer": ["config.json", "diffusion_pytorch_model.safetensors"],
-    "vae": ["config.json", "diffusion_pytorch_model.safetensors"],
-}
-
-
-def make_model(folder):
-    """A folder in the diffusers layout, with files that hold next to nothing."""
-    for part, names in PARTS.items():
-        (folder / part).mkdir(parents=True)
-        for name in names:
-            (folder / part / name).write_text("{}")
-    index = folder / "text_encoder_3" / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": {"a": PARTS["text_encoder_3"][2], "b": PARTS["text_encoder_3"][3]}}))
-    entries = {part: ["library", "Class"] for part in PARTS}
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", **entries, "safety": [None, None]}))
-    return folder
 
 
 @pytest.fixture

@@ -52,17 +52,14 @@ def _cards(subject: Subject) -> Iterator[Check]:
     if not cards:
         yield _no_card(subject)
     elif subject.device is None and any(card.usable for card in cards):
-        assert subject.settings is not None
-        kind = subject.settings.device
-        yield Check("device", FAILED, f'"device" is {kind}, and there is none here', 'set "device" to "auto"')
+        detail = f'"device" is {subject.device_wanted}, and there is none here'
+        yield Check("device", FAILED, detail, 'set "device" to "auto"')
 
 
 def _may_use_processor(subject: Subject) -> bool:
     """Whether the files ask for the processor, or for a model that trains well on one."""
-    settings = subject.settings
-    return settings is not None and (
-        settings.device == "cpu" or (settings.device == "auto" and subject.flavour.hub_id is None)
-    )
+    wanted = subject.device_wanted
+    return subject.settings is not None and (wanted == "cpu" or (wanted == "auto" and subject.flavour.hub_id is None))
 
 
 def _no_card(subject: Subject) -> Check:

@@ -110,8 +110,7 @@ def disk_checks(subject: Subject) -> Iterator[Check]:
         yield Check("disk", FAILED, f"{folder} can't be written to", 'name another "output_dir"')
     needs: dict[int, tuple[Path, int, list[str]]] = {}
     for place, size, what in _needs(subject):
-        existing = _existing(place)
-        disk = existing.stat().st_dev
+        existing, disk = _disk_of(place)
         at, total, names = needs.get(disk, (existing, 0, []))
         needs[disk] = (at, total + size, [*names, what] if size else names)
     for at, size, names in needs.values():
@@ -143,6 +142,12 @@ def _disk(place: Path, size: int, names: Sequence[str]) -> Check:
     if size > free:
         return Check("disk", FAILED, detail, f"free {gb(size - free)}, or choose another disk")
     return Check("disk", OK, detail)
+
+
+def _disk_of(place: Path) -> tuple[Path, int]:
+    """The folder that is there of a path to be, and a number that tells its disk from others."""
+    existing = _existing(place)
+    return existing, existing.stat().st_dev
 
 
 def _existing(place: Path) -> Path:

@@ -36,8 +36,17 @@ class Subject:
     @cached_property
     def device(self) -> Device | None:
         """What a run would train on: the best of what "device" allows; None when it allows nothing that is here."""
-        kind = self.settings.device if self.settings else "auto"
+        kind = self.device_wanted
         return next((device for device in self.devices if device.usable and kind in ("auto", device.kind)), None)
+
+    @property
+    def device_wanted(self) -> str:
+        """The files' "device", also where the validator found that it isn't here and put the default in its place."""
+        if self.settings is None or self.checked is None:
+            return "auto"
+        value = self.checked.view.config.document.value
+        written = value.get("device") if isinstance(value, dict) else None
+        return written if written in ("cuda", "mps", "cpu") else self.settings.device
 
     @cached_property
     def checked(self) -> Checked | None:
