@@ -143,11 +143,10 @@ class State:
         return Path(os.path.normpath(self.folder / os.path.expanduser(filled)))  # noqa: PTH111
 
     def stored(self, path: Path) -> str:
-        """A path as the files hold it: relative within config.json's folder, which may then be moved as a whole."""
+        """A path as the files hold it: relative in config.json's folder and beside it, so that a project can be moved."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100
-        if absolute.is_relative_to(self.folder):
-            return absolute.relative_to(self.folder).as_posix()
-        return str(absolute)
+        near = absolute.is_relative_to(self.folder.parent) and self.folder.parent != Path(self.folder.anchor)
+        return Path(os.path.relpath(absolute, self.folder)).as_posix() if near else str(absolute)
 
     def picture_folder(self, index: int) -> Path:
         return self.resolve(str(self.images[index].get("instance_data_dir", "")))
