@@ -27,7 +27,7 @@ class PathCompletion(Completer):
         if "://" in typed or "\0" in typed:
             return
         head, start = os.path.split(typed)
-        for name, is_folder in self._entries(Path(head or ".").expanduser(), start):
+        for name, is_folder in self._entries(Path(head or "."), start):
             yield Completion(
                 name + (os.sep if is_folder else ""),
                 start_position=-len(start),
@@ -38,7 +38,7 @@ class PathCompletion(Completer):
         """Names that continue `start`, in any case, folders first; empty where nothing can be listed."""
         found = []
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(folder.expanduser()) as entries:
                 for entry in entries:
                     if not entry.name.lower().startswith(start.lower()) or not entry.name.isprintable():
                         continue

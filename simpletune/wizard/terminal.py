@@ -249,6 +249,11 @@ def _keys_of_choice(control: InquirerControl) -> KeyBindings:
     def _end(event: KeyPressEvent) -> None:
         _exit(event.app, EOFError())
 
+    @keys.add(Keys.ControlJ, eager=True)
+    def _choose(event: KeyPressEvent) -> None:
+        """What some terminals and programs send for Enter."""
+        event.app.exit(result=control.get_pointed_at().value)
+
     @keys.add(Keys.Home, eager=True)
     @keys.add(Keys.End, eager=True)
     def _end_of_list(event: KeyPressEvent) -> None:
@@ -281,6 +286,16 @@ def _next_starting(control: InquirerControl, start: str) -> int | None:
 
 def _keys_of_text() -> KeyBindings:
     keys = KeyBindings()
+
+    @keys.add(Keys.Tab, filter=has_completions, eager=True)
+    def _next(event: KeyPressEvent) -> None:
+        """The next completion; the only one is taken, and what lies in that folder is offered."""
+        buffer = event.current_buffer
+        offered = buffer.complete_state.completions if buffer.complete_state else []
+        if len(offered) == 1:
+            buffer.apply_completion(offered[0])
+        else:
+            buffer.complete_next()
 
     @keys.add(Keys.Enter, filter=has_completions, eager=True)
     def _take(event: KeyPressEvent) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,17 @@ class PtyScreen:
         self._screen = _Screen(columns, rows)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""  # everything the command wrote
-        self._child = pexpect.spawn(
-            command[0],
-            list(command[1:]),
-            dimensions=(rows, columns),
-            env=_environment(environment or {}),
-            cwd=None if cwd is None else str(cwd),
-            timeout=TIMEOUT,
-        )
+        with warnings.catch_warnings():
+            # From Python 3.12 on, forking while a test runner has threads warns; the child executes at once.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._child = pexpect.spawn(
+                command[0],
+                list(command[1:]),
+                dimensions=(rows, columns),
+                env=_environment(environment or {}),
+                cwd=None if cwd is None else str(cwd),
+                timeout=TIMEOUT,
+            )
         self._child.delaybeforesend = None
         self._screen.answer = self._child.send
 
@@ -89,7 +93,10 @@ class PtyScreen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.close(force=True)
+        if self._child.closed:
+            self._child.terminate(force=True)
+        else:
+            self._child.close(force=True)
 
     def press(self, *keys: str) -> None:
         """Press keys by name ("down", "shift+tab"); anything else is typed as it stands."""
@@ -143,10 +150,16 @@ class PtyScreen:
         self._screen.resize(rows, columns)
         self._child.setwinsize(rows, columns)
 
-    def hang_up(self) -> None:
-        """What closing the window does: the terminal is gone and SIGHUP is sent."""
-        os.close(os.dup(self._child.child_fd))
-        self._child.kill(signal.SIGHUP)
+    def hang_up(self, timeout: float = TIMEOUT) -> int:
+        """Close the terminal under the command, as closing its window does; its exit code as of `end`."""
+        self._child.ptyproc.fileobj.close()
+        self._child.closed = True
+        deadline = time.monotonic() + timeout
+        while self._child.isalive():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the command did not end within {timeout:g} s of losing its terminal")
+            time.sleep(0.02)
+        return self._code()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self._child.kill(number)
@@ -158,6 +171,9 @@ class PtyScreen:
             if time.monotonic() > deadline:
                 raise AssertionError(f"the command did not end within {timeout:g} s:\n{self.text()}")
         self._child.wait()
+        return self._code()
+
+    def _code(self) -> int:
         return int(-self._child.signalstatus if self._child.exitstatus is None else self._child.exitstatus)
 
     def _joined(self) -> str:
