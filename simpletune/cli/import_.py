@@ -67,18 +67,20 @@ def _refuse_overwriting(result: Imported, force: bool) -> None:
 
 
 def _tell(result: Imported, dry_run: bool) -> None:
-    names = ", ".join(_shown(display(path)) for path in result.sources)
-    click.echo(f"read {names}")
+    for path in result.sources:
+        click.echo(f"read {_shown(display(path))}")
     click.echo(f"relative paths there are meant from {_shown(result.root)}")
     click.echo(f"  ({_shown(result.why_root)}; --root DIR says otherwise)\n")
     click.echo(text(result.lines))
     click.echo(f"\n{summary(result.lines)}")
     written = [_shown(display(path)) for path in result.contents if path.parent.name != OWN_FOLDER]
-    click.echo(f"{'would write' if dry_run else 'wrote'} {', '.join(written)}")
+    for name in written:
+        click.echo(f"{'would write' if dry_run else 'wrote'} {name}")
     found = errors(result.problems)
-    if result.problems:
-        click.echo("\nleft to do:" if found else "\nto know:")
-        click.echo(problem_text(result.problems, sys.stdout))
+    remarks = [problem for problem in result.problems if problem not in found]
+    for heading, problems in (("to know:", remarks), ("left to do before it can train:", found)):
+        if problems:
+            click.echo(f"\n{heading}\n{problem_text(problems, sys.stdout)}")
     if not found and not dry_run:
         click.echo(f"next: simpletune train {written[0]} --dry-run")
 

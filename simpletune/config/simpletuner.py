@@ -26,11 +26,12 @@ from simpletune.config.rules import config_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
 from simpletune.config.schema import config_keys
-from simpletune.config.simpletuner_config import convert_config, is_native, refusals
+from simpletune.config.simpletuner_config import convert_config
 from simpletune.config.simpletuner_conversion import Conversion, holds_token
 from simpletune.config.simpletuner_data import convert_sets
 from simpletune.config.simpletuner_files import DATA_NAME, Source, find, is_prompts, read
 from simpletune.config.simpletuner_paths import Paths, guessed_root
+from simpletune.config.simpletuner_refusals import is_native, refusals
 from simpletune.config.simpletuner_report import CONVERTED, DROPPED, KEPT, Line
 from simpletune.config.simpletuner_values import is_off
 from simpletune.config.view import View, view
@@ -73,7 +74,10 @@ def import_files(
     conversion = Conversion(config.name, config, config.inside, config.value, config_keys(), to, native=native)
     refused = refusals(conversion, lora_type)
     if refused:
-        raise ConfigError(f"{display(config.path)} can't be imported", problems=refused)
+        raise ConfigError(
+            f"{display(config.path)} can't be imported",
+            problems=sorted(refused, key=lambda one: (one.line, one.column)),
+        )
     data = _data_source(conversion, others)
     prompts = _prompts_source(conversion, others)
     for_sets = convert_config(conversion, lora_type)
@@ -84,12 +88,12 @@ def import_files(
     if not native:
         whole.drop_what_has_no_effect()
     contents = whole.contents(texts)
-    lines = (*conversion.lines, *sets.lines, *(line for one in sets.conversions for line in one.lines))
+    lines = (*conversion.lines, *sets.lines, *prompt_lines)
     warnings = [*config.warnings, *data.warnings, *(prompts.warnings if prompts else ())]
     read_ones = (config, data, *([prompts] if prompts else []))
     return Imported(
         contents,
-        (*lines, *prompt_lines),
+        lines,
         (*warnings, *whole.problems()),
         where,
         why,
@@ -194,7 +198,8 @@ class _Whole:
 
     def refuse_bad_values(self) -> None:
         """Raise ConfigError for values that are no values of their keys, at their places in the source."""
-        found = [*check_config(self._from_source()), *check_data(self._data_from_source())]
+        config, data = check_config(self._from_source()), check_data(self._data_from_source())
+        found = [one for part in (config, data) for one in sorted(part, key=lambda one: (one.line, one.column))]
         if found:
             count = f"{len(found)} value{'s' * (len(found) != 1)}"
             hint = "correct them in a copy of SimpleTuner's files and import that"

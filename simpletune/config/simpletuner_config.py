@@ -4,87 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from simpletune.config.aliases import VALUE_ALIASES
-from simpletune.config.families import SD3
-from simpletune.config.problems import Problem, quoted
 from simpletune.config.rules import PRECISION_KEYS, exists, looks_like_hub_id
-from simpletune.config.schema import config_keys, optimizer_arguments
+from simpletune.config.schema import optimizer_arguments
 from simpletune.config.simpletuner_conversion import Conversion, Given
 from simpletune.config.simpletuner_keys import (
     DEFAULTS_THERE,
     FOR_DATA_SETS,
     OPTIMIZERS,
-    OTHER_FAMILIES,
     PRECISIONS,
     VALUES,
     Optimizer,
 )
-from simpletune.config.simpletuner_values import is_off, number, truth
+from simpletune.config.simpletuner_refusals import flavour_of
+from simpletune.config.simpletuner_values import number, truth
 
 _SCHEDULE_FREE = "adamw_schedulefree"
-_FLAVOURS = {"3.5-large": "sd3.5-large", "3.5-medium": "sd3.5-medium", "3-medium": "sd3-medium"}
-# Keys that only simpletune has: a file with one of them and none of SimpleTuner's is ours already.
-_OURS_ALONE = (
-    "$schema", "device", "device_memory_gb", "use_t5", "hf_endpoint", "pretrained_text_encoders_path", "use_rslora",
-    "lora_target", "timestep_sampling", "timestep_mean", "validation_prompts_file",
-)  # fmt: skip
 
 
-def is_native(value: Mapping[str, Any]) -> bool:
-    """Whether a configuration is simpletune's own rather than SimpleTuner's."""
-    return "$schema" in value or (set(value) <= set(config_keys()) and any(key in value for key in _OURS_ALONE))
-
-
+_LIMITS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
 _WORDS = {
     "learning_rate": "far too low for most LoRAs: the examples there say 1e-4",
     "max_grad_norm": "of all values together; there each is clipped",
     "lora_target": "the image side of attention is what is trained there",
-}
-
-
-# --- what is refused
-
-
-def refusals(conversion: Conversion, lora_type: str | None) -> list[Problem]:
-    """Why a configuration can't be imported: another model, another kind of training, another adapter."""
-    source, problems = conversion.source, []
-
-    def refuse(given: Given, message: str, hint: str | None = None) -> None:
-        problems.append(source.problem(given.path[len(source.inside) :], message, hint))
-
-    for key, rule in _REFUSED.items():
-        given = conversion.peek(key)
-        found = rule(given.value) if given is not None else None
-        if given is not None and found is not None:
-            refuse(given, found, "this version trains a LoRA for sd3")
-    adapter = conversion.peek("lora_type")
-    if adapter is not None and str(adapter.value).lower() == "lycoris" and lora_type is None:
-        message = '"lora_type" lycoris: LyCORIS adapters are not trained by this version'
-        refuse(adapter, message, "import with --lora-type standard to train a standard LoRA instead")
-    if conversion.peek("model_family") is None and not conversion.native and _flavour_of(conversion) is None:
-        message = 'the file has no "model_family", so what model it is for is not known'
-        problems.append(source.problem((), message, 'add "model_family": "sd3" to it if it is for Stable Diffusion 3'))
-    return problems
-
-
-def _other_family(value: Any) -> str | None:
-    name = str(value).strip().lower()
-    if name == "sd3":
-        return None
-    known = "a family of SimpleTuner" if name in OTHER_FAMILIES else "a family that is not known here"
-    return f'"model_family" {quoted(value)} is {known}, and not supported'
-
-
-_REFUSED: Mapping[str, Callable[[Any], str | None]] = {
-    "model_family": _other_family,
-    "model_type": lambda value: (
-        None if is_off(value) or str(value).lower() == "lora" else f'"model_type" {quoted(value)} is not supported'
-    ),
-    "controlnet": lambda value: None if is_off(value) else '"controlnet": ControlNets are not supported',
-    "control": lambda value: None if is_off(value) else '"control": control training is not supported',
 }
 
 
@@ -113,7 +58,7 @@ def convert_config(conversion: Conversion, lora_type: str | None) -> dict[str, t
 
 
 def _model(c: Conversion) -> None:
-    guessed = _flavour_of(c)
+    guessed = flavour_of(c)
     for given in c.taken("model_family"):
         c.put(given, "model_family", "sd3")
     for given in c.taken("model_flavour"):
@@ -131,18 +76,6 @@ def _model(c: Conversion) -> None:
             c.put(given, given.key, path, missing)
 
 
-def _flavour_of(c: Conversion) -> str | None:
-    """The flavour that a model's location names; SimpleTuner's short names mean 3.5."""
-    named = c.value("model_flavour")
-    if named is not None and not is_off(named):
-        return VALUE_ALIASES.get(("model_flavour", str(named).lower()), str(named))
-    location = str(c.value("pretrained_model_name_or_path") or "").lower()
-    for flavour in SD3.flavours.values():
-        if flavour.hub_id is not None and location == flavour.hub_id:
-            return flavour.name
-    return next((flavour for part, flavour in _FLAVOURS.items() if part in location), None)
-
-
 def _adapter(c: Conversion, lora_type: str | None) -> None:
     for given in c.taken("lora_type"):
         lycoris = str(given.value).lower() == "lycoris" and lora_type is not None
@@ -152,9 +85,23 @@ def _adapter(c: Conversion, lora_type: str | None) -> None:
             c.put(given, given.key, given.value)
         else:
             c.drop(given, "checkpoints of SimpleTuner can't be continued; init_lora starts from the LoRA in one")
+    for given in c.taken("output_dir"):
+        if _holds_checkpoints(c.paths.place(str(given.value))):
+            folder = f"{str(given.value).rstrip('/')}-simpletune"
+            c.put(given, given.key, folder, "the one named holds checkpoints of SimpleTuner", converted=True)
+        else:
+            c.put(given, given.key, given.value)
     continued = c.value("init_lora")
     for given in c.taken("lora_init_type") if continued is not None else ():
         c.drop(given, "the LoRA of init_lora is the start")
+
+
+def _holds_checkpoints(folder: Path) -> bool:
+    """Whether a run of SimpleTuner wrote there; ours leave a run.json."""
+    try:
+        return any(folder.glob("checkpoint-*")) and not (folder / "run.json").exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _optimizer(c: Conversion) -> None:
@@ -209,7 +156,8 @@ def _arguments(value: Any) -> Any:
     pairs = [part.partition("=") for part in value.split(",") if part.strip()]
     if not all(equals for _, equals, _ in pairs):
         return value
-    return {key.strip(): _scalar(text.strip()) for key, _, text in pairs}
+    found = {key.strip(): _scalar(text.strip()) for key, _, text in pairs}
+    return {key: argument for key, argument in found.items() if argument is not None}
 
 
 def _scalar(text: str) -> Any:
@@ -279,7 +227,7 @@ def _clipping(c: Conversion) -> None:
     by_norm = method == "norm"
     for given in c.taken("grad_clip_method"):
         note = "here as there" if by_norm else "there each value is clipped, here the norm of all together"
-        c.move(given, "max_grad_norm", "norm", note)
+        c.move(given, "max_grad_norm", None, note)
     for given in c.taken("max_grad_norm"):
         c.put(given, given.key, given.value, None if by_norm else "of all values together; there each was clipped")
 
@@ -355,6 +303,9 @@ def _for_data_sets(c: Conversion) -> dict[str, tuple[Any, Given]]:
     found: dict[str, tuple[Any, Given]] = {}
     in_area = str(c.value("resolution_type")) == "area"
     for given in c.taken(*FOR_DATA_SETS, *(("resolution",) if in_area else ())):
+        if given.key in _LIMITS and number(given.value) == 0:
+            c.drop(given, "0 is no limit")
+            continue
         found[given.key] = given.value, given
         c.move(given, given.key, given.value, "in every data set that has none of its own")
     for given in c.taken("resolution"):
@@ -367,6 +318,9 @@ def _defaults(c: Conversion) -> None:
     for key, value in DEFAULTS_THERE.items():
         if key in c.out:
             continue
+        rate = c.out.get("learning_rate")
+        if key == "lr_end" and isinstance(rate, int | float) and rate <= value:
+            continue  # as there, a curve must go down
         if key == "learning_rate" and c.out.get("optimizer") == "prodigy":
             value = 1.0
         c.default(key, value, _WORDS.get(key))

@@ -84,6 +84,10 @@ class Conversion:
         given = self._open.get(key)
         return None if given is None or is_not_set(given.value) else given.value
 
+    def open_keys(self, *prefixes: str) -> list[str]:
+        """The keys not taken yet that begin with one of `prefixes`."""
+        return [key for key in self._open if key.startswith(prefixes)]
+
     def taken(self, *keys: str) -> Iterator[Given]:
         """Take those of `keys` that are given; those that are not set are dropped on the way."""
         for key in keys:

@@ -18,7 +18,7 @@ from simpletune.config.simpletuner_files import Source
 from simpletune.config.simpletuner_keys import PIXEL_AREAS, SET_DEFAULTS_THERE, VALUES
 from simpletune.config.simpletuner_paths import Paths
 from simpletune.config.simpletuner_report import DROPPED, Line
-from simpletune.config.simpletuner_values import is_not_set, number, truth
+from simpletune.config.simpletuner_values import is_not_set, is_off, number, truth
 
 _SIZE_KEYS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
 _OTHER_KINDS = {
@@ -30,27 +30,34 @@ _OTHER_KINDS = {
 _CACHES = {"image": "cache_dir_vae", "text_embeds": "cache_dir"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sets:
-    """The entries of the data file: ours so far with their conversions, and the lines of those left out."""
+    """The entries of the data file in their order: on the way to ours, or the line that says why one is left out."""
 
-    conversions: list[Conversion]
-    lines: list[Line]
+    parts: list[Conversion | Line]
+
+    @property
+    def conversions(self) -> list[Conversion]:
+        return [part for part in self.parts if isinstance(part, Conversion)]
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(line for part in self.parts for line in (part.lines if isinstance(part, Conversion) else [part]))
 
 
 def convert_sets(source: Source, paths: Paths, for_all: Mapping[str, tuple[Any, Given]], *, native: bool) -> Sets:
     """Convert every entry; `for_all` are the defaults that stand in SimpleTuner's config.json."""
-    sets = Sets([], [])
+    sets = Sets([])
     for index, entry in enumerate(source.value):
         path: JsonPath = (*source.inside, index)
         if not isinstance(entry, dict):
-            sets.lines.append(Line(source.name, f"entry {index}", DROPPED, note="it is no object {...}"))
+            sets.parts.append(Line(source.name, f"entry {index}", DROPPED, note="it is no object {...}"))
             continue
         kind = entry_kind({canonical(name): value for name, value in entry.items()})
         where = f"{source.name}, {_name_of(entry, index)}"
         reason = None if native else _left_out(entry, kind)
         if reason is not None:
-            sets.lines.append(Line(where, f"the whole entry ({len(entry)} keys)", DROPPED, note=reason))
+            sets.parts.append(Line(where, f"the whole entry ({len(entry)} keys)", DROPPED, note=reason))
             continue
         one = Conversion(where, source, path, entry, entry_keys(kind), paths, data=True, native=native)
         if not native:
@@ -58,7 +65,7 @@ def convert_sets(source: Source, paths: Paths, for_all: Mapping[str, tuple[Any, 
         one.finish()
         if not native and kind == "image":
             _set_defaults(one, for_all)
-        sets.conversions.append(one)
+        sets.parts.append(one)
     if not native:
         _names(sets)
         _folders_apart(sets)
@@ -93,8 +100,10 @@ def _entry(c: Conversion, kind: str, for_all: Mapping[str, tuple[Any, Given]]) -
         else:
             c.put(given, "type", given.value)
     if kind == "text_embeds":
+        for given in c.taken(*c.open_keys("aws_", "memory_filesystem_")):
+            c.drop(given, "captions are cached in a folder")
         return
-    _captions(c)
+    _captions(c, for_all)
     _sizes(c, for_all)
     _crop(c)
     for given in c.taken("probability"):
@@ -117,9 +126,13 @@ def _id(c: Conversion, given: Given) -> None:
         c.put(given, "id", given.value)
 
 
-def _captions(c: Conversion) -> None:
+def _captions(c: Conversion, for_all: Mapping[str, tuple[Any, Given]]) -> None:
     for given in c.taken("caption_strategy"):
         c.put(given, given.key, *_strategy(given.value))
+    own = c.peek("instance_prompt")
+    if is_not_set(own.value) if own is not None else "instance_prompt" not in for_all:
+        for given in c.taken("prepend_instance_prompt", "only_instance_prompt"):
+            c.drop(given, "off there" if is_off(given.value) else "there is no instance_prompt")
 
 
 def _strategy(value: Any) -> tuple[Any, str | None]:

@@ -93,9 +93,15 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             continue
         found = [where / name for where in (path, path / "config") for name in CONFIG_NAMES if (where / name).is_file()]
         if not found:
-            inner = sorted(display(one) for name in CONFIG_NAMES for one in path.glob(f"*/{name}"))
+            inner = sorted(
+                display(one)
+                for name in CONFIG_NAMES
+                for one in [*path.glob(f"*/{name}"), *path.glob(f"config/*/{name}")]
+            )
             hint = f"name one: {', '.join(inner[:5])}" if inner else "name the file itself"
-            raise UsageError(f"there is no {' or '.join(CONFIG_NAMES)} in {quoted_path(path)}", hint)
+            raise UsageError(
+                f"there is no {', '.join(CONFIG_NAMES[:-1])} or {CONFIG_NAMES[-1]} in {quoted_path(path)}", hint
+            )
         yield found[0]
 
 

@@ -29,11 +29,18 @@ _FAMILIES = (
     "kolors krea2 legacy longcat_image longcat_video ltxvideo ltxvideo2 lumina2 mageflow omnigen pixart "
     "pixart_sigma qwen_image sana sanavideo sd1x sd2x sdxl smoldit wan wan_s2v z_image"
 )
+_FAMILIES = (
+    "ace_step anima auraflow boogu bria cascade chroma cosmos2image cosmos3 deepfloyd ernie flux flux2 "
+    "heartmula hidream hunyuan_dit hunyuanvideo ideogram infinitetalk kandinsky5-image kandinsky5-video "
+    "kolors krea2 legacy longcat_image longcat_video ltxvideo ltxvideo2 lumina2 mageflow omnigen pixart "
+    "pixart_sigma qwen_image sana sanavideo sd1x sd2x sdxl smoldit wan wan_s2v z_image"
+)
 OTHER_FAMILIES = frozenset(_FAMILIES.split())
 
 _CHOSEN = "the trainer chooses how it calculates"
 _MEMORY = "only what a phase needs is in memory"
 _CACHED = "every picture is looked at, and caches are kept by content"
+_OWN_PACE = "reading and writing need no settings here"
 _EACH_SEEN = "every picture is seen 1 + repeats times an epoch"
 _NOT_FLOW = "it has no part in SD3's flow matching here"
 _OTHER_MODEL = "it is for another model"
@@ -66,12 +73,13 @@ _DROPPED: Mapping[str, str] = {
         "optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients "
         "vae_enable_patch_conv vae_enable_slicing vae_enable_tiling vae_enable_temporal_roll",
     _CACHED:
-        "aspect_bucket_disable_rebuild aspect_bucket_worker_count aws_max_pool_connections "
-        "cache_clear_validation_prompts compress_disk_cache enable_multiprocessing ignore_missing_files "
-        "image_processing_batch_size max_workers metadata_update_interval override_dataset_config "
-        "preserve_data_backend_cache read_batch_size skip_file_discovery text_cache_disable text_cache_ondemand "
-        "vae_cache_disable vae_cache_ondemand vae_cache_preprocess vae_cache_scan_behaviour write_batch_size "
+        "aspect_bucket_disable_rebuild cache_clear_validation_prompts compress_disk_cache ignore_missing_files "
+        "override_dataset_config preserve_data_backend_cache skip_file_discovery text_cache_disable "
+        "text_cache_ondemand vae_cache_disable vae_cache_ondemand vae_cache_preprocess vae_cache_scan_behaviour "
         "delete_nsfw_images",
+    _OWN_PACE:
+        "aspect_bucket_worker_count aws_max_pool_connections enable_multiprocessing image_processing_batch_size "
+        "max_workers metadata_update_interval read_batch_size write_batch_size",
     _EACH_SEEN: "allow_dataset_oversubscription data_backend_sampling disable_bucket_pruning ignore_final_epochs",
     _NOT_FLOW:
         "diff2flow_enabled diff2flow_loss disable_segmented_timestep_sampling flow_matching_loss huber_schedule "
@@ -154,10 +162,10 @@ _WHOLE_RUN = "the set is trained on from the first step to the last"
 _FROM_FOLDERS = DATA_UNSUPPORTED.get("aws_bucket_name") or "other sources have keys of their own here"
 _DATA_DROPPED: Mapping[str, str] = {
     _CACHED:
-        "cache_dir_conditioning_image_embeds compress_cache hash_filenames metadata_backend "
-        "metadata_update_interval preserve_data_backend_cache scan_for_errors shorten_filenames "
-        "skip_file_discovery text_cache_disable text_cache_ondemand vae_cache_clear_each_epoch vae_cache_disable "
-        "vae_cache_ondemand write_batch_size",
+        "cache_dir_conditioning_image_embeds compress_cache hash_filenames preserve_data_backend_cache "
+        "scan_for_errors shorten_filenames skip_file_discovery text_cache_disable text_cache_ondemand "
+        "vae_cache_clear_each_epoch vae_cache_disable vae_cache_ondemand",
+    _OWN_PACE: "metadata_backend metadata_update_interval write_batch_size",
     _WHOLE_RUN: "end_epoch end_step ignore_epochs start_epoch start_step",
     _NEVER_DELETED: "delete_nsfw_images delete_problematic_images delete_unwanted_images",
     "cache_dir_vae names the folder": "image_embeds",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from simpletune.config.problems import quoted, shown
+from simpletune.config.schema import config_keys, entry_keys
 from simpletune.redact import redact
 
 KEPT, RENAMED, CONVERTED = "kept", "renamed", "converted"
@@ -28,7 +31,8 @@ class Line:
     """What became of one key of the source.
 
     `where` is the file, and the data set where there is one; `key` is written as in the source, empty for a default of
-    SimpleTuner that stands nowhere in it. `ours` is the key it became, None when it was dropped; `value` is its value.
+    SimpleTuner that stands nowhere in it. `ours` is the key it became, None when it was dropped; `value` is its value,
+    None when it goes into another key's.
     Values of dropped keys are never held here: they may be secrets.
     """
 
@@ -59,20 +63,20 @@ def text(lines: Iterable[Line]) -> str:
 
 
 def summary(lines: Sequence[Line]) -> str:
-    """One sentence: how many keys there were and what became of them."""
+    """How many keys there were and what became of them, in one or two lines."""
     count = {action: sum(line.action == action for line in lines) for action in HEADINGS}
     total = sum(count.values()) - count[DEFAULT_THERE]
     parts = [f"{count[action]} {action}" for action in HEADINGS if action != DEFAULT_THERE and count[action]]
     sentence = f"{total} key{'s' * (total != 1)}: {', '.join(parts)}" if parts else "no keys"
     added = count[DEFAULT_THERE]
-    return f"{sentence}; {added} default{'s' * (added != 1)} of SimpleTuner written down" if added else sentence
+    return f"{sentence}\n{added} default{'s' * (added != 1)} of SimpleTuner written down" if added else sentence
 
 
 def _rows(line: Line) -> Iterator[str]:
     head = line.key or line.ours or ""
     if line.ours is not None:
         head += f" -> {line.ours}" if line.key and line.ours != line.key.lstrip("-") else ""
-        head += f": {quoted(line.value)}"
+        head += f": {_value(line.ours, line.value)}" if line.value is not None or line.action == KEPT else ""
     head = shown(redact(head))
     note = shown(redact(line.note)) if line.note else ""
     if note and len(head) + len(note) + 7 <= WIDTH:
@@ -82,6 +86,20 @@ def _rows(line: Line) -> Iterator[str]:
     yield from textwrap.wrap(
         note, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
     )
+
+
+def _value(ours: str, value: Any) -> str:
+    """As JSON, cut when long; but a path whole, because a cut one can't be looked up."""
+    if isinstance(value, str) and ours in _path_keys():
+        return json.dumps(value, ensure_ascii=False)
+    return quoted(value)
+
+
+@cache
+def _path_keys() -> frozenset[str]:
+    every = (config_keys(), entry_keys("image"), entry_keys("text_embeds"))
+    named = {key for keys in every for key, schema in keys.items() if "x-path" in schema}
+    return frozenset(named | {"pretrained_model_name_or_path"})
 
 
 def _clean(value: Any) -> Any:

@@ -57,6 +57,8 @@ def fitted(value: Any, schema: Mapping[str, Any]) -> tuple[Any, str | None]:
         return None, None if value is None else "the text stood for null"
     if "boolean" in types and not isinstance(value, bool):
         return _changed(value, truth(value), "true or false")
+    if isinstance(value, str) and "array" in types and value.strip().startswith("["):
+        return _changed(value, _listed(value), "a list")
     if isinstance(value, str) and "string" not in types:
         if "array" in types:
             return _changed(value, _listed(value), "a list")
