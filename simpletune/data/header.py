@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -49,6 +50,7 @@ _FOREIGN = (
 _PICTURES = (b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm", b"ii*\0", b"mm\0*")
 
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # what matters of a file is in its Rejected
 
 
 @dataclass(frozen=True, slots=True)

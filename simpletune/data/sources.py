@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -28,6 +29,7 @@ TEXT_EXTENSION = ".txt"
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _PIECE = 1 << 16
 _START, _END = 1 << 13, 8
+_ASKED_EVERY = 256
 
 
 class Reason(str, Enum):
@@ -155,7 +157,7 @@ def list_images(root: Path) -> Listing:
             files.append(verdict)
         else:
             rejected.append((picture.name, verdict))
-    return Listing(tuple(files), tuple(sorted(rejected, key=_name)), walk.other)
+    return Listing(tuple(files), tuple(sorted(rejected, key=_name)), sum(walk.others.values()))
 
 
 def _name(entry: tuple[str, Rejected]) -> str:
@@ -211,21 +213,24 @@ class Found:
 class Walk:
     """A folder walk. Linked folders wait until the real ones are done, so a picture goes by its real name.
 
-    `closed` are folders that couldn't be listed, `other` counts files that aren't pictures; both grow as it goes on.
+    `closed` are folders that couldn't be listed, `others` counts files that aren't pictures by extension; both grow as
+    it goes on. Once `stop` says so, it ends early: `stopped`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, stop: Callable[[], bool] = lambda: False) -> None:
         self.closed: list[tuple[str, Rejected]] = []
-        self.other = 0
+        self.others: Counter[str] = Counter()
+        self.stopped = False
+        self._stop = stop
         self._root = os.fspath(root)
         self._seen: set[tuple[int, int]] = set()
         self._folders: list[tuple[str, str]] = []
         self._linked_folders: list[tuple[str, str]] = []
 
     def pictures(self) -> Iterator[Found]:
-        """Every picture-like file, folder by folder, as the listing goes on. Raises OSError if the root has none."""
+        """Every picture-like file, folder by folder, as the listing goes on. Raises OSError if the root can't be."""
         yield from self._enter(self._root, "")
-        while self._folders or self._linked_folders:
+        while (self._folders or self._linked_folders) and not self.stopped:
             waiting = self._folders or self._linked_folders
             path, name = waiting.pop(0)
             try:
@@ -242,7 +247,10 @@ class Walk:
         self._seen.add((status.st_dev, status.st_ino))
         folder, below = _Folder(prefix), []
         with os.scandir(path) as entries:
-            for entry in entries:
+            for number, entry in enumerate(entries):
+                if number % _ASKED_EVERY == 0 and self._stop():
+                    self.stopped = True
+                    return
                 if entry.name.startswith("."):
                     continue
                 extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
@@ -253,7 +261,7 @@ class Walk:
                 elif extension in PICTURE_EXTENSIONS or extension in OTHER_PICTURE_EXTENSIONS:
                     yield Found(entry, folder, extension)
                 else:
-                    self.other += 1
+                    self.others[extension] += 1
         folder.listed = True
         for entry in sorted(below, key=lambda entry: entry.name):
             waiting = self._linked_folders if entry.is_symlink() else self._folders

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
@@ -13,10 +16,8 @@ from simpletune.redact import redact
 if TYPE_CHECKING:
     from simpletune.data.survey import Survey
 
-_SIDE_BY_SIDE = 72
-_CAPTIONS_SHOWN = 2
-_UNREADABLE_SHOWN = 3
-_EIGHTHS = "▏▎▍▌▋▊▉█"
+BLOCKS, SIGNS, NONE = "▏▎▍▌▋▊▉█", "#", ""
+"""What bars are drawn with: parts of a column that grow, whole columns only, or no bars for who has them read out."""
 
 SHAPES = (
     ("tall", 0.0, 0.6),
@@ -27,18 +28,29 @@ SHAPES = (
 )
 """Names of aspect ratios, width / height, from (inclusive) and up to (exclusive)."""
 
+_WIDEST, _SIDE_BY_SIDE = 80, 72
+_LONGEST_BAR = 20
+_CAPTIONS_SHOWN = 2
+_UNREADABLE_SHOWN = 3
+
 Rows = Sequence[tuple[str, int]]
 
 
-def lines(survey: Survey, resolution: int, width: int = 80, ascii_only: bool = False) -> list[str]:
-    """The report shown in the wizard, for training at `resolution` pixels; no line is wider than `width` columns."""
+def lines(survey: Survey, resolution: int, width: int | None = None, bars: str | None = None) -> list[str]:
+    """The report shown in the wizard, for training at `resolution` pixels.
+
+    No line is wider than `width` columns (the terminal's, at most 80); `bars` are BLOCKS, SIGNS or NONE (what the
+    terminal can show).
+    """
+    width = min(shutil.get_terminal_size().columns, _WIDEST) if width is None else width
     if survey.problem is not None:
-        return [fit(text, width) for text in (survey.problem, survey.hint or "") if text]
-    report = list(_counts(survey))
+        return [line for text in (survey.problem, survey.hint) if text for line in wrapped(text, width)]
+    report = [line for text in _counts(survey) for line in wrapped(text, width)]
+    report += (fit(text, width) for text in _examples(survey))
     if survey.readable:
-        report += _histograms(survey, resolution, width, ascii_only)
-        report += _below(survey, resolution)
-    return [fit(line, width) for line in report]
+        report += _histograms(survey, resolution, width, _terminal_bars() if bars is None else bars)
+        report += (line for text in _below(survey, resolution) for line in wrapped(text, width))
+    return report
 
 
 def shape_of(width: int, height: int) -> str:
@@ -46,74 +58,73 @@ def shape_of(width: int, height: int) -> str:
     return next(name for name, low, high in SHAPES if low <= width / height < high)
 
 
-def _counts(survey: Survey) -> Iterator[str]:
-    yield how_far(survey)
-    texts = (
-        (survey.with_text, "with a caption in a .txt"),
-        (survey.empty_text, "with an empty .txt"),
-        (survey.missing_text, "without a .txt"),
-    )
-    found = [f"{count:,} {what}" for count, what in texts if count]
-    yield from (f"  {text}" for text in found)
-    for caption in survey.captions[:_CAPTIONS_SHOWN]:
-        yield f'    "{caption}"'
-    if not survey.with_text and survey.likely_names * 2 > survey.readable:
-        yield "  the file names read like captions:"
-        yield from (f'    "{name}"' for name in survey.name_captions[:_CAPTIONS_SHOWN])
-    yield from _unreadable(survey)
-
-
 def how_far(survey: Survey) -> str:
-    """One line: how many pictures there are, and how many of them were looked at in which time."""
+    """How many pictures there are, and how many of them were looked at in which time."""
     listed = f"{survey.pictures:,}"
     if survey.complete:
         return f"{listed} picture{'' if survey.pictures == 1 else 's'}"
     of = listed if survey.listed_all else f"{listed} or more"
-    return f"looked at {survey.looked_at:,} of {of} in {survey.seconds:.1f} s"
+    return f"looked at {survey.looked_at:,} of {of} pictures in {survey.seconds:.1f} s"
 
 
-def _unreadable(survey: Survey) -> Iterator[str]:
-    if not survey.unreadable_count:
-        return
-    yield f"  {survey.unreadable_count:,} can't be read and will be left out"
-    for name, reason in survey.unreadable[:_UNREADABLE_SHOWN]:
-        yield f"    {name}: {reason}"
-    more = survey.unreadable_count - _UNREADABLE_SHOWN
-    if more > 0:
-        yield f"    and {more:,} more"
+def _counts(survey: Survey) -> Iterator[str]:
+    yield how_far(survey)
+    if survey.unreadable_count:
+        named = "; ".join(f"{name}: {reason}" for name, reason in survey.unreadable[:_UNREADABLE_SHOWN])
+        more = survey.unreadable_count - min(_UNREADABLE_SHOWN, len(survey.unreadable))
+        also = f"; and {more:,} more" if more > 0 else ""
+        yield f"  {survey.unreadable_count:,} can't be read and will be left out ({named}{also})"
+    texts = (
+        (survey.with_text, "with a caption in a .txt beside it"),
+        (survey.empty_text, "with a .txt that has no caption in it"),
+        (survey.missing_text, "without a .txt of the same name"),
+    )
+    yield from (f"  {count:,} {what}" for count, what in texts if count)
+    yield from (f"  {count:,} captions: {note}" for note, count in sorted(survey.notes.items()))
 
 
-def _histograms(survey: Survey, resolution: int, width: int, ascii_only: bool) -> list[str]:
-    sizes = "shorter edge (pixels)", _size_rows(survey, resolution)
+def _examples(survey: Survey) -> Iterator[str]:
+    if survey.with_text:
+        yield from (f'    "{caption}"' for caption in survey.captions[:_CAPTIONS_SHOWN])
+    elif survey.likely_names * 2 > survey.readable:
+        yield "  the file names read like captions:"
+        yield from (f'    "{name}"' for name in survey.name_captions[:_CAPTIONS_SHOWN])
+
+
+def _below(survey: Survey, resolution: int) -> Iterator[str]:
+    from simpletune.data.survey import below
+
+    small = below(survey, resolution)
+    if small:
+        of = f"{small:,} of {survey.readable:,}"
+        yield f"  {of} have fewer pixels than {resolution} x {resolution} and would be enlarged"
+
+
+def _histograms(survey: Survey, resolution: int, width: int, bars: str) -> list[str]:
+    sizes = "shorter edge, pixels", _size_rows(survey, resolution)
     shapes = "shape", _shape_rows(survey)
     if width < _SIDE_BY_SIDE:
-        return [*_histogram(*sizes, width, ascii_only), *_histogram(*shapes, width, ascii_only)]
+        return [*_histogram(*sizes, width, bars), *_histogram(*shapes, width, bars)]
     half = width // 2
-    pairs = zip_longest(
-        _histogram(*sizes, half - 1, ascii_only), _histogram(*shapes, width - half, ascii_only), fillvalue=""
-    )
-    return [f"{left:<{half}}{right}".rstrip() for left, right in pairs]
+    left, right = _histogram(*sizes, half - 1, bars), _histogram(*shapes, width - half, bars)
+    return [f"{one:<{half}}{other}".rstrip() for one, other in zip_longest(left, right, fillvalue="")]
 
 
-def _histogram(title: str, rows: Rows, width: int, ascii_only: bool) -> list[str]:
-    label = max(len(name) for name, _ in rows)
-    figure = max(len(f"{count:,}") for _, count in rows)
-    room = min(20, width - label - figure - 6)
+def _histogram(title: str, rows: Rows, width: int, bars: str) -> list[str]:
+    label, figure = max(len(name) for name, _ in rows), max(len(f"{count:,}") for _, count in rows)
+    room = min(_LONGEST_BAR, width - label - figure - 6)
     most = max(count for _, count in rows)
-    drawn = [
-        f"    {name:>{label}} {count:>{figure},} {bar(count / most, room, ascii_only)}".rstrip() for name, count in rows
-    ]
-    return [f"  {title}", *drawn]
+    drawn = (f"    {name:<{label}} {count:>{figure},} {bar(count / most, room, bars)}" for name, count in rows)
+    return [f"  {title}", *(line.rstrip() for line in drawn)]
 
 
-def bar(share: float, room: int, ascii_only: bool) -> str:
-    """A bar of `share` of `room` columns; something is seen of any share above 0."""
-    if share <= 0:
+def bar(share: float, room: int, bars: str) -> str:
+    """A bar over `share` of `room` columns; something is seen of any share above 0."""
+    parts = len(bars)
+    if share <= 0 or not parts:
         return ""
-    if ascii_only:
-        return "#" * max(1, round(share * room))
-    full, rest = divmod(max(1, round(share * room * 8)), 8)
-    return _EIGHTHS[-1] * full + (_EIGHTHS[rest - 1] if rest else "")
+    full, rest = divmod(max(1, round(share * room * parts)), parts)
+    return bars[-1] * full + (bars[rest - 1] if rest else "")
 
 
 def _size_rows(survey: Survey, resolution: int) -> Rows:
@@ -137,28 +148,48 @@ def _shape_rows(survey: Survey) -> Rows:
     return [(name, count) for name, count in counts.items() if count]
 
 
-def _below(survey: Survey, resolution: int) -> Iterator[str]:
-    from simpletune.data.survey import below
+def _terminal_bars() -> str:
+    if os.environ.get("ACCESSIBLE", "0") not in {"", "0"}:
+        return NONE
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
+    return BLOCKS if encoding.replace("-", "").startswith("utf") else SIGNS
 
-    small = below(survey, resolution)
-    if small:
-        yield f"  {small:,} of {survey.readable:,} would be enlarged at {resolution} pixels"
+
+def wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` columns, the later ones indented by two more; a long word is broken."""
+    text = shown(redact(text))
+    indent = text[: len(text) - len(text.lstrip())]
+    found, line = [], indent
+    for word in text.split():
+        gap = "" if line == indent or not line.strip() else " "
+        if columns(line + gap + word) > width and line.strip():
+            found.append(line)
+            line, gap = f"{indent}  ", ""
+        while columns(line + gap + word) > width:
+            head = _head(word, max(1, width - columns(line)))
+            found.append(line + head)
+            line, word = f"{indent}  ", word[len(head) :]
+        line += gap + word
+    return [*found, line]
 
 
 def fit(text: str, width: int) -> str:
     """`text` as one line of at most `width` columns, cut with three dots; without tokens and control characters."""
     text = shown(redact(text))
-    if columns(text) <= width:
-        return text
-    kept, room = "", width - 3
-    for character in text:
-        room -= columns(character)
-        if room < 0:
-            break
-        kept += character
-    return f"{kept}..."
+    return text if columns(text) <= width else f"{_head(text, width - 3)}..."
+
+
+def _head(text: str, width: int) -> str:
+    used = 0
+    for index, character in enumerate(text):
+        used += columns(character)
+        if used > width:
+            return text[: max(1, index)]
+    return text
 
 
 def columns(text: str) -> int:
     """Terminal columns of `text`: East Asian wide characters and emoji take two, combining marks none."""
+    if text.isascii():
+        return len(text)
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
