@@ -7,10 +7,8 @@ and, since the reader has removed it, NaN.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
-
-from jsonschema import Draft202012Validator
-from jsonschema.validators import extend
 
 from simpletune.config.document import Document
 from simpletune.config.jsonfile import JsonPath
@@ -18,12 +16,6 @@ from simpletune.config.problems import Problem, quoted
 from simpletune.config.schema import CONFIG, entry_schema, load_schema, optimizer_arguments, types_of
 from simpletune.config.suggest import Said, unknown_argument, unknown_config_key, unknown_entry_key, unknown_value
 
-_Validator = extend(  # type: ignore[no-untyped-call]
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ),
-)
 _TYPE_WORDS = {
     "integer": "a whole number",
     "number": "a number",
@@ -35,6 +27,20 @@ _TYPE_WORDS = {
 }
 
 
+@cache
+def _validator() -> Any:
+    """jsonschema's validator for the schemas' draft, for which 16.0 is no whole number. It is slow to import."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    return extend(  # type: ignore[no-untyped-call]
+        Draft202012Validator,
+        type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+            "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+        ),
+    )
+
+
 def check_config(document: Document) -> Iterator[Problem]:
     """Every way in which config.json's value breaks its schema."""
     if document.is_bad(()) and document.value is None:
@@ -43,7 +49,7 @@ def check_config(document: Document) -> Iterator[Problem]:
         message = f"the file must hold an object, not {_kind(document.value)}"
         yield document.problem((), message, "the whole file stands between { and }")
         return
-    for error in _Validator(load_schema(CONFIG)).iter_errors(document.value):
+    for error in _validator()(load_schema(CONFIG)).iter_errors(document.value):
         path = tuple(error.absolute_path)
         if error.validator != "additionalProperties":
             yield from _broken(document, path, error)
@@ -74,7 +80,7 @@ def check_data(document: Document) -> Iterator[Problem]:
             yield document.problem((index,), f"a data set must be an object {{...}}, not {_kind(entry)}")
             continue
         kind = entry_kind(entry)
-        for error in _Validator(entry_schema(kind)).iter_errors(entry):
+        for error in _validator()(entry_schema(kind)).iter_errors(entry):
             path = (index, *error.absolute_path)
             if error.validator != "additionalProperties":
                 yield from _broken(document, path, error)

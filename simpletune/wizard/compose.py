@@ -10,7 +10,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simpletune.config import jsonfile
 from simpletune.config.edited import edited
@@ -22,8 +22,10 @@ from simpletune.config.editor_files import (
     vscode_settings_path,
 )
 from simpletune.config.schema import config_keys, entry_keys
-from simpletune.config.validate import Checked, check
 from simpletune.wizard.state import DATA_FILE, PROMPTS_FILE, TEXT_EMBEDS, State
+
+if TYPE_CHECKING:
+    from simpletune.config.validate import Checked
 
 
 def contents(state: State) -> dict[Path, bytes]:
@@ -51,6 +53,8 @@ def data_path(state: State) -> Path:
 
 def checked(state: State) -> Checked:
     """What `validate` would say of the files, were they written."""
+    from simpletune.config.validate import check  # with jsonschema, which no question needs
+
     return check(state.base.config_path, planned=contents(state))
 
 

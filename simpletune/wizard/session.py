@@ -16,7 +16,6 @@ from simpletune.config.journal import recover, write_together
 from simpletune.config.problems import Problem, errors, render
 from simpletune.errors import SimpletuneError
 from simpletune.wizard import draft
-from simpletune.wizard.checks import checks, left_to_do, ready
 from simpletune.wizard.compose import changes, checked, contents, diff
 from simpletune.wizard.facts import Facts
 from simpletune.wizard.flow import Interview, Stopped
@@ -187,6 +186,8 @@ class Session:
         if not card(state).here:
             self.prompter.say(["", *_elsewhere(state)])
             return Outcome(written=True)
+        from simpletune.wizard.checks import checks, left_to_do, ready  # slow to import, and not needed before
+
         with self.prompter.busy("Checking whether training can start"):
             found = list(checks(self.config_path, machine=self.facts.machine))
         command = f"simpletune train {shlex.quote(str(self.config_path))}"

@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune.config import jsonfile
-from simpletune.config.check import check_config, check_data
 from simpletune.config.document import Document
-from simpletune.config.overrides import typed
 from simpletune.config.problems import Problem, errors
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.suggest import unknown_config_key, unknown_entry_key
@@ -49,6 +47,8 @@ def broken(base: Base) -> list[Problem]:
 
     Folders that aren't there and the like are no obstacle: they are asked for again.
     """
+    from simpletune.config.check import check_config, check_data  # with jsonschema, which a fresh start doesn't need
+
     problems: list[Problem] = []
     for file, check in ((base.config_file, check_config), (base.data_file, check_data)):
         if file is not None:
@@ -66,6 +66,8 @@ def parse_sets(texts: Sequence[str]) -> dict[tuple[str | int, ...], Any]:
 
 
 def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
+    from simpletune.config.overrides import typed
+
     name, equals, raw = text.partition("=")
     if not equals or not name:
         hint = "write --set learning_rate=5e-5, or --set dataset.0.repeats=2 for the first data set"

@@ -10,7 +10,6 @@ from typing import Any
 
 from simpletune.config.continuing import changed_settings, saved_settings
 from simpletune.config.editor_files import vscode_settings_path
-from simpletune.config.load import settings_of
 from simpletune.config.problems import errors
 from simpletune.wizard.compose import checked
 from simpletune.wizard.proposals import Proposal
@@ -68,6 +67,8 @@ def _not_a_new_folder(path: Path) -> str | None:
 
 def changed_since(state: State, folder: Path) -> list[str]:
     """What a run in `folder` was set to and is set to now, of all that can't change within a run."""
+    from simpletune.config.load import settings_of
+
     saved = saved_settings(folder)
     if saved is None:
         return []
