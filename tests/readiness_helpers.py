@@ -35,7 +35,7 @@ def access(**facts):
 NEEDED = {
     "has_token": False, "licence": "needed", "available": False,
     "message": f"{REPO} is behind a licence, and nobody is logged in to the hub here",
-    "next_step": f"accept the licence at {HUB}/{REPO}, then run `hf auth login`",
+    "next_step": f"run `hf auth login`, and accept the licence at {HUB}/{REPO} (or name a local folder)",
 }  # fmt: skip
 
 

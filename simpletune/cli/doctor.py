@@ -20,7 +20,7 @@ from simpletune.wizard.text import padded, width, wrap
 MARKS = {OK: "✓", WARNING: "!", FAILED: "✗", SKIPPED: "-"}
 _PLAIN_MARKS = {OK: "+", WARNING: "!", FAILED: "x", SKIPPED: "-"}
 _COLOURS = {OK: "green", WARNING: "yellow", FAILED: "red", SKIPPED: None}
-_NAMES = 16  # columns of the longest name
+_NAMES = 17  # columns of the longest name, and a space
 _NARROW, _WIDE = 60, 100
 
 

@@ -178,9 +178,9 @@ def _gated(access: Access, error: BaseException) -> Access:
         return replace(access, licence=NEEDED, message=message, next_step=f"wait for their mail; {_LOCAL_WAY}")
     if access.has_token:
         message = f"{access.repo_id} is behind a licence that this account has not accepted"
-        return replace(access, licence=NEEDED, message=message, next_step=f"accept it at {page}; {_LOCAL_WAY}")
+        return replace(access, licence=NEEDED, message=message, next_step=f"accept it at {page} ({_LOCAL_WAY})")
     message = f"{access.repo_id} is behind a licence, and nobody is logged in to the hub here"
-    step = f"accept the licence at {page}, then run {_LOG_IN}; {_LOCAL_WAY}"
+    step = f"run {_LOG_IN}, and accept the licence at {page} ({_LOCAL_WAY})"
     return replace(access, licence=NEEDED, message=message, next_step=step)
 
 

@@ -135,7 +135,7 @@ def test_a_licence_is_a_failure_for_files_that_name_the_model_and_a_warning_befo
     (after,) = look(make_project(tmp_path), hub=access(**NEEDED))["model"]
     assert (before.status, after.status) == (WARNING, FAILED)
     assert "accept the licence at" in after.next_step
-    assert "not logged in" in after.detail
+    assert "nobody is logged in" in after.detail
 
 
 def test_a_model_on_this_machine_needs_nothing(look, tmp_path):
@@ -335,3 +335,15 @@ def test_the_wizard_may_hand_over_the_machine_it_knows(monkeypatch):
     isolate(monkeypatch)
     found = list(checks(None, machine=a_machine(CARD)))
     assert any(CARD.name in check.detail for check in found)
+
+
+def test_without_a_card_the_estimate_is_told_and_not_judged(look, tmp_path):
+    found = look(make_project(tmp_path), a_machine())
+    assert statuses(found)["to train"] == [OK]
+    assert "kernels" not in found
+
+
+def test_a_card_that_can_t_be_used_yet_is_what_the_estimate_is_held_against(look, tmp_path):
+    found = look(make_project(tmp_path), a_machine(CARD, torch=NO_CUDA), deep=True)
+    assert "22.8 GiB of the GPU" in found["to train"][0].detail
+    assert found["products"][0].status == SKIPPED

@@ -41,14 +41,14 @@ def _torch(subject: Subject) -> Check:
 def _cards(subject: Subject) -> Iterator[Check]:
     """A line a card. One that can't be used is a failure only where a run would have used it."""
     cards = [device for device in subject.devices if device.kind != "cpu"]
-    processor_is_meant = subject.settings is not None and _may_use_processor(subject)
-    replaced = subject.device is not None and subject.device.kind != "cpu"
+    needed = not subject.processor_is_meant and not any(card.usable for card in cards)
     for card in cards:
         if card.usable:
             yield Check("gpu", OK, describe(card))
         else:
-            status = WARNING if replaced or processor_is_meant else FAILED
-            yield Check("gpu", status, f"{card.name} can't be used: {card.why_not}", card.next_step)
+            yield Check(
+                "gpu", FAILED if needed else WARNING, f"{card.name} can't be used: {card.why_not}", card.next_step
+            )
     if not cards:
         yield _no_card(subject)
     elif subject.device is None and any(card.usable for card in cards):
@@ -56,20 +56,14 @@ def _cards(subject: Subject) -> Iterator[Check]:
         yield Check("device", FAILED, detail, 'set "device" to "auto"')
 
 
-def _may_use_processor(subject: Subject) -> bool:
-    """Whether the files ask for the processor, or for a model that trains well on one."""
-    wanted = subject.device_wanted
-    return subject.settings is not None and (wanted == "cpu" or (wanted == "auto" and subject.flavour.hub_id is None))
-
-
 def _no_card(subject: Subject) -> Check:
     processor = f"none was found; {subject.devices[-1].name}, {subject.machine.cpu_count} processors"
     if subject.settings is None:
         step = "train on a machine with a GPU, or try things out: simpletune configure --preset cpu"
         return Check("gpu", WARNING, f"{processor}, which is enough for the built-in tiny model only", step)
-    if subject.flavour.hub_id is None and _may_use_processor(subject):
+    if subject.flavour.hub_id is None and subject.processor_is_meant:
         return Check("gpu", OK, f"{processor}, which is enough for the tiny model")
-    if _may_use_processor(subject):
+    if subject.processor_is_meant:
         return Check("gpu", WARNING, f"{processor}: {subject.flavour.name} takes minutes a step on it")
     step = 'train on a machine with a GPU; "device": "cpu" trains here all the same, minutes a step'
     return Check("gpu", FAILED, "none was found", step)
@@ -124,7 +118,7 @@ def deep_checks(subject: Subject) -> Iterator[Check]:
     """Run a product on the device, and a quantized layer of each precision: in a process of its own, which imports
     torch and may crash."""
     device = subject.device
-    if device is None:
+    if device is None or not device.usable:
         yield Check("products", SKIPPED, "there is no device to run them on")
         return
     compute = subject.settings.mixed_precision if subject.settings else compute_precision(device)[0]

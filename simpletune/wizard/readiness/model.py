@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from simpletune.machine.hub_access import is_cached
+from simpletune.machine.hub_access import ACCEPTED, NEEDED, is_cached
 from simpletune.machine.model_folder import lacking_parts
 from simpletune.machine.package_index import check_index
 from simpletune.wizard.readiness.check import FAILED, OK, SKIPPED, WARNING, Check
@@ -31,13 +31,11 @@ def _model(subject: Subject) -> Check:
     if subject.access is None:
         return _unasked(subject, subject.repo_id)
     access = subject.access
-    token = "logged in" if access.has_token else "not logged in"
+    said = "" if access.licence in (ACCEPTED, NEEDED) else f" ({'logged in' if access.has_token else 'not logged in'})"
     if access.available:
-        return Check(
-            "model", OK, f"{access.message} ({token})" if not access.cached else f"{access.repo_id}: {access.message}"
-        )
+        return Check("model", OK, f"{access.repo_id}: {access.message}" if access.cached else access.message + said)
     # Without files nobody has said yet that the model is to come from the hub.
-    return Check("model", FAILED if subject.settings else WARNING, f"{access.message} ({token})", access.next_step)
+    return Check("model", FAILED if subject.settings else WARNING, access.message + said, access.next_step)
 
 
 def _unasked(subject: Subject, repo_id: str) -> Check:

@@ -12,7 +12,7 @@ from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, PhaseMemory, Plan, forecast
 from simpletune.machine.hardware import disk_free
 from simpletune.machine.shapes import download_bytes
-from simpletune.machine.ways_down import ways_down
+from simpletune.machine.ways_down import Change, ways_down
 from simpletune.wizard.readiness.check import FAILED, OK, SKIPPED, WARNING, Check, gb, gib
 from simpletune.wizard.readiness.subject import Subject
 
@@ -57,14 +57,15 @@ def _problems(name: str, problems: Sequence[Problem], config: Path) -> Iterator[
 def memory_checks(subject: Subject) -> Iterator[Check]:
     """A line a phase, against what a run can count on of the device's memory."""
     plan, device = _plan(subject), subject.device
-    if plan is None or device is None:
+    if plan is None:
         return
-    limit = _limit(subject, device)
+    limit = None if device is None else _limit(subject, device)
+    changes = () if limit is None else ways_down(plan, limit)
     for phase in forecast(plan).phases:
-        if limit is None:
+        if device is None or limit is None:
             yield Check(f"to {phase.phase}", OK, f"about {gib(phase.bytes)}")
         else:
-            yield _phase(phase, plan, limit, device)
+            yield _phase(phase, limit, device, changes)
 
 
 def _plan(subject: Subject) -> Plan | None:
@@ -81,23 +82,26 @@ def _limit(subject: Subject, device: Device) -> int | None:
     return min(limits, default=None)
 
 
-def _phase(phase: PhaseMemory, plan: Plan, limit: int, device: Device) -> Check:
+def _phase(phase: PhaseMemory, limit: int, device: Device, changes: Sequence[Change] | None) -> Check:
     name, need = f"to {phase.phase}", phase.bytes
     of = "of the GPU" if device.kind != "cpu" else "of main memory"
     detail = f"about {gib(need)}, and a run can count on {gib(limit)} {of}"
     if need > limit:
-        return Check(name, FAILED, detail, _way_down(plan, limit))
+        return Check(name, FAILED, detail, _way_down(phase.phase, changes))
     if device.kind == "cuda" and device.free_bytes is not None and need > device.free_bytes:
         step = "close them, or wait until they are done"
         return Check(name, WARNING, f"{detail}, but other programs leave {gib(device.free_bytes)} free now", step)
     return Check(name, OK, detail)
 
 
-def _way_down(plan: Plan, limit: int) -> str:
-    changes = ways_down(plan, limit)
+def _way_down(phase: str, changes: Sequence[Change] | None) -> str:
+    """What was found to make this phase fit, or where it is said."""
     if not changes:
         return "choose a smaller model: nothing makes this one fit"
-    return "; ".join(f'set "{change.key}" to {_value(change.value)} ({change.cost})' for change in changes)
+    own = [change for change in changes if change.phase == phase]
+    if not own:
+        return "the changes named above help here too"
+    return "; ".join(f'set "{change.key}" to {_value(change.value)} ({change.cost})' for change in own)
 
 
 def _value(value: object) -> str:

@@ -35,9 +35,22 @@ class Subject:
 
     @cached_property
     def device(self) -> Device | None:
-        """What a run would train on: the best of what "device" allows; None when it allows nothing that is here."""
-        kind = self.device_wanted
-        return next((device for device in self.devices if device.usable and kind in ("auto", device.kind)), None)
+        """What a run would train on: the best of what "device" allows.
+
+        A card that can't be used yet comes before a processor that nobody asked for, because it is what the estimates
+        have to be held against; None when there is neither.
+        """
+        fitting = [device for device in self.devices if self.device_wanted in ("auto", device.kind)]
+        if not self.processor_is_meant:
+            fitting = [device for device in fitting if device.kind != "cpu"]
+        return next((device for device in fitting if device.usable), fitting[0] if fitting else None)
+
+    @property
+    def processor_is_meant(self) -> bool:
+        """Whether the files ask for the processor, or for a model that trains well on one."""
+        if self.settings is None:
+            return False
+        return self.device_wanted == "cpu" or (self.device_wanted == "auto" and self.flavour.hub_id is None)
 
     @property
     def device_wanted(self) -> str:
