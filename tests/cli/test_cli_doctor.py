@@ -14,7 +14,9 @@ from readiness_helpers import CARD, GIB, NEEDED, NO_CUDA, a_machine, access, iso
 
 from simpletune.cli.doctor import check_lines, doctor, verdict
 from simpletune.cli.main import run
+from simpletune.machine.forecast import Forecast, PhaseMemory
 from simpletune.machine.package_index import IndexAccess
+from simpletune.machine.ways_down import Change
 from simpletune.wizard.checks import FAILED, OK, SKIPPED, WARNING, Check
 from simpletune.wizard.readiness import packages as packages_module
 from simpletune.wizard.readiness import run as run_module
@@ -48,7 +50,23 @@ def here(tmp_path, monkeypatch):
     packages_module.sys.executable, packages_module.sys.maxsize = "/venv/bin/python", 2**63
     monkeypatch.setattr(run_module, "_disk_of", lambda place: (Path("/home/me"), 1))
     monkeypatch.setattr(run_module, "disk_free", lambda place: 10**12)
+    monkeypatch.setattr(run_module, "forecast", a_forecast)
+    monkeypatch.setattr(run_module, "ways_down", lambda plan, limit: CHANGES if limit < 4 * GIB else ())
     return tmp_path
+
+
+CHANGES = (
+    Change("use_t5", False, GIB, "encode text", "long captions are followed less well"),
+    Change("base_model_precision", "int8-quanto", GIB, "train", "next to nothing"),
+)
+
+
+def a_forecast(plan):
+    """Figures that stay when the estimate learns."""
+    train = 2.4 if plan.base_model_precision == "int8-quanto" else 4.3
+    sizes = {"encode text": 6.4, "encode images": 1.8, "train": train, "validate": train + 0.6}
+    phases = tuple(PhaseMemory(name, {"weights": int(size * GIB)}) for name, size in sizes.items())
+    return Forecast(phases, {"latents": 10**6, "captions": 10**7, "checkpoints": 10**8})
 
 
 def show(scene, folder, monkeypatch, capsys, columns=80, arguments=()):
