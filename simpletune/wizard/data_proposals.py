@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from simpletune.config.families import Flavour
+from simpletune.data.names import speaking_words
 from simpletune.data.survey import Survey, below
 from simpletune.data.survey_lines import shape_of
 from simpletune.wizard.proposal import Fits, Proposal, is_small
 
 RESOLUTIONS = (512, 768, 1024)
 _MOST_REACH = 0.75
-_NEARLY_ALL_SQUARE = 0.9
-_MOST_HAVE_TEXT = 0.5
+_NEARLY_ALL = 0.9
+_MOST = 0.5
+_FEW_NAMES = 4
 _UNBALANCED = 3.0
 _MOST_TIMES = 10
+_LONGEST_SHOWN = 40
+_TELLS_NOTHING = frozenset({"data", "dataset", "datasets", "training", "folder", "images", "new", "set", "my"})
+
+CaptionOption = tuple[str, str, str | None]
+"""(caption_strategy, what it means for these pictures, why it can't be chosen or None)"""
 
 
-def caption_options(survey: Survey) -> tuple[tuple[str, str, str | None], ...]:
-    """(caption_strategy, what it means here, why it can't be chosen or None), in the order to show them."""
-    texts = f"{survey.with_text:,} of {_these(survey)} have a .txt with a caption beside them"
-    names = f'"{survey.name_captions[0]}"' if survey.name_captions else ""
-    return (
-        ("textfile", texts, None if survey.with_text else "no picture has a .txt with a caption beside it"),
-        (
-            "filename",
-            f"such as {names}",
-            None if survey.likely_names else f"the names say nothing of the pictures{f' ({names})' if names else ''}",
-        ),
-        ("instanceprompt", "one phrase of yours for all pictures", None),
-    )
+def caption_options(survey: Survey) -> tuple[CaptionOption, ...]:
+    """Every `caption_strategy`, in the order to show them."""
+    name = _shortened(survey.name_captions[0]) if survey.name_captions else ""
+    if survey.with_text:
+        rest = survey.missing_text + survey.empty_text
+        left_out = f"; the other {rest:,} {'is' if rest == 1 else 'are'} left out" if rest else ""
+        text: CaptionOption = ("textfile", f"{survey.with_text:,} of {_these(survey)} have one{left_out}", None)
+    else:
+        text = ("textfile", "", "no picture has a .txt of the same name with a caption in it")
+    if survey.likely_names:
+        names: CaptionOption = ("filename", f'such as "{name}"', None)
+    else:
+        names = ("filename", "", f"the names say nothing of the pictures{f' ({name})' if name else ''}")
+    return text, names, ("instanceprompt", "one phrase of yours for all pictures", None)
 
 
 def propose_captions(survey: Survey) -> Proposal[str]:
     """Where a set's captions come from: a `caption_strategy`."""
-    readable = max(1, survey.readable)
-    if survey.with_text > _MOST_HAVE_TEXT * readable:
+    if survey.with_text > _MOST * survey.readable:
         return Proposal("textfile", f"{survey.with_text:,} of {_these(survey)} have a .txt beside them")
-    numbered = survey.readable > 3 and survey.distinct_names * 2 < survey.readable
-    if survey.likely_names > _MOST_HAVE_TEXT * readable and not numbered:
-        return Proposal("filename", f'the names read like captions ("{survey.name_captions[0]}")')
+    if survey.likely_names > _MOST * survey.readable and not _is_series(survey):
+        return Proposal("filename", f'the names read like captions ("{_shortened(survey.name_captions[0])}")')
     some = (
         f"only {survey.with_text:,} of {_these(survey)} have a .txt" if survey.with_text else "no captions were found"
     )
     return Proposal("instanceprompt", f"{some}: one phrase stands for all")
+
+
+def propose_trigger(survey: Survey) -> Proposal[str]:
+    """The phrase for a set without captions, from what its files or its folder are called; a word of no meaning if not.
+
+    `10_rex dog`, as other trainers have their folders named, is "rex dog".
+    """
+    name, count = survey.commonest_name
+    if count > _MOST * survey.readable:
+        return Proposal(f"a picture of {name}", "what most files are called; a rare word calls it up more surely")
+    words = speaking_words(re.sub(r"^\d+_", "", survey.folder.name))
+    telling = [word for word in words if word not in _TELLS_NOTHING]
+    if telling:
+        return Proposal(f"a picture of {' '.join(telling)}", "the folder's name; a rare word calls it up more surely")
+    return Proposal("a picture of ohwx", "a word that means nothing yet, so that it can come to mean these pictures")
 
 
 def resolutions(flavour: Flavour) -> tuple[int, ...]:
@@ -58,25 +80,26 @@ def propose_resolution(survey: Survey, flavour: Flavour, fits: Fits) -> Proposal
     sizes = resolutions(flavour)
     if len(sizes) == 1:
         return Proposal(sizes[0], "the size this model was made for")
-    fitting = [size for size in sizes if fits(size)] or [sizes[0]]
+    fitting = [size for size in sizes if fits(size)]
+    if not fitting:
+        return Proposal(sizes[0], "the smallest there is; not even that fits into the memory as it is set now")
     reached = [size for size in fitting if survey.readable - below(survey, size) >= _MOST_REACH * survey.readable]
-    value = max(reached, default=fitting[0])
-    larger = [size for size in fitting if size > value]
-    if survey.readable and not reached:
-        return Proposal(value, f"most pictures are smaller than even {value} x {value}")
-    if larger:
-        small = below(survey, larger[0])
-        return Proposal(value, f"{small:,} of {_these(survey)} would be enlarged at {larger[0]}")
-    if value == sizes[-1]:
-        return Proposal(value, "the size this model was made for")
-    return Proposal(value, f"{sizes[sizes.index(value) + 1]} doesn't fit into the memory")
+    if not reached:
+        return Proposal(fitting[0], f"most pictures are smaller than even {fitting[0]} x {fitting[0]}")
+    value = reached[-1]
+    if value != fitting[-1]:
+        larger = fitting[fitting.index(value) + 1]
+        return Proposal(value, f"{below(survey, larger):,} of {_these(survey)} would be enlarged at {larger}")
+    if value != sizes[-1]:
+        return Proposal(value, f"{sizes[sizes.index(value) + 1]} doesn't fit into the memory")
+    return Proposal(value, "the size this model was made for, and the pictures have it")
 
 
 def propose_crop(survey: Survey) -> Proposal[bool]:
     """Whether to cut all pictures to squares (True) or keep each one's shape (False)."""
     square = sum(count for size, count in survey.sizes.items() if shape_of(*size) == "square")
-    if survey.readable and square >= _NEARLY_ALL_SQUARE * survey.readable:
-        return Proposal(True, f"{square:,} of {_these(survey)} are square")
+    if survey.readable and square >= _NEARLY_ALL * survey.readable:
+        return Proposal(True, f"{square:,} of {_these(survey)} are square, or nearly")
     return Proposal(False, "the pictures differ in shape, and nothing of them is cut off")
 
 
@@ -85,11 +108,20 @@ def propose_repeats(survey: Survey, others: Sequence[Survey] = ()) -> Proposal[i
     largest = max((other.usable for other in others), default=0)
     own = survey.usable
     if not own or largest < _UNBALANCED * own:
-        return Proposal(0, "once is enough: the run's length decides how often each is seen")
+        return Proposal(0, "the run's length decides how often each is seen")
     times = min(round(largest / own), _MOST_TIMES)
-    return Proposal(times - 1, f"{own:,} pictures beside {largest:,}: {times} times keeps them from being drowned")
+    return Proposal(times - 1, f"{own:,} pictures beside {largest:,} would hardly count")
+
+
+def _is_series(survey: Survey) -> bool:
+    """Whether the names are one or few phrases with numbers ("my_dog_01", "my_dog_02"): no captions, though words."""
+    return survey.likely_names >= _FEW_NAMES and survey.distinct_names * 2 < survey.likely_names
 
 
 def _these(survey: Survey) -> str:
     seen = f"{survey.readable:,} picture{'' if survey.readable == 1 else 's'}"
     return seen if survey.complete else f"{seen} looked at"
+
+
+def _shortened(caption: str) -> str:
+    return caption if len(caption) <= _LONGEST_SHOWN else f"{caption[: _LONGEST_SHOWN - 3]}..."

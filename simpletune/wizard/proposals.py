@@ -9,6 +9,7 @@ from simpletune.wizard.data_proposals import (
     propose_crop,
     propose_repeats,
     propose_resolution,
+    propose_trigger,
     resolutions,
 )
 from simpletune.wizard.prompt_proposals import outside_prompt, propose_prompts
@@ -36,6 +37,7 @@ __all__ = [
     "propose_repeats",
     "propose_resolution",
     "propose_steps",
+    "propose_trigger",
     "propose_validation_interval",
     "resolutions",
     "words_about",

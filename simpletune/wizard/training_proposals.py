@@ -1,7 +1,7 @@
 """What is proposed for the training: steps, intervals, learning rate, batch, rank. Pure functions.
 
-The rules of thumb are those that LoRA guides for Stable Diffusion 3 agree on: about a hundred showings of each picture
-while there are few, one to a few thousand steps, 1e-4 for AdamW.
+The rules of thumb are those that LoRA guides for Stable Diffusion agree on: about a hundred showings of each picture
+while there are few, fewer of each with more of them, one to four thousand steps in all, and 1e-4 for AdamW.
 """
 
 from __future__ import annotations
@@ -12,83 +12,107 @@ from simpletune.config.families import Flavour
 from simpletune.wizard.proposal import Fits, Proposal, is_small
 
 BATCHES = (1, 2, 4)
+_PICTURES_FOR_ONE_MORE = 12  # in a batch: with fewer pictures the batches of an epoch would be too few to mix
+_SHOWINGS, _FEW = 100, 20
+_STEPS, _LARGER_BATCH_STEPS = (800, 4000), (500, 4000)
+_SMALL_SHOWINGS, _SMALL_STEPS = 25, (100, 300)
+_RANKS = (4, 8, 16, 32)
 
 
 def propose_steps(pictures: int, repeats: float, batch: int, flavour: Flavour | None = None) -> Proposal[int]:
     """A run's optimizer steps.
 
     `pictures` that are trained on, `repeats` extra showings of each an epoch (a mean, if sets differ), `batch` pictures
-    a step (with accumulation and processes).
+    a step (with accumulation and processes). A larger batch is a surer step, not a longer one, so it saves fewer steps
+    than it has pictures: their number goes by its square root.
     """
     pictures, batch = max(1, pictures), max(1, batch)
     small = flavour is not None and is_small(flavour)
-    showings = 25.0 * pictures if small else 100.0 * min(pictures, 20) * max(1.0, sqrt(pictures / 20))
-    least, most = (60, 300) if small else (800 / sqrt(batch), 4000)
-    steps = _rounded(min(max(showings / batch, least), most))
-    each, epochs = steps * batch / pictures, steps * batch / (pictures * (1 + repeats))
-    why = "a small model learns quickly" if small else "few pictures need many showings" if pictures < 50 else "usual"
-    seen = f"each of the {pictures:,} pictures is seen about {each:,.0f} times" if each >= 1 else "one part of them"
-    return Proposal(steps, f"{seen} ({epochs:,.1f} epochs); {why}")
+    if small:
+        wanted, bounds = _SMALL_SHOWINGS * pictures / batch, _SMALL_STEPS
+    else:
+        showings = _SHOWINGS * min(pictures, _FEW) * max(1.0, sqrt(pictures / _FEW))
+        wanted, bounds = showings / sqrt(batch), _STEPS if batch == 1 else _LARGER_BATCH_STEPS
+    steps = _rounded(min(max(wanted, bounds[0]), bounds[1]))
+    quickly = "; the built-in model learns quickly" if small else ""
+    return Proposal(steps, f"{_seen(pictures, steps * batch, repeats)}{quickly}")
+
+
+def _seen(pictures: int, showings: int, repeats: float) -> str:
+    """How often each picture is seen in a run of so many showings."""
+    if showings < pictures:
+        return f"long enough for a LoRA, though only {showings:,} of the {pictures:,} pictures are seen"
+    which = "the one picture" if pictures == 1 else f"each of the {pictures:,} pictures"
+    times = showings / pictures
+    often = f"about {times:,.0f} times" if times >= 1.5 else "about once"
+    epochs = f" ({times / (1 + repeats):,.0f} epochs)" if repeats else ""
+    return f"{which} is seen {often}{epochs}"
 
 
 def propose_checkpoint_interval(steps: int) -> Proposal[int]:
     """Steps between checkpoints, for a run of `steps`."""
-    return Proposal(_nice(steps / 4), "about four in the run; one of them may be better than the last")
+    return Proposal(_nice(steps, 4), "about four in the run; an earlier one may turn out better than the last")
 
 
 def propose_validation_interval(steps: int) -> Proposal[int]:
     """Steps between sample pictures, for a run of `steps`."""
-    return Proposal(_nice(steps / 8), "often enough to see when it has learnt enough")
+    return Proposal(_nice(steps, 8), "about eight times in the run, so that you see when it has learned enough")
 
 
-_LEARNING_RATES = {
-    "lion": (3e-5, "Lion's steps are all of one size: a third of AdamW's"),
-    "prodigy": (1.0, "Prodigy finds the learning rate itself; 1 leaves it to it"),
+_USUAL_RATE = Proposal(1e-4, "what most LoRAs are trained with")
+_RATES = {
+    "lion": Proposal(3e-5, "Lion's steps are all of one size: a third of AdamW's"),
+    "adafactor": Proposal(1e-2, "for Adafactor it is a share of the weights' own size"),
+    "prodigy": Proposal(1.0, "Prodigy finds the learning rate itself; this only scales it"),
 }
+_SMALL_RATES = {"lion": 6e-4, "adafactor": 5e-2}
 
 
 def propose_learning_rate(optimizer: str, flavour: Flavour | None = None) -> Proposal[float]:
     """The `learning_rate` that suits an optimizer, and the small built-in model."""
-    value, reason = _LEARNING_RATES.get(optimizer, (1e-4, "what most SD3 LoRAs are trained with"))
     if flavour is not None and is_small(flavour) and optimizer != "prodigy":
-        return Proposal(value * 20, "the built-in model is small and learns in bigger steps")
-    return Proposal(value, reason)
+        return Proposal(_SMALL_RATES.get(optimizer, 2e-3), "the built-in model is small and learns in larger steps")
+    return _RATES.get(optimizer, _USUAL_RATE)
 
 
 def propose_batch(pictures: int, fits: Fits) -> Proposal[int]:
     """Pictures a step; `fits(batch)` says whether the device's memory takes it."""
-    wanted = max((size for size in BATCHES if size * 6 <= pictures), default=1)
+    wanted = max((size for size in BATCHES if size * _PICTURES_FOR_ONE_MORE <= pictures), default=1)
     value = max((size for size in BATCHES if size <= wanted and fits(size)), default=1)
     if value < wanted:
-        return Proposal(value, f"{wanted} doesn't fit into the memory" if value == 1 else "the most that fits")
+        return Proposal(value, f"{BATCHES[BATCHES.index(value) + 1]} don't fit into the memory")
     if wanted == BATCHES[-1]:
-        return Proposal(value, "steadier than fewer, and it fits")
-    return Proposal(value, f"{pictures} pictures are few: small batches mix them better")
+        return Proposal(value, "steadier than one at a time; more would only take longer")
+    return Proposal(value, f"{pictures:,} pictures are few: small batches mix them better")
 
 
 def propose_rank(pictures: int, purpose: str | None = None, fits: Fits = lambda _: True) -> Proposal[int]:
     """The adapter's rank; `purpose` is "subject" or "style" where that is known."""
     if purpose == "style":
-        value, reason = 32, "a style needs room; 16 to 64 suits one"
+        value, reason = 32, "a style needs room; 16 to 64 suit one"
     elif pictures < 15 or (purpose == "subject" and pictures < 30):
-        value, reason = 8, "few pictures: a small adapter can't learn them by heart as easily"
+        value, reason = 8, "few pictures: a small adapter is slower to learn them by heart"
     elif pictures < 500:
-        value, reason = 16, "enough for a subject or a plain style"
+        value, reason = 16, "room enough for a subject or a plain style"
     else:
         value, reason = 32, "many pictures hold more to learn"
-    fitting = [rank for rank in (4, 8, 16, 32) if rank <= value and fits(rank)]
-    if fitting and fitting[-1] < value:
-        return Proposal(fitting[-1], "the largest that fits into the memory")
+    fitting = max((rank for rank in _RANKS if rank <= value and fits(rank)), default=_RANKS[0])
+    if fitting < value:
+        return Proposal(fitting, "the largest that fits into the memory")
     return Proposal(value, reason)
 
 
 def _rounded(steps: float) -> int:
-    """To two leading figures, in fifties where there are three or more digits: 130, 850, 2300."""
+    """In tens up to 400, in fifties up to 1000, then in hundreds."""
     unit = 10 if steps < 400 else 50 if steps < 1000 else 100
     return max(unit, round(steps / unit) * unit)
 
 
-def _nice(steps: float) -> int:
-    """The nearest of 1, 2, 2.5, 5 times a power of ten that is a whole number of steps, at least 1."""
+def _nice(steps: int, times: int) -> int:
+    """About a `times`-th of `steps`, as people count: 1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500 ...
+
+    Of two that are about as near, the one that ends with the run.
+    """
+    wanted = max(1.0, steps / times)
     choices = [factor * unit for unit in (1, 10, 100, 1000, 10_000, 100_000) for factor in (1, 2, 5, 25)]
-    return min(choices, key=lambda value: (abs(value - steps) / value, value))
+    return min(choices, key=lambda value: max(value / wanted, wanted / value) * (1.0 if steps % value == 0 else 1.2))
