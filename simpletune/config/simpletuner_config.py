@@ -81,7 +81,7 @@ def _adapter(c: Conversion, lora_type: str | None) -> None:
         lycoris = str(given.value).lower() == "lycoris" and lora_type is not None
         c.put(given, "lora_type", lora_type if lycoris else given.value, "--lora-type says so" if lycoris else None)
     for given in c.taken("resume_from_checkpoint"):
-        if given.value in {"latest", "none"}:
+        if given.value in ("latest", "none"):
             c.put(given, given.key, given.value)
         else:
             c.drop(given, "checkpoints of SimpleTuner can't be continued; init_lora starts from the LoRA in one")

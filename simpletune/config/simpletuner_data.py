@@ -251,10 +251,10 @@ def _for_set(key: str, value: Any, kind: str) -> tuple[Any, str | None]:
 def _names(sets: Sets) -> None:
     """References to text caches that were left out or renamed."""
     texts = [one for one in sets.conversions if "default" in one.schema]
-    renamed = {one.given_id: one.out.get("id") for one in texts}
+    renamed = {str(one.given_id): one.out.get("id") for one in texts}
     for one in sets.conversions:
         wanted = one.out.get("text_embeds")
-        if wanted is None:
+        if not isinstance(wanted, str):
             continue
         if wanted not in renamed:
             one.without_effect("text_embeds", f"there is no text_embeds entry {quoted(wanted)}")

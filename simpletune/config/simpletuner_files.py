@@ -6,6 +6,7 @@ Whatever the format, a file becomes a `Source`: a plain value, and the place of 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -145,8 +146,9 @@ def _toml(path: Path) -> Source:
     reader = _toml_reader(path)
     text = _text(path)
     try:
-        value = reader.loads(text)
-    except ValueError as error:
+        # Dates and NaN, which JSON has none of, become text.
+        value = json.loads(json.dumps(reader.loads(text), default=str), parse_constant=str)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{display(path)} can't be read: {error}", "correct it and import again") from error
     value, inside = _unwrapped(value)
     return Source(_placed(path, text, value, r'^\s*["\']?{}["\']?\s*='), value, inside)

@@ -1,4 +1,4 @@
-"""SimpleTuner's names and values, as its documentation and option list (versions 1 to 4) give them.
+"""SimpleTuner's names and values, as its documentation and its lists of options give them, today's and earlier ones.
 
 `aliases.py` knows what its names are called here; this module says which names are its, what the rest is dropped for,
 and where a default there differs from ours in what is trained. Names are without the leading `--`.

@@ -194,3 +194,22 @@ CONFIGS = st.fixed_dictionaries({}, optional=VALUES).flatmap(dashed)
 SETS = st.fixed_dictionaries({}, optional=SET_VALUES).map(
     lambda entry: {**entry, "resolution_type": "area" if entry.get("resolution") == 0.5 else "pixel_area"}
 )
+
+
+_JUNK_TEXT = ["", "a|b", "1e400", "-1", "nan", "[1,", "{x}", "~", "\0", "/", "..", "latest", "area", " x ", "1" * 400]
+JUNK = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(10**30), 10**30),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.sampled_from(_JUNK_TEXT),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "prompt", "aspect"]), inner),
+    max_leaves=4,
+)
+_SET_KEYS = [*SET_VALUES, "id", "resolution_type", "instance_data_dir", "text_embeds", "default", "cache_dir"]
+JUNK_CONFIGS = st.dictionaries(
+    st.sampled_from([*VALUES, "validation_steps", "user_prompt_library", "target_downsample_size"]), JUNK, max_size=6
+)
+JUNK_SETS = st.lists(st.dictionaries(st.sampled_from(_SET_KEYS), JUNK, max_size=5) | JUNK, max_size=3)

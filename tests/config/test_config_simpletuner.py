@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from simpletuner_samples import CONFIGS, QUICKSTART, QUICKSTART_DATA, SETS
+from simpletuner_samples import CONFIGS, JUNK_CONFIGS, JUNK_SETS, QUICKSTART, QUICKSTART_DATA, SETS
 
 from simpletune.config import simpletuner_keys as keys
 from simpletune.config.aliases import CONFIG_ALIASES
@@ -128,6 +128,17 @@ def test_valid_values_import_to_something_valid(tmp_path_factory, config, entry)
     # What is left is not about types and bounds: those would have been refused. Rules may still object.
     allowed = ("does not exist", "is not installed", "is disabled")
     assert all(one.message.endswith(allowed) for one in done.errors), done.errors
+
+
+@given(JUNK_CONFIGS, JUNK_SETS)
+@settings(max_examples=50, deadline=None)
+def test_nothing_in_a_file_is_a_traceback(tmp_path_factory, config, sets):
+    there = There(tmp_path_factory.mktemp("junk"))
+    try:
+        done = there.imported(config, [PICTURES, *sets])
+    except UsageError:  # ConfigError too
+        return
+    assert reported_once(done.all.lines, ["model_family", *config], "config.json")
 
 
 def _ours(schema):
@@ -448,6 +459,10 @@ def test_toml(there):
     with pytest.raises(ConfigError) as error:
         import_files([there.root], there.root / "ours")
     assert "config.toml:2:1 " in messages(error)
+    there.write("config/config.toml", 'model_family = "sd3"\nlearning_rate = nan\nseed = 1979-05-27\n')
+    with pytest.raises(ConfigError) as error:
+        import_files([there.root], there.root / "ours")
+    assert [one.line for one in error.value.problems] == [2, 3]
 
 
 def test_the_old_variables(there):
@@ -581,3 +596,36 @@ def test_a_key_that_ours_has_is_not_dropped_by_mistake():
     assert set(keys.DROPPED) & ours == {"num_eval_images", "aspect_bucket_alignment"}
     assert not {key for key in config_keys() if key.startswith(tuple(keys.PREFIXES)) and key not in keys.DROPPED}
     assert not set(keys.DATA_DROPPED) & (set(entry_keys("image")) | set(entry_keys("text_embeds")))
+
+
+# --- the document
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "coming-from-simpletuner.md"
+
+
+def rows_below(heading):
+    section = DOCUMENT.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in section.split("\n") if "`" in row[:4]]
+
+
+def test_the_document_lists_every_renamed_key():
+    merged = {
+        "grad_clip_method": "max_grad_norm",
+        **dict.fromkeys(("optimizer_beta1", "optimizer_beta2"), "optimizer_config"),
+    }
+    schedules = {
+        f"{prefix}_use_{kind}_schedule": "timestep_sampling"
+        for prefix in ("flow", "flux")
+        for kind in ("beta", "uniform")
+    }
+    rows = sorted((f"`{name}`", f"`{ours}`") for name, ours in {**keys.RENAMED, **merged, **schedules}.items())
+    rows += [(f"`{name}` (data sets)", f"`{ours}`") for name, ours in keys.DATA_RENAMED.items()]
+    assert rows_below("Keys with another name") == rows
+
+
+def test_the_document_lists_every_default_that_is_written_down():
+    rows = [
+        (f"`{key}`", f"`{json.dumps(value)}`") for key, value in {**keys.DEFAULTS_THERE, "num_train_epochs": 1}.items()
+    ]
+    rows += [(f"`{key}` (data sets)", f"`{json.dumps(value)}`") for key, value in keys.SET_DEFAULTS_THERE.items()]
+    assert rows_below("Defaults that are written down") == rows
