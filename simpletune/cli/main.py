@@ -8,12 +8,16 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
 from simpletune import __version__
 from simpletune.errors import ConfigError, SimpletuneError
 from simpletune.redact import redact
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
 
@@ -32,6 +36,9 @@ COMMANDS: Mapping[str, Entry] = {
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),
+    "explain": Entry("simpletune.cli.explain:explain", "Say what a key means, costs, and is now."),
+    "schema": Entry("simpletune.cli.schema:schema", "Print or write the schemas that editors complete and check with."),
+    "completion": Entry("simpletune.cli.completion:completion", "Print the script that makes a shell complete."),
     "model": Entry("simpletune.cli.model:model", "Build a model to try things out with."),
 }
 
@@ -48,6 +55,12 @@ class LazyGroup(click.Group):
         module, _, function = COMMANDS[cmd_name].target.partition(":")
         command: click.Command = getattr(importlib.import_module(module), function)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(n, help=e.summary) for n, e in COMMANDS.items() if n.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -67,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
+    if "_SIMPLETUNE_COMPLETE" in os.environ:
+        importlib.import_module("simpletune.cli.completion").install()
     try:
         result = command.main(args=arguments, prog_name="simpletune", standalone_mode=False)
     except click.exceptions.Exit as stop:

@@ -7,12 +7,15 @@ from pathlib import Path
 import click
 
 from simpletune.cli.display import find_config
+from simpletune.cli.keys import KeyValue
 from simpletune.progress import terminal_reporter
 
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key for this run.")
+@click.option(
+    "--set", "overrides", type=KeyValue(), multiple=True, metavar="KEY=VALUE", help="Override a key for this run."
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan (pictures, buckets, steps, memory) and stop.")
 def train(config: Path | None, overrides: tuple[str, ...], dry_run: bool) -> None:
     """Train a LoRA as CONFIG says (default: config.json here, else config/config.json).

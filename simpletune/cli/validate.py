@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from simpletune.cli.display import find_config, problem_text
+from simpletune.cli.keys import KeyValue
 from simpletune.config.journal import recover
 from simpletune.config.load import settings_of
 from simpletune.config.problems import Problem, errors, shown, tidy
@@ -19,7 +20,14 @@ from simpletune.errors import UsageError
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Check with this value; may be repeated.")
+@click.option(
+    "--set",
+    "overrides",
+    type=KeyValue(),
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Check with this value; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the problems as a JSON array.")
 def validate(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> int:
     """Check CONFIG (default: config.json here, else config/config.json), the data file it names, and the pictures.

@@ -50,7 +50,13 @@ def _table(keys: Mapping[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for key, schema in keys.items():
         default = f"`{quoted(schema['default'])}`" if "default" in schema else ""
-        yield f"| `{key}` | {_cell(_values(schema))} | {default} | {_cell(schema['description'])} |"
+        yield f"| `{key}` | {_cell(_values(schema))} | {default} | {_cell(_meaning(schema))} |"
+
+
+def _meaning(schema: Mapping[str, Any]) -> str:
+    """What a key means, and what it costs where it costs something."""
+    meaning = str(schema["description"])
+    return f"{meaning} *Cost:* {schema['x-cost']}" if "x-cost" in schema else meaning
 
 
 def _values(schema: Mapping[str, Any]) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.machine.forecast import Plan
+
+_MANY = 10_000
 
 
 def plan_of(settings: Settings, preflight: Preflight) -> Plan:
@@ -13,6 +17,19 @@ def plan_of(settings: Settings, preflight: Preflight) -> Plan:
     prompts = {*settings.validation_prompts.values(), settings.validation_negative_prompt}
     texts = {sample.caption for sample in samples} | (prompts if settings.validation_prompts else set()) | {""}
     saved = -(-preflight.total_steps // settings.checkpoint_step_interval)
+    return replace(
+        sketch(settings),
+        bucket=max(preflight.buckets, key=lambda bucket: bucket[0] * bucket[1]),
+        pictures=len(samples),
+        captions=len(texts),
+        steps=preflight.total_steps,
+        checkpoints=min(saved, settings.checkpoints_total_limit),
+    )
+
+
+def sketch(settings: Settings) -> Plan:
+    """The plan of a run whose pictures nobody has looked at: square ones, and more of them than any batch takes."""
+    edge = max((entry.resolution for entry in settings.image_sets), default=settings.resolution)
     return Plan(
         flavour=settings.model_flavour,
         base_model_precision=settings.base_model_precision,
@@ -34,14 +51,14 @@ def plan_of(settings: Settings, preflight: Preflight) -> Plan:
         gradient_checkpointing_interval=settings.gradient_checkpointing_interval,
         vae_batch_size=settings.vae_batch_size,
         text_encoder_batch_size=settings.text_encoder_batch_size,
-        bucket=max(preflight.buckets, key=lambda bucket: bucket[0] * bucket[1]),
+        bucket=(edge, edge),
         validation_sizes=settings.validation_resolution,
         validation_prompts=len(settings.validation_prompts),
         num_validation_images=settings.num_validation_images,
         validation_num_inference_steps=settings.validation_num_inference_steps,
         validation_step_interval=settings.validation_step_interval,
-        pictures=len(samples),
-        captions=len(texts),
-        steps=preflight.total_steps,
-        checkpoints=min(saved, settings.checkpoints_total_limit),
+        pictures=_MANY,
+        captions=_MANY,
+        steps=settings.max_train_steps or _MANY,
+        checkpoints=settings.checkpoints_total_limit,
     )

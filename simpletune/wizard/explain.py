@@ -25,7 +25,7 @@ class Row:
 
 
 def memory_of(key: str, settings: Settings) -> tuple[Row, ...]:
-    """A row for each value worth comparing; () for a key that memory doesn't depend on. Phases that stay are left out."""
+    """A row for each value worth comparing, with the phases that it changes; () where memory doesn't depend on it."""
     plan = sketch(settings)
     now = _now(plan, key)
     if now is None:
