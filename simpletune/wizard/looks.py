@@ -20,7 +20,7 @@ BACK_LABEL = "Back"
 BACK_NOTE = "to the question before"
 _MARGIN = "  "
 _LEAST_NOTE = 11  # columns; with less beside the labels, notes stand below only
-_MOST_DETAIL = 6  # lines
+_LEAST_DETAIL = 6  # lines there may always be, if a third of the window's are less
 _LEAST_REASON = 24  # the same for why an option is unavailable, which is never cut
 _MANY_OPTIONS, _FEW_OPTIONS = 8, 5  # lines of options that other lines give way for
 _WIDE = 60  # columns from which there is room for more than the necessary
@@ -86,7 +86,7 @@ def choice_screen(screen: Screen, pointed: int, columns: int, rows: int, signs: 
     figures, the details of the option.
     """
     listed = _listed(screen, pointed, columns, signs)
-    detail = _detail(listed, pointed, columns)
+    detail = _detail(listed, pointed, columns, max(_LEAST_DETAIL, rows // 3), signs)
     keys = footer(screen, columns, signs)
     all_options = sum(len(row.lines) for row in listed)
     for about, panel, below, least in (
@@ -168,7 +168,7 @@ def answer_line(name: str, answer: str, columns: int, signs: Signs) -> Line:
     """The one line that stays of an answered question; names stand in a column where there is room."""
     name = cut(name, columns // 2, signs.ellipsis)
     label = padded(f"? {name}", _NAME_COLUMNS) if columns >= _WIDE else f"? {name}"
-    answer = signs.clean(answer) or "(nothing)"
+    answer = signs.clean(answer).strip() or "(nothing)"
     room = columns - width(label) - 2
     shown_answer = cut_middle(answer, room, signs.ellipsis)
     return [("class:mark", label[:2]), ("class:name", label[2:] + "  "), ("class:answer", shown_answer)]
@@ -183,7 +183,8 @@ class _Row:
 
 
 def _listed(screen: Screen, pointed: int, columns: int, signs: Signs) -> list[_Row]:
-    options = [*(screen.options or ()), *([Option(None, BACK_LABEL, BACK_NOTE)] if screen.can_go_back else [])]
+    back = Option(None, BACK_LABEL, BACK_NOTE if columns >= _WIDE else "")
+    options = [*(screen.options or ()), *([back] if screen.can_go_back else [])]
     label_columns = min(max(width(option.label) for option in options), max(12, (columns - 4) // 2))
     return [_row(screen, option, at == pointed, label_columns, columns, signs) for at, option in enumerate(options)]
 
@@ -233,12 +234,14 @@ def _beside(note: str, mark: str, signs: Signs) -> list[Line]:
     return [line] if line else []
 
 
-def _detail(listed: Sequence[_Row], pointed: int, columns: int) -> list[Line]:
+def _detail(listed: Sequence[_Row], pointed: int, columns: int, most: int, signs: Signs) -> list[Line]:
     """What did not fit beside the option pointed at, in as many lines as any option needs, so that nothing jumps."""
     wrapped = [[line for text in row.rest for line in wrap(text, columns, _MARGIN)] for row in listed]
-    height = min(max(len(lines) for lines in wrapped), _MOST_DETAIL)
-    here = _styled(wrapped[pointed][:height], "class:detail")
-    return [[], *here, *([] for _ in range(height - len(here)))] if height else []
+    height = min(max(len(lines) for lines in wrapped), most)
+    here = wrapped[pointed]
+    if len(here) > height:
+        here = [*here[: height - 1], cut(here[height - 1] + " " * columns, columns, signs.ellipsis)]
+    return [[], *_styled(here, "class:detail"), *([] for _ in range(height - len(here)))] if height else []
 
 
 def _around(listed: Sequence[_Row], pointed: int, room: int, signs: Signs) -> list[Line]:

@@ -6,7 +6,7 @@ import errno
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 _GONE = {errno.EIO, errno.EBADF, errno.EPIPE}
@@ -56,3 +56,28 @@ def hangup_is_end_of_file() -> Iterator[None]:
 
     with on_hangup(lost):
         yield
+
+
+@contextmanager
+def keys_ignored(stream: TextIO | None) -> Iterator[None]:
+    """Neither show nor keep what is typed while nothing is asked: an impatient Enter must not answer what comes next.
+
+    Ctrl-C works as ever. Without a terminal, or on Windows, where nothing is shown meanwhile, it does nothing.
+    """
+    try:
+        import termios
+    except ImportError:
+        yield
+        return
+    if stream is None or not is_terminal(stream):
+        yield
+        return
+    before = termios.tcgetattr(stream)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(stream, termios.TCSANOW, silent)
+    try:
+        yield
+    finally:
+        with suppress(termios.error):  # a terminal that went away has no settings
+            termios.tcsetattr(stream, termios.TCSAFLUSH, before)

@@ -14,12 +14,13 @@ from typing import Any
 
 import questionary
 from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import has_completions
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
+from prompt_toolkit.layout import Dimension, FormattedTextControl, HSplit, Layout, Window
 from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.shortcuts import print_formatted_text
 from prompt_toolkit.styles import Style
@@ -38,7 +39,7 @@ from simpletune.wizard.looks import (
     tidied,
 )
 from simpletune.wizard.screen import Back, Screen
-from simpletune.wizard.streams import lost_is_end_of_file, on_hangup
+from simpletune.wizard.streams import keys_ignored, lost_is_end_of_file, on_hangup
 from simpletune.wizard.text import cut, paragraph, signs_for, unwrapped, wrapped_diff_line
 from simpletune.wizard.typed import judged
 
@@ -65,7 +66,14 @@ STYLE = Style(
         ("place", "fg:ansicyan"),
     ]
 )
-_DIFF_STYLES = {"+": "class:added", "-": "class:removed", "@": "class:place"}
+_DIFF_STYLES = (
+    ("---", "class:title"),
+    ("+++", "class:title"),
+    ("@@", "class:place"),
+    ("+", "class:added"),
+    ("-", "class:removed"),
+)
+_MENU_LINES = 8  # the line typed in, and completions
 
 
 class TerminalPrompter:
@@ -88,7 +96,7 @@ class TerminalPrompter:
 
     def show_diff(self, lines: Iterable[str]) -> None:
         for line in unwrapped(list(lines)):
-            style = _DIFF_STYLES.get(line[:1], "")
+            style = next((style for start, style in _DIFF_STYLES if line.startswith(start)), "")
             for part in wrapped_diff_line(self._signs.clean(line), self._columns):
                 self._print([(style, part)])
 
@@ -98,7 +106,8 @@ class TerminalPrompter:
             self._output.write(cut(f"{self._signs.clean(what)} ...", self._columns - 1, self._signs.ellipsis))
             self._output.flush()
         try:
-            yield
+            with keys_ignored(sys.stdin):
+                yield
         finally:
             self._output.write_raw("\r")
             self._output.erase_end_of_line()
@@ -183,6 +192,7 @@ class TerminalPrompter:
         above = self._window(lambda columns, rows: above_typed(screen, columns, rows - 6, self._signs))
         below = self._window(lambda columns, _: footer(screen, columns, self._signs))
         inner = application.layout
+        _make_room_once_needed(inner.current_window, inner.current_buffer)
         application.layout = Layout(HSplit([above, inner.container, below]), focused_element=inner.current_window)
         _bind(application, _keys_of_all(screen), _keys_of_text())
         return question
@@ -204,6 +214,18 @@ def _terminal_output() -> Output:
     if hasattr(output, "enable_cpr"):
         output.enable_cpr = False
     return output
+
+
+def _make_room_once_needed(window: Window, buffer: Buffer | None) -> None:
+    """Below a typed line, keep space for completions only from the first ones on, so that nothing jumps later."""
+    offered = False
+
+    def height() -> Dimension:
+        nonlocal offered
+        offered = offered or (buffer is not None and buffer.complete_state is not None)
+        return Dimension(min=_MENU_LINES) if offered else Dimension()
+
+    window.height = height
 
 
 def _as_text(lines: Sequence[Line]) -> FormattedText:
@@ -279,7 +301,7 @@ def _next_starting(control: InquirerControl, start: str) -> int | None:
     first = control.pointed_at + (1 if len(start) == 1 else 0)
     for at in ((first + step) % count for step in range(count)):
         choice = control.choices[at]
-        if not choice.disabled and str(choice.title).lower().startswith(start.lower()):
+        if not choice.disabled and str(choice.title).lower().lstrip(" *").startswith(start.lower()):
             return at
     return None
 

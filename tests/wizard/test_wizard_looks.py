@@ -76,7 +76,7 @@ def test_a_choice_at_40_columns():
         "     unavailable: needs 24 GB, this",
         "     card has 12 GB",
         "   tiny          built in",
-        "   Back          to the question before",
+        "   Back",
         "",
         "  2.0B parameters",
         "  recommended: fits a 12 GB card",

@@ -33,6 +33,9 @@ FOLDER = Screen("data", "3 of 3 · Pictures", "Where are the pictures?", "A fold
 def main():
     assert may_prompt()
     ask = prompter()
+    if len(sys.argv) > 1:
+        with ask.busy("Starting"):
+            time.sleep(1)
     answers = []
     while len(answers) < 3:
         try:
@@ -55,8 +58,8 @@ except EOFError:
 """
 
 
-def running(columns=80, rows=24, cwd=None, **environment):
-    return PtyScreen([sys.executable, "-c", SCRIPT], columns, rows, environment, cwd)
+def running(*arguments, columns=80, rows=24, cwd=None, **environment):
+    return PtyScreen([sys.executable, "-c", SCRIPT, *arguments], columns, rows, environment, cwd)
 
 
 def test_a_way_through(tmp_path):
@@ -123,7 +126,7 @@ def test_40_columns():
             "   sd3.5-large  unavailable: needs 24",
             "                GB, this card has 12 GB",
             "   小さい tiny  built in, for trying th…",
-            "   Back         to the question before",
+            "   Back",
             "",
             "  2.0B parameters",
             "  recommended: fits a 12 GB card",
@@ -159,6 +162,23 @@ def test_a_resized_window_is_laid_out_again():
         terminal.resize(80, 24)
         terminal.wait_for("nothing that is of a…", "Ctrl-C")
         assert [line for line in terminal.settle() if line] == [line for line in wide if line]
+
+
+def test_keys_pressed_while_nothing_is_asked_are_no_answers():
+    with running("busy") as terminal:
+        terminal.wait_for("Starting ...")
+        terminal.press("enter", "xyz", "enter")
+        assert terminal.lines() == ["Starting ..."]
+        terminal.wait_for("Which model", "Ctrl-C")
+        assert terminal.lines()[1] == "1 of 3 · Model"
+
+
+def test_ctrl_c_while_nothing_is_asked():
+    with running("busy") as terminal:
+        terminal.wait_for("Starting ...")
+        terminal.press("ctrl-c")
+        assert terminal.end() == 130
+        assert terminal.lines() == ["draft kept"]
 
 
 def colours(terminal):

@@ -136,7 +136,7 @@ def test_a_closed_terminal_is_the_end_of_the_input():
         (STEPS, ENTER, "15"),
         (STEPS, "0" + ENTER, "150"),
         (STEPS, CTRL_U + "7" + ENTER, "7"),
-        (STEPS, ALT_ENTER + ENTER, "15"),
+        (STEPS, ALT_ENTER + "0" + ENTER, "150"),
         (STEPS, PASTE.format("00") + ENTER, "1500"),
         (replace(STEPS, default=None, recommended=12), ENTER, "12"),
         (FOLDER, "~/my [set] 🐈/" + ENTER, "~/my [set] 🐈/"),
