@@ -143,7 +143,7 @@ class State:
         return Path(os.path.normpath(self.folder / os.path.expanduser(filled)))  # noqa: PTH111
 
     def stored(self, path: Path) -> str:
-        """A path as the files hold it: relative within a project (config.json's folder and beside it), so that it can move."""
+        """A path as the files hold it: relative in config.json's folder and beside it, so that a project can move."""
         absolute = Path(os.path.abspath(path))  # noqa: PTH100
         near = absolute.is_relative_to(self.folder.parent) and self.folder.parent != Path(self.folder.anchor)
         return Path(os.path.relpath(absolute, self.folder)).as_posix() if near else str(absolute)
