@@ -7,10 +7,10 @@ READY  := $(VENV)/.ready
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 QUICKSTART := examples/quickstart
 
-.PHONY: help setup demo test check lint types imports gpu-test clean
+.PHONY: help setup demo test check lint types imports gpu-test editor-test clean
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make .venv with simpletune and its tools, at the tested versions
 
@@ -41,5 +41,9 @@ imports: $(READY)
 gpu-test:  ## the tests that need a CUDA GPU, with the Python that is active
 	$(PYTHON) -m pytest -m gpu tests/gpu
 
+editor-test:  ## the schemas in VS Code's own JSON support; needs node, installs it into tests/editor/node_modules
+	cd tests/editor && npm ci --no-audit --no-fund
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/editor
+
 clean:  ## remove what was built, not what was trained
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis tests/editor/node_modules
