@@ -204,7 +204,8 @@ def _no_kernels(machine: Machine, gpu: Gpu) -> Reason | None:
 def _hidden(machine: Machine, gpu: Gpu) -> Reason | None:
     if machine.visible_devices is None or gpu in visible(machine.visible_devices, _cuda_order(machine)):
         return None
-    return f'CUDA_VISIBLE_DEVICES="{machine.visible_devices}" hides it', "unset CUDA_VISIBLE_DEVICES"
+    unset = "Remove-Item Env:CUDA_VISIBLE_DEVICES" if machine.system == "Windows" else "unset CUDA_VISIBLE_DEVICES"
+    return f'CUDA_VISIBLE_DEVICES="{machine.visible_devices}" hides it', unset
 
 
 def _not_the_slice(machine: Machine, gpu: Gpu) -> Reason | None:

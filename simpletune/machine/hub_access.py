@@ -112,9 +112,12 @@ def _look(found: _Findings, repo_id: str, address: str, revision: str | None, us
 
 def is_cached(repo_id: str, revision: str | None = None, use_t5: bool = True) -> bool:
     """Whether the hub's cache on this machine holds every file of a model in the diffusers layout."""
-    from huggingface_hub import try_to_load_from_cache
+    try:
+        from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(repo_id, _ASKED_FOR, revision=revision)
+        index = try_to_load_from_cache(repo_id, _ASKED_FOR, revision=revision)
+    except (ImportError, ValueError, OSError):  # no library, no name of a model, no readable cache
+        return False
     if not isinstance(index, str):
         return False
     return not lacking_parts(Path(index).parent, use_t5)

@@ -55,6 +55,7 @@ OBSTACLES = {
     "Blackwell": (replace(RTX4090, compute_capability=(12, 0)), {"torch": CUDA126}, "no kernels", "force-reinstall"),
     "hidden": (RTX4090, {"visible_devices": "-1"}, 'CUDA_VISIBLE_DEVICES="-1" hides it', "unset"),
     "hidden by nothing": (RTX4090, {"visible_devices": ""}, 'CUDA_VISIBLE_DEVICES="" hides it', "unset"),
+    "hidden on Windows": (RTX4090, {"visible_devices": "", "system": "Windows"}, "hides it", "Remove-Item"),
     "WSL 1": (RTX4090, {"wsl": 1}, "WSL 1", "wsl --set-version"),
     "MIG without an instance": (replace(RTX4090, slice=""), {}, "MIG mode", "nvidia-smi mig"),
     "an AMD card": (replace(RTX4090, vendor=AMD), {}, "AMD card", "ROCm build"),

@@ -24,6 +24,7 @@ from simpletune.machine.package_index import IndexAccess
 from simpletune.wizard import checks as module
 from simpletune.wizard.checks import FAILED, OK, SKIPPED, WARNING, Check, checks, left_to_do, ready
 from simpletune.wizard.readiness import machine as machine_module
+from simpletune.wizard.readiness import model as model_module
 from simpletune.wizard.readiness import run as run_module
 
 
@@ -347,3 +348,12 @@ def test_a_card_that_can_t_be_used_yet_is_what_the_estimate_is_held_against(look
     found = look(make_project(tmp_path), a_machine(CARD, torch=NO_CUDA), deep=True)
     assert "22.8 GiB of the GPU" in found["to train"][0].detail
     assert found["products"][0].status == SKIPPED
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_a_model_that_is_neither_here_nor_a_name_on_the_hub(monkeypatch, tmp_path, online):
+    packages(monkeypatch)
+    monkeypatch.setattr(model_module, "check_index", lambda: IndexAccess("https://x", True, "answers"))
+    config = make_project(tmp_path, pretrained_model_name_or_path="./nowhere/model")
+    found = list(checks(config, online=online, machine=a_machine(CARD)))
+    assert any("nowhere" in check.detail and check.status == FAILED for check in found)

@@ -117,9 +117,9 @@ def _main_memory(subject: Subject) -> Check:
 def deep_checks(subject: Subject) -> Iterator[Check]:
     """Run a product on the device, and a quantized layer of each precision: in a process of its own, which imports
     torch and may crash."""
-    device = subject.device
-    if device is None or not device.usable:
-        yield Check("products", SKIPPED, "there is no device to run them on")
+    device = subject.device or subject.devices[-1]
+    if not device.usable:
+        yield Check("products", SKIPPED, f"{device.name} can't be used")
         return
     compute = subject.settings.mixed_precision if subject.settings else compute_precision(device)[0]
     command = [sys.executable, "-m", "simpletune.models.selftest", device.kind, compute]
