@@ -307,7 +307,6 @@ def test_deep_gives_up_on_a_device_that_hangs(look, monkeypatch):
     assert look(deep=True)["products"][0].status == FAILED
 
 
-@pytest.mark.slow
 def test_deep_computes_on_this_processor(look):
     found = look(None, a_machine(), deep=True)["products"]
     assert [check.status for check in found] == [OK] * 5
