@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ def import_(
 
 
 def _refuse_overwriting(result: Imported, force: bool) -> None:
-    sources = {path.resolve() for path in result.sources}
+    sources = {os.path.realpath(path) for path in result.sources}
     for path, content in result.contents.items():
-        if path.resolve() in sources:
+        if os.path.realpath(path) in sources:
             message = f"{display(path)} is one of the files being imported, and those are never written to"
             raise UsageError(message, "choose another folder with --output")
         if path.exists() and not force and path.parent.name != OWN_FOLDER and path.read_bytes() != content:

@@ -20,7 +20,8 @@ from simpletune.config import jsonfile
 from simpletune.config.document import Document, display
 from simpletune.config.jsonfile import JsonFile, JsonPath, Position
 from simpletune.config.problems import WARNING, Problem, quoted_path, tidy
-from simpletune.config.simpletuner_keys import ENVIRONMENT, ENVIRONMENT_FAMILIES
+from simpletune.config.schema import config_keys
+from simpletune.config.simpletuner_keys import ENVIRONMENT, ENVIRONMENT_FAMILIES, RENAMED, why_dropped
 from simpletune.config.simpletuner_values import is_off
 from simpletune.errors import ConfigError, UsageError
 
@@ -81,9 +82,14 @@ def is_config(source: Source) -> bool:
 def is_prompts(source: Source) -> bool:
     """Whether a file is a list of prompts: names with texts, none of which is an option."""
     value = source.value
-    if not isinstance(value, dict) or not value or "prompt" not in source.path.stem:
+    if not isinstance(value, dict) or not all(isinstance(prompt, str | dict) for prompt in value.values()):
         return False
-    return all(isinstance(prompt, str | dict) for prompt in value.values())
+    return bool(value) and not any(_is_option(name) for name in value)
+
+
+def _is_option(name: str) -> bool:
+    key = name.lstrip("-")
+    return name.startswith("--") or key in config_keys() or key in RENAMED or why_dropped(key) is not None
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -130,6 +130,19 @@ def test_odd_folder_names(there, capsys, name):
     assert run(["validate", f"{there}/{name}/ours/config.json"]) == 0
 
 
+def test_a_file_in_place_of_the_output_folder(there, capsys):
+    (there / "taken").write_text("x", encoding="utf-8")
+    assert run(["import", "SimpleTuner", "--output", "taken"]) == 3
+    assert "taken" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_loop_of_links_in_place_of_the_output_folder(there, capsys):
+    (there / "loop").symlink_to(there / "loop")
+    assert run(["import", "SimpleTuner", "--output", "loop"]) in {2, 3}
+    assert "loop" in capsys.readouterr().err
+
+
 def test_little_is_loaded():
     code = (
         "import sys; from simpletune.cli.main import run; run(['import', '--help']);"

@@ -247,6 +247,7 @@ def test_a_key_becomes(there, given, ours):
         ({"ema_decay": 0.9}, "ema_decay", 'no effect while "use_ema" is false'),
         ({"validation_disable": True, "validation_prompt": "a cat"}, "validation_prompt", "turns sample pictures off"),
         ({"push_to_hub": True}, "push_to_hub", "upload"),
+        ({"checkpoint_step_interval": 7, "checkpointing_steps": 9}, "checkpointing_steps", "is set already"),
         ({"caption_dropout_probability": None}, "caption_dropout_probability", "not set"),
     ],
 )
@@ -426,6 +427,16 @@ def test_prompts_come_along_under_plain_names(there):
     assert prompts == {"a-b": "one 🐈", "a-b-2": "two", "prompt-2": "three", "obj": "x"}
     assert done.line("bad", "prompts.json").action == "dropped"
     assert done.config["validation_prompts_file"] == "validation_prompts.json"
+    assert done.errors == []
+
+
+def test_all_three_files_can_be_named(there):
+    config = there.write("one/mine.json", {"model_family": "sd3", "data_backend_config": "config/gone.json"})
+    data = there.write("two/sets.json", [{**PICTURES, "instance_data_dir": str(there.root / "pictures")}])
+    prompts = there.write("three/some.json", {"cat": "a cat"})
+    done = Result(import_files([prompts, data, config], there.root / "ours"), there.root / "ours")
+    assert done.all.sources == (config, data, prompts)
+    assert json.loads(done.all.contents[done.folder / "validation_prompts.json"]) == {"cat": "a cat"}
     assert done.errors == []
 
 
