@@ -41,7 +41,7 @@ imports: $(READY)
 gpu-test:  ## the tests that need a CUDA GPU, with the Python that is active
 	$(PYTHON) -m pytest -m gpu tests/gpu
 
-editor-test:  ## the schemas in VS Code's own JSON support; needs node, installs it into tests/editor/node_modules
+editor-test: $(READY)  ## the tests with VS Code's own JSON support, which npm installs into tests/editor
 	cd tests/editor && npm ci --no-audit --no-fund
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest tests/editor
 

@@ -24,7 +24,7 @@ _LABEL, _FIGURE = 10, 8
 _GIB = 1 << 30
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # --lora_rank is asked about, too
 @click.argument("key", type=KeyName())
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 def explain(key: str, config: Path | None) -> None:
