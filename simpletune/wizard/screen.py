@@ -40,7 +40,8 @@ class Screen:
     heading: "3 of 10 · Model". name: what the answer is called in a line ("Base model"). title: the question. about:
     one line on what it is. reason: why the recommended answer is; shown beside it. panel: lines of figures that move
     with the answers (memory, disk, time). problem: what was wrong with the last answer. path: "folder" or "file" to
-    complete paths. check: says what is wrong with a typed answer; it never raises and is called when Enter is pressed only.
+    complete paths. check: says what is wrong with a typed answer; it never raises and is called when Enter is pressed
+    only.
     """
 
     id: str
