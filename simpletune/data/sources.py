@@ -29,7 +29,7 @@ TEXT_EXTENSION = ".txt"
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _PIECE = 1 << 16
 _START, _END = 1 << 13, 8
-_ASKED_EVERY = 256
+_ASKED_EVERY = 64
 
 
 class Reason(str, Enum):
@@ -174,12 +174,14 @@ class _Folder:
         self.texts: set[str] = set()
         self.listed = False
 
-    def may_hold(self, text_name: str) -> bool:
-        """Whether opening `text_name` here could succeed.
+    def may_hold_text(self, path: str, name: str) -> bool:
+        """Whether a text file of this name, at this path, may be here. A pipe is none, as opening it can take forever.
 
-        File systems differ in how they compare letter cases and accents: cases are ignored, and accents are not judged.
+        File systems differ in how they compare letter cases and accents: cases are ignored, for accents they are asked.
         """
-        return not self.listed or text_name.lower() in self.texts or not text_name.isascii()
+        if name.lower() in self.texts:
+            return True
+        return not (self.listed and name.isascii()) and os.path.isfile(path)  # noqa: PTH113
 
 
 class Found:
@@ -206,7 +208,10 @@ class Found:
             return Rejected(Reason.NOT_A_FILE, "a pipe, socket or device can't be read as a picture")
         if status.st_size == 0:
             return Rejected(Reason.ZERO_BYTES, "there is nothing in it; copy it again from where it came")
-        may_have_text = self._folder.may_hold(entry.name[: -len(self._extension)] + TEXT_EXTENSION)
+        stem = -len(self._extension)
+        may_have_text = self._folder.may_hold_text(
+            entry.path[:stem] + TEXT_EXTENSION, entry.name[:stem] + TEXT_EXTENSION
+        )
         return ImageFile(entry.path, self.name, status.st_size, status.st_mtime_ns, may_have_text)
 
 
@@ -254,7 +259,7 @@ class Walk:
                 if entry.name.startswith("."):
                     continue
                 extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                if extension == TEXT_EXTENSION:
+                if extension == TEXT_EXTENSION and _is_file(entry):
                     folder.texts.add(entry.name.lower())
                 if _is_folder(entry):
                     below.append(entry)
@@ -266,6 +271,13 @@ class Walk:
         for entry in sorted(below, key=lambda entry: entry.name):
             waiting = self._linked_folders if entry.is_symlink() else self._folders
             waiting.append((entry.path, prefix + entry.name))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

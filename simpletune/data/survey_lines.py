@@ -80,7 +80,8 @@ def _counts(survey: Survey) -> Iterator[str]:
         (survey.missing_text, "without a .txt of the same name"),
     )
     yield from (f"  {count:,} {what}" for count, what in texts if count)
-    yield from (f"  {count:,} captions: {note}" for note, count in sorted(survey.notes.items()))
+    for note, count in sorted(survey.notes.items()):
+        yield f"  {count:,} caption{'' if count == 1 else 's'}: {note}"
 
 
 def _examples(survey: Survey) -> Iterator[str]:

@@ -35,11 +35,15 @@ def _not_there(folder: Path) -> Problem:
     return f"there is no folder {_named(folder)}", _where_it_ends(folder)
 
 
-def no_reply(folder: Path, seconds: float, files: int) -> Problem:
-    """Nothing could be looked at in the time there was, though `files` were listed."""
-    said = f"only names came from {_named(folder)}" if files else f"{_named(folder)} didn't answer"
+def no_reply(folder: Path, seconds: float) -> Problem:
+    """Nothing could be looked at in the time there was."""
     hint = "It may be on a drive or network folder that is asleep, slow or gone. Open it elsewhere, then try again."
-    return f"{said} within {seconds:g} s", hint
+    return f"{_named(folder)} didn't answer within {seconds:g} s", hint
+
+
+def none_so_far(folder: Path, files: int) -> Problem:
+    """A folder of so many other files that no picture was met in the time there was."""
+    return f"no picture among the first {files:,} files of {_named(folder)}", "Give the folder of the pictures alone."
 
 
 def no_pictures(folder: Path, others: Mapping[str, int]) -> Problem:

@@ -21,7 +21,7 @@ from simpletune.data.names import reads_like_a_caption, speaking_words
 from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
 from simpletune.data.sources import Found, ImageFile, Rejected, Walk
 from simpletune.data.survey import Survey
-from simpletune.data.survey_problems import cannot_use, no_pictures, no_reply, none_readable
+from simpletune.data.survey_problems import cannot_use, no_pictures, no_reply, none_readable, none_so_far
 
 _EXAMPLES = 40
 _UNREADABLE_NAMED = 20
@@ -182,7 +182,8 @@ class _Work:
     def _nothing_to_use(self) -> tuple[str, str] | None:
         listed, tally = len(self._listed), self._tally
         if not self._listed_all and not tally.looked_at:
-            return no_reply(self._folder, self._budget, listed + sum(self._walk.others.values()))
+            others = sum(self._walk.others.values())
+            return none_so_far(self._folder, others) if others and not listed else no_reply(self._folder, self._budget)
         if self._listed_all and not listed:
             return no_pictures(self._folder, self._walk.others)
         if self._listed_all and tally.looked_at >= listed and not tally.sizes:
