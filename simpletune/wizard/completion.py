@@ -15,8 +15,8 @@ _MOST = 200  # entries offered: the next letters narrow them down
 class PathCompletion(Completer):
     """Offers what lies in the folder that is being typed: folders, and files too if asked for.
 
-    What was typed stays as it is: `~` is not expanded, a URL such as s3://x is left alone. Hidden names are offered
-    once a dot was typed.
+    What was typed stays as it is: `~` is not expanded, and the slashes of a URL such as s3://x are left alone.
+    Hidden names are offered once a dot was typed.
     """
 
     def __init__(self, files: bool) -> None:
@@ -24,8 +24,6 @@ class PathCompletion(Completer):
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:  # noqa: ARG002
         typed = document.text_before_cursor
-        if "://" in typed or "\0" in typed:
-            return
         head, start = os.path.split(typed)
         for name, is_folder in self._entries(Path(head or "."), start):
             yield Completion(

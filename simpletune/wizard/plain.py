@@ -51,7 +51,8 @@ class PlainPrompter:
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
         self.say([f"{what} ..."])
-        yield
+        with hangup_is_end_of_file():
+            yield
 
     @property
     def _columns(self) -> int:

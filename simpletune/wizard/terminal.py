@@ -39,7 +39,7 @@ from simpletune.wizard.looks import (
     tidied,
 )
 from simpletune.wizard.screen import Back, Screen
-from simpletune.wizard.streams import keys_ignored, lost_is_end_of_file, on_hangup
+from simpletune.wizard.streams import hangup_is_end_of_file, keys_ignored, lost_is_end_of_file, on_hangup
 from simpletune.wizard.text import cut, paragraph, signs_for, unwrapped, wrapped_diff_line
 from simpletune.wizard.typed import judged
 
@@ -106,7 +106,7 @@ class TerminalPrompter:
             self._output.write(cut(f"{self._signs.clean(what)} ...", self._columns - 1, self._signs.ellipsis))
             self._output.flush()
         try:
-            with keys_ignored(sys.stdin):
+            with keys_ignored(sys.stdin), hangup_is_end_of_file():
                 yield
         finally:
             self._output.write_raw("\r")

@@ -14,7 +14,6 @@ SCRIPT = """
 import sys, time
 from simpletune.wizard.prompters import may_prompt, prompter
 from simpletune.wizard.screen import Back, Option, Screen
-from simpletune.wizard.streams import hangup_is_end_of_file
 
 MODEL = Screen(
     "model", "1 of 3 · Model", "Which model should learn?", "The base that is trained on.",
@@ -48,8 +47,7 @@ def main():
     ask.show_diff(["-  1", "+  2"])
 
 try:
-    with hangup_is_end_of_file():
-        main()
+    main()
 except KeyboardInterrupt:
     print("draft kept")
     sys.exit(130)
@@ -108,6 +106,7 @@ def test_a_way_through(tmp_path):
             "+  2",
         ]
         assert terminal.style_at("+  2").fg == "green"
+        assert b"\x1b[6n" not in terminal.raw  # a slow terminal's reply would be taken for typed text
 
 
 def test_40_columns():
@@ -222,6 +221,9 @@ def test_plain_lines(setting):
 def test_a_lost_terminal_is_the_end_of_the_input(setting):
     with running(**setting) as terminal:
         terminal.wait_for("Which model")
+        assert terminal.hang_up() == 3
+    with running("busy", **setting) as terminal:
+        terminal.wait_for("Starting ...")
         assert terminal.hang_up() == 3
 
 

@@ -93,6 +93,12 @@ def test_choosing(keys, value):
     assert answer(MODEL, keys) == value
 
 
+@pytest.mark.parametrize(("keys", "value"), [("b", "beta"), ("bb", "bravo"), ("bbb", "beta"), ("br", "bravo")])
+def test_letters_jump_to_the_next_option_that_starts_so(keys, value):
+    names = replace(MODEL, options=tuple(Option(name, f"  * {name}") for name in ("alpha", "beta", "bravo")))
+    assert answer(replace(names, can_go_back=False), keys + ENTER) == value
+
+
 @pytest.mark.parametrize("keys", [ALT_ENTER, CTRL_O, "\x18\x05"])
 def test_keys_that_would_accept_an_empty_answer_do_nothing(keys):
     assert answer(MODEL, keys + DOWN + DOWN + ENTER) == "t"
