@@ -52,6 +52,22 @@ def test_a_patient_one_waits(tmp_path):
             assert process.stdout.readline() == "given back\n"
 
 
+def test_a_file_that_its_holder_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
+    """Who opened the file before the holder removed it would else hold one that nobody else sees."""
+    path, try_lock = tmp_path / "lock", locks._try_lock
+
+    def removed_first(file):
+        monkeypatch.setattr(locks, "_try_lock", try_lock)
+        path.unlink()
+        return try_lock(file)
+
+    monkeypatch.setattr(locks, "_try_lock", removed_first)
+    with locks.hold(path, UsageError):
+        assert path.exists()
+        with pytest.raises(UsageError), locks.hold(path, UsageError):
+            pass
+
+
 def test_of_many_there_is_always_one(tmp_path):
     """Each reads a number, sleeps and writes the next; none may be lost to two holding files of one name."""
     path, number = tmp_path / "lock", tmp_path / "number"

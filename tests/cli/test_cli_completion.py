@@ -1,9 +1,11 @@
 """What the shells are told, and what they make of it."""
 
 import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,29 +95,40 @@ def test_an_unknown_shell(capsys):
     assert "fish" in capsys.readouterr().err
 
 
+def read_until(descriptor, text, seconds=20):
+    """What a pseudo-terminal shows until `text` is among it."""
+    seen, end = "", time.monotonic() + seconds
+    while text not in seen:
+        assert time.monotonic() < end, f"no {text!r} in {seen!r}"
+        if select.select([descriptor], [], [], 0.1)[0]:
+            seen += os.read(descriptor, 4096).decode()
+    return seen
+
+
 def test_a_real_bash(tmp_path):
     """Typed into a bash on a pseudo-terminal, with Tab."""
-    pexpect = pytest.importorskip("pexpect")
-    program = shutil.which("simpletune", path=Path(sys.executable).parent)
-    if os.name == "nt" or program is None or shutil.which("bash") is None:
+    pty = pytest.importorskip("pty")
+    program = shutil.which("simpletune", path=str(Path(sys.executable).parent))
+    if program is None or shutil.which("bash") is None:
         pytest.skip("needs bash and an installed simpletune")
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(program).parent}:{os.environ['PATH']}",
-        "PS1": "> ",
-        "TERM": "dumb",
-    }
-    bash = pexpect.spawn("bash", ["--norc", "--noprofile"], env=environment, encoding="utf-8", timeout=20, cwd=tmp_path)
-    bash.sendline('bind "set enable-bracketed-paste off"; eval "$(simpletune completion bash)"; echo rea""dy')
-    bash.expect("ready")
-    bash.send("simpletune train --set lora_ra\t")
-    bash.expect("lora_rank=")
-    bash.send("8 --set optimizer=li\t")
-    bash.expect("8 --set optimizer=lion ")
-    bash.send("\x03")
-    bash.sendline("exit")
-    bash.expect(pexpect.EOF)
-    bash.close()
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PATH": f"{Path(program).parent}:{os.environ['PATH']}", "PS1": "> ", "TERM": "dumb"}
+    command = ["bash", "--norc", "--noprofile", "-i"]
+    bash = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=tmp_path, start_new_session=True
+    )
+    try:
+        os.write(ours, b'bind "set enable-bracketed-paste off"; eval "$(simpletune completion bash)"; echo rea""dy\n')
+        read_until(ours, "ready")
+        os.write(ours, b"simpletune train --set lora_ra\t")
+        read_until(ours, "lora_rank=")
+        os.write(ours, b"8 --set optimizer=li\t")
+        assert "8 --set optimizer=lion " in read_until(ours, "lion ")  # no space had followed "lora_rank="
+    finally:
+        bash.kill()
+        bash.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_values_are_taken_as_they_are():

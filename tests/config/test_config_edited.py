@@ -184,7 +184,7 @@ def test_a_removed_data_set_takes_its_lines_along():
 
 def test_a_changed_data_set_is_found_by_its_id_when_others_move():
     cats, dogs, text = json.loads(DATA)
-    result = change(DATA, [text, {**dogs, "repeats": 3}, cats])
+    result = change(DATA, [{**dogs, "repeats": 3}, text, cats])
     assert '{ "id": "dogs", "instance_data_dir": "dogs", "repeats": 3 }' in result
     assert '"id": "cats",  "repeats": 1e0,\n' in result
 
