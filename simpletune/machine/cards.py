@@ -93,6 +93,16 @@ def speed_of(name: str | None) -> Speed | None:
     return CARDS[max(rows, key=lambda row: len(_words(row)))] if rows else None
 
 
+def is_mobile(name: str | None) -> bool:
+    """Whether the card is a laptop's, which has the desktop's name and less of its power."""
+    return bool({"laptop", "mobile", "max"} & _words(name or ""))
+
+
+def is_measured(name: str | None) -> bool:
+    """Whether the times in `machine/timing.py` were taken on this card."""
+    return "h100" in _words(name or "") and not {"pcie", "nvl"} & _words(name or "")
+
+
 def speeds_of_generation(capability: tuple[int, int] | None) -> tuple[Speed, Speed]:
     """The slowest and the fastest card that has this compute capability; of all cards where it is not known."""
     if capability is None:

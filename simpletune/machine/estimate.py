@@ -1,23 +1,17 @@
-"""How much memory and disk a part of a run takes: arithmetic on shapes, without torch and without loading a model.
+"""How much memory and disk weights, adapter, optimizer and files take: counted exactly from shapes, without torch.
 
-Weights, adapter, optimizer state and files are counted exactly from the model's shapes. What a phase holds on top of
-them (activations) is a formula whose constants are fitted to measurements; docs/performance.md compares them. So say
-"about" when showing it.
+What a phase holds on top of them is in `machine/activations.py`.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS, component_config
+from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS
+from simpletune.machine.activations import COMPUTE_BYTES, VAE_BYTES, component_config_of
 from simpletune.machine.shapes import count, part_tensors, quantized_layers
 
 GIB = 1 << 30
-
-COMPUTE_BYTES = {"bf16": 2, "fp16": 2, "no": 4}
-"""Bytes of a number in the compute dtype, by `mixed_precision`."""
-VAE_BYTES = {"bf16": 2, "fp16": 4, "no": 4}
-"""The same for the VAE, whose activations can leave float16's range."""
 
 # Bits of a quantized value. 8-bit ones have a scale a row, smaller ones a scale and a shift a group.
 _BITS = {"int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
@@ -35,21 +29,7 @@ _STATE_BYTES = {
 }
 _EMA_BYTES = 4
 
-# Activations of one token in one transformer block of width W: _BLOCK * W bytes in 16-bit training. Two bytes of it
-# are the block's input, all that is kept where the block is checkpointed.
-_BLOCK, _BLOCK_INPUT = 33, 2
-_OUTSIDE_BLOCKS = 21  # bytes a token and width: embedding, output projection, loss
-WORKSPACE = 110 << 20
-"""Bytes of every phase: matrix-product workspaces, attention, fragmentation."""
-_SAMPLING_BLOCK = 24  # bytes a token and width of the one block at work when nothing is kept for backward
-
-# The VAE holds a few maps of its first channels at full size; decoding has twice the channels there.
-_VAE_ENCODE_MAPS, _VAE_DECODE_MAPS = 6, 10
-# T5's and CLIP's activations while encoding: bytes a token, of the widest feed-forward (10,240) and attention.
-_TEXT_TOKEN_BYTES = 200_000
-_TEXT_WIDTH = 4096
-
-_PIXELS_PER_LATENT, _PATCH = 8, 2
+_PIXELS_PER_LATENT, _PATCH, _LATENT_CHANNELS = 8, 2, 16
 _FILE_OVERHEAD = 4096  # header, checksum, and the file system's last block
 
 
@@ -98,46 +78,18 @@ def text_encoder_bytes(flavour: str, precisions: tuple[str, str, str], use_t5: b
 
 
 def adapter_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
-    """LoRA weights, their gradients, the optimizer's state, and the averaged weights."""
-    weight = _WEIGHT_BYTES.get(optimizer, 4)
-    return lora_numbers * (2 * weight + _STATE_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0))
+    """LoRA weights, the optimizer's state, and the averaged weights: what stays on the device between steps."""
+    return lora_numbers * (_weight_size(optimizer) + _STATE_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0))
 
 
-def text_activations(captions: int, tokenizer_max_length: int, mixed_precision: str) -> int:
-    """What the text encoders hold while a batch of captions goes through them."""
-    tokens = captions * text_tokens(tokenizer_max_length)
-    return tokens * _TEXT_TOKEN_BYTES * COMPUTE_BYTES[mixed_precision] // 2
+def gradient_bytes(lora_numbers: int, optimizer: str) -> int:
+    """The gradients of the LoRA, which come and go with each step."""
+    return lora_numbers * _weight_size(optimizer)
 
 
-def encoding_activations(flavour: str, pixels: int, mixed_precision: str) -> int:
-    """What the VAE holds while pictures of that many pixels in all are encoded at once."""
-    return pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] * _VAE_ENCODE_MAPS
-
-
-def decoding_activations(flavour: str, pixels: int, mixed_precision: str) -> int:
-    """What the VAE holds while a picture of that many pixels is decoded."""
-    return pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] * _VAE_DECODE_MAPS
-
-
-def sampling_activations(flavour: str, tokens: int, mixed_precision: str) -> int:
-    """What the transformer holds while it samples a picture of that many tokens, its caption's counted."""
-    both = 2 * tokens  # guidance runs the picture with and without the prompt
-    return both * transformer_width(flavour) * _SAMPLING_BLOCK * COMPUTE_BYTES[mixed_precision] // 2
-
-
-def training_activations(flavour: str, tokens: int, checkpointed_every: int | None, mixed_precision: str) -> int:
-    """What one micro batch of that many tokens keeps for its backward pass.
-
-    With checkpointing every n-th block keeps its input and is recomputed alone; the other blocks keep everything.
-    """
-    blocks = component_config_value(flavour, "num_layers")
-    if checkpointed_every is None:
-        per_token = _BLOCK * blocks
-    else:
-        checkpointed = -(-blocks // checkpointed_every)
-        kept = _BLOCK_INPUT * checkpointed + _BLOCK * (blocks - checkpointed)
-        per_token = min(kept + _BLOCK + _OUTSIDE_BLOCKS, _BLOCK * blocks)
-    return tokens * transformer_width(flavour) * per_token * COMPUTE_BYTES[mixed_precision] // 2
+def averaging_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
+    """The copy of the weights that is kept while validation has put their average in their place."""
+    return lora_numbers * _weight_size(optimizer) if use_ema else 0
 
 
 def latent_cache_bytes(pictures: int, pixels: int, mixed_precision: str) -> int:
@@ -148,36 +100,18 @@ def latent_cache_bytes(pictures: int, pixels: int, mixed_precision: str) -> int:
 
 def text_cache_bytes(flavour: str, captions: int, tokenizer_max_length: int, mixed_precision: str) -> int:
     """Disk taken by the encodings of that many different captions."""
-    width = component_config_value(flavour, "joint_attention_dim")
-    pooled = component_config_value(flavour, "pooled_projection_dim")
-    numbers = text_tokens(tokenizer_max_length) * width + pooled
-    return captions * (numbers * COMPUTE_BYTES[mixed_precision] + _FILE_OVERHEAD)
+    config = component_config_of(flavour, "transformer")
+    numbers = text_tokens(tokenizer_max_length) * config["joint_attention_dim"] + config["pooled_projection_dim"]
+    return captions * (int(numbers) * COMPUTE_BYTES[mixed_precision] + _FILE_OVERHEAD)
 
 
 def checkpoint_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
     """Disk taken by one checkpoint: the adapter, the optimizer's state, and the averaged weights."""
-    numbers = _WEIGHT_BYTES.get(optimizer, 4) + _STATE_BYTES[optimizer] + (_EMA_BYTES if use_ema else 0)
-    return lora_numbers * numbers + 4 * _FILE_OVERHEAD
+    return adapter_bytes(lora_numbers, optimizer, use_ema) + 4 * _FILE_OVERHEAD
 
 
-_LATENT_CHANNELS = 16
-
-
-@lru_cache(maxsize=64)
-def component_config_value(flavour: str, key: str) -> int:
-    """A number of the transformer's configuration."""
-    return int(component_config(flavour, "transformer")[key])
-
-
-def transformer_width(flavour: str) -> int:
-    heads = component_config_value(flavour, "num_attention_heads")
-    return heads * component_config_value(flavour, "attention_head_dim")
-
-
-@lru_cache(maxsize=16)
-def _vae_width(flavour: str) -> int:
-    """The channels of the VAE's maps at full size."""
-    return int(component_config(flavour, "vae")["block_out_channels"][0])
+def _weight_size(optimizer: str) -> int:
+    return _WEIGHT_BYTES.get(optimizer, 4)
 
 
 def _stays_fp32(part: str, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from simpletune.machine import estimate
+from simpletune.machine import activations, estimate
 from simpletune.machine.estimate import GIB
 from simpletune.machine.shapes import lora_parameters
 
@@ -93,39 +93,49 @@ def forecast(plan: Plan) -> Forecast:
 
 
 def _encode_text(plan: Plan) -> PhaseMemory:
-    weights = estimate.text_encoder_bytes(plan.flavour, plan.text_encoder_precisions, plan.use_t5, plan.mixed_precision)
-    batch = min(plan.text_encoder_batch_size, max(plan.captions, 1))
-    activations = estimate.text_activations(batch, plan.tokenizer_max_length, plan.mixed_precision)
-    return _phase(ENCODE_TEXT, weights=weights, activations=activations)
+    precisions, mixed = plan.text_encoder_precisions, plan.mixed_precision
+    captions = min(plan.text_encoder_batch_size, max(plan.captions, 1))
+    return _phase(
+        ENCODE_TEXT,
+        weights=estimate.text_encoder_bytes(plan.flavour, precisions, plan.use_t5, mixed),
+        activations=activations.text(
+            plan.flavour, captions, plan.tokenizer_max_length, plan.use_t5, precisions[2], mixed
+        ),
+    )
 
 
 def _encode_images(plan: Plan) -> PhaseMemory:
-    weights = estimate.weight_bytes(plan.flavour, "vae", "no_change", plan.mixed_precision)
-    batch = min(plan.vae_batch_size, max(plan.pictures, 1))
-    activations = estimate.encoding_activations(plan.flavour, batch * _pixels(plan.bucket), plan.mixed_precision)
-    return _phase(ENCODE_IMAGES, weights=weights, activations=activations)
+    pixels = min(plan.vae_batch_size, max(plan.pictures, 1)) * _pixels(plan.bucket)
+    held = activations.encoding(plan.flavour, pixels, plan.mixed_precision)
+    return _phase(ENCODE_IMAGES, weights=_vae(plan), activations=held)
 
 
 def _train(plan: Plan) -> PhaseMemory:
     every = plan.gradient_checkpointing_interval if plan.gradient_checkpointing else None
-    tokens = plan.train_batch_size * _tokens(plan, plan.bucket)
-    activations = estimate.training_activations(plan.flavour, tokens, every, plan.mixed_precision)
-    return _phase(TRAIN, weights=_transformer(plan), activations=activations, adapter=_adapter(plan))
+    text = estimate.text_tokens(plan.tokenizer_max_length)
+    tokens = (plan.train_batch_size * estimate.image_tokens(*plan.bucket), plan.train_batch_size * text)
+    gradients = estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
+    kept, at_work = activations.training(
+        plan.flavour, tokens, every, (plan.lora_target, plan.lora_rank), gradients, plan.mixed_precision
+    )
+    other = activations.training_slack(kept, at_work, _adapter(plan)) + _unpacked(plan)
+    return _phase(TRAIN, other, weights=_transformer(plan), activations=kept + at_work, adapter=_adapter(plan))
 
 
 def _validate(plan: Plan) -> PhaseMemory:
+    """Sampling and decoding take turns; the VAE is there throughout."""
     size = max(plan.validation_sizes or (plan.bucket,), key=_pixels)
-    sampling = estimate.sampling_activations(plan.flavour, _tokens(plan, size), plan.mixed_precision)
-    decoding = estimate.decoding_activations(plan.flavour, _pixels(size), plan.mixed_precision)
-    weights, activations = _transformer(plan), sampling
+    tokens = estimate.image_tokens(*size) + estimate.text_tokens(plan.tokenizer_max_length)
+    held, weights = activations.sampling(plan.flavour, tokens, plan.mixed_precision), _transformer(plan)
     if plan.validation_prompts:
-        weights += estimate.weight_bytes(plan.flavour, "vae", "no_change", plan.mixed_precision)
-        activations = max(sampling, decoding)
-    return _phase(VALIDATE, weights=weights, activations=activations, adapter=_adapter(plan))
+        weights += _vae(plan)
+        held = max(held, activations.decoding(plan.flavour, _pixels(size), plan.mixed_precision))
+    adapter = _adapter(plan) + estimate.averaging_bytes(_lora_numbers(plan), plan.optimizer, plan.use_ema)
+    return _phase(VALIDATE, _unpacked(plan), weights=weights, activations=held, adapter=adapter)
 
 
-def _phase(name: str, **parts: int) -> PhaseMemory:
-    return PhaseMemory(name, {**parts, "other": estimate.WORKSPACE})
+def _phase(name: str, other: int = 0, **parts: int) -> PhaseMemory:
+    return PhaseMemory(name, {**parts, "other": activations.WORKSPACE + other})
 
 
 def _disk(plan: Plan) -> dict[str, int]:
@@ -144,16 +154,20 @@ def _transformer(plan: Plan) -> int:
     return estimate.weight_bytes(plan.flavour, "transformer", plan.base_model_precision, plan.mixed_precision)
 
 
+def _vae(plan: Plan) -> int:
+    return estimate.weight_bytes(plan.flavour, "vae", "no_change", plan.mixed_precision)
+
+
+def _unpacked(plan: Plan) -> int:
+    return activations.unpacked(plan.flavour, plan.base_model_precision, plan.mixed_precision)
+
+
 def _adapter(plan: Plan) -> int:
     return estimate.adapter_bytes(_lora_numbers(plan), plan.optimizer, plan.use_ema)
 
 
 def _lora_numbers(plan: Plan) -> int:
     return lora_parameters(plan.flavour, plan.lora_target, plan.lora_rank)
-
-
-def _tokens(plan: Plan, size: tuple[int, int]) -> int:
-    return estimate.image_tokens(*size) + estimate.text_tokens(plan.tokenizer_max_length)
 
 
 def _pixels(size: tuple[int, int]) -> int:

@@ -1,17 +1,22 @@
-"""How long a run will take: arithmetic on the work of a step, and what one card and one processor were measured at.
+"""How long a run will take: the work of its phases, and how fast a card and a processor were seen to do it.
 
 On the card that was measured the answer is near; on another one it is scaled by the makers' figures for matrix
 throughput and memory bandwidth (`machine/cards.py`), and is a range. A run that has trained a few steps knows better.
+docs/performance.md holds measured steps against these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS
 from simpletune.machine import cards, estimate
+from simpletune.machine.activations import component_config_of, transformer_width
 from simpletune.machine.cards import Speed
 from simpletune.machine.forecast import Plan
-from simpletune.machine.shapes import count, family_flavour, linear_layers, part_tensors
+from simpletune.machine.shapes import count, family_flavour, linear_layers, part_tensors, quantized_layers
 
 MEASURED_CARD = "NVIDIA H100"
 
@@ -28,25 +33,32 @@ class TimeRange:
 
 @dataclass(frozen=True)
 class _Rate:
-    """A device's speed, in what a step is made of."""
+    """How fast a device works, and what its host takes on top."""
 
-    operations: float  # a second, of those that a step's matrix products reach
+    operations: float  # of matrix products, a second
     bandwidth: float  # bytes a second
-    launch: float  # seconds a block of one forward or backward pass takes at least: the host launching its kernels
-    start: float  # seconds before the first step that depend on nothing else: imports, CUDA
-    load: float  # bytes a second of weights read from files and quantized
+    launch: float  # how many times as long as on the measured machine the host takes to launch a pass
+    start: float  # seconds until anything happens: imports, the driver
+    load: float  # bytes a second of weights that are read and quantized
 
 
-# What an H100 reaches of its specification in this program's step, and its host's share.
-_EFFICIENCY, _BANDWIDTH_SHARE = 0.45, 0.6
-_LAUNCH, _START, _LOAD = 5.4e-3, 25.0, 2.0e9
-_ELEMENTWISE = 90  # bytes a token, a block and a number of its width that pass through memory in one forward pass
-_VAE_OPERATIONS = 4.9e6  # a pixel, encoding; decoding takes twice that
-_TEXT_SECONDS = 0.08  # a caption on the measured card
-# A processor's core and its memory, in fp32.
-_CORE_OPERATIONS, _CORE_BANDWIDTH = 30e9, 6e9
-# Apple's chips, from the smallest to the largest: 16-bit operations and bytes a second.
-_APPLE = (Speed(2.5, 68), Speed(60, 800))
+# What an H100 reaches of its specification in this program's products and in what passes through its memory.
+_PRODUCTS, _MEMORY = 0.6, 0.8
+_FP32_PRODUCTS = 1 / 6  # of 16-bit ones, between a data centre's cards (1/15) and a desktop's (1/2)
+_ELEMENTWISE = 200  # bytes a block's forward pass moves for each token and number of its width; backward twice
+_UNPACK = {"no_change": 0, "int8-quanto": 5, "fp8-quanto": 5, "int4-quanto": 16, "int2-quanto": 20}  # bytes a number
+# Seconds the host takes to launch a block's kernels in one pass, by precision of the base.
+_LAUNCH = {
+    "no_change": 3.5e-3, "int8-quanto": 4.1e-3, "fp8-quanto": 5.2e-3, "int4-quanto": 6.3e-3, "int2-quanto": 8.0e-3
+}  # fmt: skip
+_AGAIN = 1.4  # a checkpointed block's second forward pass, which also records what the backward pass needs
+_SECOND_ATTENTION_LAUNCH = 2.2  # a block with a second attention, against one without
+_TEXT_BATCH = 0.08  # seconds the host takes for a batch of captions
+_PIXEL_OPERATIONS, _PIXEL_BYTES = 13e6, 60e3  # of the VAE, a pixel encoded or decoded
+_START, _LOAD = 20.0, 3e9
+# A processor's core in fp32, as the tiny model's steps showed it.
+_CORE = _Rate(45e9, 8e9, 2.5, 12.0, 0.5e9)
+_APPLE = (Speed(60, 800), Speed(2.5, 68))  # the largest and the smallest of Apple's chips
 
 
 def run_seconds(
@@ -59,100 +71,136 @@ def run_seconds(
     if device == "cpu":
         return _on_processor(plan, cpus)
     if device == "mps":
-        return _range(plan, _APPLE[1], _APPLE[0], 1.0, 2.0, "reckoned from Apple's figures; no Mac was measured")
-    found, named = cards.speed_of(gpu_name), gpu_name or "this card"
-    if found is None:
+        return _between(plan, *_APPLE, (1.0, 2.0), "reckoned from Apple's figures; no Mac was measured")
+    speed, named = cards.speed_of(gpu_name), (gpu_name or "this card")[:40]
+    if speed is None:
+        basis = f"reckoned from cards of its generation; {named} was not measured"
         slow, fast = cards.speeds_of_generation(capability)
-        return _range(plan, fast, slow, 0.8, 2.0, f"reckoned from cards of its generation; {named} was not measured")
-    if "h100" in named.lower() and "pcie" not in named.lower():
-        return _range(plan, found, found, 0.8, 1.4, f"measured on {MEASURED_CARD}", measured=True)
-    slower = 3.0 if "laptop" in named.lower() or "max-q" in named.lower() else 1.8
-    return _range(
-        plan, found, found, 0.7, slower, f"reckoned from a measured {MEASURED_CARD}; {named} was not measured"
-    )
+        return _between(plan, fast, slow, (0.7, 2.0), basis)
+    if cards.is_measured(gpu_name):
+        return _between(plan, speed, speed, (0.75, 1.4), f"measured on {MEASURED_CARD}", measured=True)
+    factors = (0.7, 3.0 if cards.is_mobile(gpu_name) else 1.8)
+    basis = f"reckoned from a measured {MEASURED_CARD}; {named} was not measured"
+    return _between(plan, speed, speed, factors, basis)
 
 
-def step_seconds(plan: Plan, rate: _Rate) -> float:
-    """One optimizer step: the device's work, or the host's launching of it if that takes longer."""
-    blocks = estimate.component_config_value(plan.flavour, "num_layers")
-    passes = 2 + (1 if plan.gradient_checkpointing else 0)
-    tokens = _tokens(plan, plan.bucket)
-    work = _pass_seconds(plan, tokens, plan.train_batch_size, rate) * (1.25 + passes)
-    return plan.gradient_accumulation_steps * max(work, rate.launch * blocks * passes)
+def step_seconds(plan: Plan, speed: Speed) -> float:
+    """One optimizer step on a card, about: what its line in metrics.jsonl would say."""
+    return _step(plan, _rate(plan, speed))
 
 
 def _on_processor(plan: Plan, cpus: int) -> TimeRange:
-    rate = _Rate(_CORE_OPERATIONS * cpus, _CORE_BANDWIDTH * cpus, 1e-3, 12.0, 0.5e9)
-    seconds = _total(plan, rate)
-    tiny = family_flavour(plan.flavour).hub_id is None
-    basis = "measured on two processor cores" if tiny else "reckoned from the tiny model on two processor cores"
-    return TimeRange(seconds * (0.6 if tiny else 0.4), seconds * (1.8 if tiny else 3.0), False, basis)
+    cores = max(cpus, 1)
+    rate = _Rate(_CORE.operations * cores, _CORE.bandwidth * cores, _CORE.launch, _CORE.start, _CORE.load)
+    seconds = sum(_phases(plan, rate))
+    if family_flavour(plan.flavour).hub_id is None:
+        return TimeRange(seconds * 0.5, seconds * 2, False, "reckoned from two processor cores, which were measured")
+    return TimeRange(seconds * 0.4, seconds * 3, False, "reckoned from the tiny model on two processor cores")
 
 
-def _range(
-    plan: Plan, fast: Speed, slow: Speed, less: float, more: float, basis: str, measured: bool = False
+def _between(
+    plan: Plan, fast: Speed, slow: Speed, factors: tuple[float, float], basis: str, measured: bool = False
 ) -> TimeRange:
-    return TimeRange(_total(plan, _rate(fast)) * less, _total(plan, _rate(slow)) * more, measured, basis)
+    low, high = (sum(_phases(plan, _rate(plan, speed))) for speed in (fast, slow))
+    if plan.mixed_precision == "no":  # cards differ more in 32-bit products than their figures here say
+        low, high = low / 2, high * 2
+    return TimeRange(low * factors[0], high * factors[1], measured, basis)
 
 
-def _rate(speed: Speed) -> _Rate:
-    return _Rate(speed.tflops * 1e12 * _EFFICIENCY, speed.bandwidth * 1e9 * _BANDWIDTH_SHARE, _LAUNCH, _START, _LOAD)
+def _rate(plan: Plan, speed: Speed) -> _Rate:
+    products = _PRODUCTS * (_FP32_PRODUCTS if plan.mixed_precision == "no" else 1)
+    return _Rate(speed.tflops * 1e12 * products, speed.bandwidth * 1e9 * _MEMORY, 1.0, _START, _LOAD)
 
 
-def _total(plan: Plan, rate: _Rate) -> float:
-    phases = (_loading, _encoding_text, _encoding_pictures, _training, _validating)
-    return rate.start + sum(phase(plan, rate) for phase in phases)
+def _phases(plan: Plan, rate: _Rate) -> tuple[float, ...]:
+    return (
+        rate.start,
+        _loading(plan, rate),
+        _encoding_text(plan, rate),
+        plan.pictures * _pixels_through_vae(plan.bucket, rate),
+        plan.steps * _step(plan, rate),
+        _validating(plan, rate),
+    )
 
 
-def _training(plan: Plan, rate: _Rate) -> float:
-    return plan.steps * step_seconds(plan, rate)
+def _step(plan: Plan, rate: _Rate) -> float:
+    """An optimizer step: the device's work, or the host's launching of it where that takes longer."""
+    config = component_config_of(plan.flavour, "transformer")
+    blocks: int = config["num_layers"]
+    interval = plan.gradient_checkpointing_interval
+    again = -(-blocks // interval) / blocks if plan.gradient_checkpointing else 0.0
+    # Backward passes need the products once more (no weight is trained), the attention two and a half times.
+    work = plan.train_batch_size * _pass(plan, plan.bucket, rate, 2 + again, 3.5 + again, 3 + again)
+    numbers = sum(_products(plan.flavour, "transformer"))
+    work += (2 + again) * numbers * _UNPACK[plan.base_model_precision] / rate.bandwidth
+    return plan.gradient_accumulation_steps * max(work, (2 + _AGAIN * again) * _launch(plan, rate))
+
+
+def _pass(
+    plan: Plan, size: tuple[int, int], rate: _Rate, products: float = 1, attention: float = 1, memory: float = 1
+) -> float:
+    """So many forward passes' products, attention and memory traffic of one sample."""
+    image, text = estimate.image_tokens(*size), estimate.text_tokens(plan.tokenizer_max_length)
+    width = transformer_width(plan.flavour)
+    blocks: int = component_config_of(plan.flavour, "transformer")["num_layers"]
+    of_image, of_text = _products(plan.flavour, "transformer")
+    operations = products * 2 * (image * of_image + text * of_text)
+    operations += attention * 4 * (image + text) ** 2 * width * blocks
+    moved = memory * (image + text) * width * blocks * _ELEMENTWISE
+    return operations / rate.operations + moved / rate.bandwidth
+
+
+def _launch(plan: Plan, rate: _Rate) -> float:
+    """What the host takes to launch one pass through all blocks."""
+    config = component_config_of(plan.flavour, "transformer")
+    second: int = len(config["dual_attention_layers"])
+    blocks: float = config["num_layers"] - second + second * _SECOND_ATTENTION_LAUNCH
+    return rate.launch * blocks * _LAUNCH[plan.base_model_precision]
 
 
 def _loading(plan: Plan, rate: _Rate) -> float:
-    parts = ["text_encoder", "text_encoder_2", "transformer"] + (["text_encoder_3"] if plan.use_t5 else [])
-    size = sum(estimate.weight_bytes(plan.flavour, part, "no_change", plan.mixed_precision) for part in parts)
-    return size / rate.load
+    parts = ("transformer", *_encoders(plan))
+    sizes = [estimate.weight_bytes(plan.flavour, part, "no_change", plan.mixed_precision) for part in parts]
+    return sum(sizes) / rate.load
 
 
 def _encoding_text(plan: Plan, rate: _Rate) -> float:
-    parts = ["text_encoder", "text_encoder_2"] + (["text_encoder_3"] if plan.use_t5 else [])
-    numbers = sum(_matrix_numbers(plan.flavour, part) for part in parts)
-    work = 2 * numbers * plan.tokenizer_max_length / rate.operations
+    operations = 0
+    for part in _encoders(plan):
+        tokens = plan.tokenizer_max_length if part == "text_encoder_3" else CLIP_TOKENS
+        operations += 2 * tokens * sum(_products(plan.flavour, part))
     batches = -(-plan.captions // plan.text_encoder_batch_size)
-    return plan.captions * work + batches * rate.launch * 20
+    return plan.captions * operations / rate.operations + batches * _TEXT_BATCH * rate.launch
 
 
-def _encoding_pictures(plan: Plan, rate: _Rate) -> float:
-    pixels = plan.bucket[0] * plan.bucket[1]
-    return plan.pictures * (pixels * _VAE_OPERATIONS / rate.operations + rate.launch)
+def _pixels_through_vae(size: tuple[int, int], rate: _Rate) -> float:
+    return size[0] * size[1] * (_PIXEL_OPERATIONS / rate.operations + _PIXEL_BYTES / rate.bandwidth)
 
 
 def _validating(plan: Plan, rate: _Rate) -> float:
-    """Pictures of the base once, and of the adapter each time; guidance takes every picture twice."""
+    """Pictures of the base once, then of the adapter each time; guidance takes every picture twice."""
     times = 2 + plan.steps // max(plan.validation_step_interval, 1)
-    blocks = estimate.component_config_value(plan.flavour, "num_layers")
-    seconds = 0.0
-    for size in plan.validation_sizes if plan.validation_prompts else ():
-        work = _pass_seconds(plan, _tokens(plan, size), 2, rate)
-        decoding = 2 * size[0] * size[1] * _VAE_OPERATIONS / rate.operations
-        seconds += plan.validation_num_inference_steps * max(work, rate.launch * blocks) + decoding
-    return times * plan.validation_prompts * plan.num_validation_images * seconds
+    if plan.use_ema:
+        times = 2 * times - 1
+    one = 0.0
+    for size in plan.validation_sizes:
+        step = max(2 * _pass(plan, size, rate), _launch(plan, rate))
+        one += plan.validation_num_inference_steps * step + 2 * _pixels_through_vae(size, rate)
+    return times * plan.validation_prompts * plan.num_validation_images * one
 
 
-def _pass_seconds(plan: Plan, tokens: int, batch: int, rate: _Rate) -> float:
-    """One forward pass of the transformer over `batch` samples of that many tokens."""
-    blocks = estimate.component_config_value(plan.flavour, "num_layers")
-    width = estimate.transformer_width(plan.flavour)
-    products = 2 * tokens * _matrix_numbers(plan.flavour, "transformer") / 1.5  # two streams share the tokens
-    attention = 4 * tokens**2 * width * blocks
-    moved = tokens * width * blocks * _ELEMENTWISE
-    return batch * ((products + attention) / rate.operations + moved / rate.bandwidth)
+def _encoders(plan: Plan) -> Sequence[str]:
+    return ENCODER_PARTS if plan.use_t5 else ENCODER_PARTS[:2]
 
 
-def _matrix_numbers(flavour: str, part: str) -> int:
-    tensors = part_tensors(flavour, part)
-    return sum(count(tensors[f"{layer}.weight"]) for layer in linear_layers(flavour, part))
-
-
-def _tokens(plan: Plan, size: tuple[int, int]) -> int:
-    return estimate.image_tokens(*size) + estimate.text_tokens(plan.tokenizer_max_length)
+@lru_cache(maxsize=64)
+def _products(flavour: str, part: str) -> tuple[int, int]:
+    """Numbers of the matrices that every token of the picture passes, and those that the caption's pass (in the
+    transformer; of a text encoder, all and none). The modulation sees one vector a sample and is left out."""
+    tensors, found = part_tensors(flavour, part), [0, 0]
+    quantized = quantized_layers(flavour, part)
+    for layer in linear_layers(flavour, part):
+        if layer in quantized and not layer.endswith(("norm1.linear", "norm1_context.linear")):
+            text = part == "transformer" and (".add_" in layer or "to_add_out" in layer or "ff_context" in layer)
+            found[text] += count(tensors[f"{layer}.weight"])
+    return found[0], found[1]

@@ -35,7 +35,9 @@ class Processes:
         self.is_main: bool = self._accelerator.is_main_process
         if settings.device_memory_gb is not None and self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, settings.device_memory_gb * 2**30 / total), self.device)
+            # It takes no device without an index, and accelerate's has none for a single process.
+            device = torch.cuda.current_device()
+            torch.cuda.set_per_process_memory_fraction(min(1.0, settings.device_memory_gb * 2**30 / total), device)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place, in one message."""

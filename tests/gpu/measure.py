@@ -6,6 +6,7 @@ random weights (16 GB, built on first use) and the runs; one that is there alrea
     precisions   the quickstart's pictures on the tiny model, 50 steps, everything at one precision
     base         the real size, the base at each precision: ms a step, peak memory by phase
     text         the real size, all text encoders at each precision: peak memory while encoding
+    estimate     the runs that the estimate of memory and time is fitted to (measure_estimate.py): 36 GB, 15 minutes
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from quickstart_pictures import QUICKSTART, make_pictures
 
 PRECISIONS = ("no_change", "int8-quanto", "fp8-quanto", "int4-quanto", "int2-quanto")
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 WARM_UP = 4  # steps not counted: the first ones compile nothing, but allocate
 PHASES = ("encode text", "encode images", "load", "train", "validate")
 
@@ -30,14 +30,14 @@ PHASES = ("encode text", "encode images", "load", "train", "validate")
 def main() -> None:
     parser = argparse.ArgumentParser(description="Repeat the GPU figures of docs/performance.md.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", choices=("precisions", "base", "text"), action="append")
+    parser.add_argument("--only", choices=("precisions", "base", "text", "estimate"), action="append")
     parser.add_argument("--flavour", default="sd3-medium")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--resolution", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    wanted = arguments.only or ("precisions", "base", "text")
+    wanted = arguments.only or ("precisions", "base", "text", "estimate")
     if "precisions" in wanted:
         precisions(arguments)
     if {"base", "text"} & set(wanted):
@@ -45,6 +45,10 @@ def main() -> None:
         for name in ("base", "text"):
             if name in wanted:
                 real_size(arguments, config, name)
+    if "estimate" in wanted:
+        from measure_estimate import measure
+
+        measure(arguments.folder, arguments.device, arguments.flavour == "tiny")
 
 
 def precisions(arguments: argparse.Namespace) -> None:
@@ -75,10 +79,7 @@ def real_project(arguments: argparse.Namespace) -> Path:
             command("model", "build", str(model), "--flavour", arguments.flavour)
         keys["pretrained_model_name_or_path"] = str(model.absolute())
     (project / "pictures").mkdir(parents=True, exist_ok=True)
-    for picture in sorted((QUICKSTART / "pictures").glob("*.jpg"))[:8]:
-        size = (arguments.resolution, arguments.resolution)
-        Image.open(picture).resize(size).save(project / "pictures" / picture.name)
-        shutil.copy(picture.with_suffix(".txt"), project / "pictures")
+    make_pictures(project / "pictures", arguments.resolution, 8)
     keys |= {"validation_prompt": "a drawing of a red parrot", "validation_num_inference_steps": 10}
     keys |= {"lora_rank": 16, "train_batch_size": 1, "num_eval_images": 1, "resolution": arguments.resolution}
     data = {"id": "a", "type": "local", "dataset_type": "image", "instance_data_dir": "pictures"}

@@ -1,0 +1,161 @@
+"""What a phase holds beside weights and adapter: formulas whose constants were fitted to measurements.
+
+Measured on one H100 with runs of this program (tests/machine/measurements.json; docs/performance.md shows how near the
+formulas come, and the command that repeats it). All results are bytes. The constants are for 16-bit numbers and grow
+with their size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from simpletune.config.architecture import CLIP_TOKENS, component_config
+from simpletune.machine.shapes import count, lora_layers, part_tensors, quantized_layers
+
+COMPUTE_BYTES = {"bf16": 2, "fp16": 2, "no": 4}
+"""Bytes of a number in the compute dtype, by `mixed_precision`."""
+VAE_BYTES = {"bf16": 2, "fp16": 4, "no": 4}
+"""The same for the VAE, whose activations can leave float16's range."""
+
+WORKSPACE = 100 << 20
+"""Of every phase: matrix products' workspaces, latents, small tensors."""
+
+# Of the transformer: bytes a token and a number of its width.
+_BLOCK = 24.2  # what a block keeps for its backward pass
+_BLOCK_INPUT = 2  # what is kept instead where it is checkpointed
+_QK_NORM = 12  # query and key before their norm, in 16 and in 32 bits (SD3.5)
+_SECOND_ATTENTION = 25  # of the image's tokens (SD3.5-Medium's first blocks)
+_OUTSIDE_BLOCKS = 16  # embedding, output projection, loss
+_SAMPLING_BLOCK = 26  # the one block at work when nothing is kept
+_UNPACKED = 1.6  # bytes a number of the largest quantized matrix, unpacked for a product
+
+_ENCODE_PIXEL, _DECODE_PIXEL = 12.1, 18.8  # bytes a pixel and a channel of the VAE's widest map
+
+# Of T5: bytes a token and a number of either width, and bytes a pair of tokens and a head.
+_FEED_FORWARD, _STATES, _SCORES = 8, 8, 8
+_QUANTIZING = {"int8-quanto": 3.8, "fp8-quanto": 3.8, "int4-quanto": 7.6, "int2-quanto": 7.6}  # of its largest matrix
+_T5_IN_FP16 = 2.0  # a part of it then computes in 32 bits
+
+# Layers of a block that see the caption's tokens; the others see the picture's.
+_TEXT_STREAM = ("attn.add_", "attn.to_add_out", "ff_context", "norm1_context")
+
+# Memory that torch keeps reserved between tensors and can't give back while the phase runs: a part of what is kept, of
+# what is at work and of the adapter, and what there always is.
+_KEPT_SPLIT, _AT_WORK_SPLIT, _ADAPTER_SPLIT, _TRAIN_SLACK = 0.045, 0.3, 0.1, 90 << 20
+_TEXT_SLACK = 300 << 20
+
+
+def text(flavour: str, captions: int, t5_tokens: int, use_t5: bool, t5_precision: str, mixed_precision: str) -> int:
+    """What the text encoders hold while a batch of captions goes through them, or while T5 is being quantized."""
+    config = component_config_of(flavour, "text_encoder_3" if use_t5 else "text_encoder_2")
+    if use_t5:
+        token = config["d_ff"] * _FEED_FORWARD + config["d_model"] * _STATES
+        batch = captions * (t5_tokens * token + t5_tokens**2 * config["num_heads"] * _SCORES)
+        held = max(batch, config["d_ff"] * config["d_model"] * _QUANTIZING.get(t5_precision, 0.0))
+    else:
+        states = 2 * config["num_hidden_layers"] + _STATES
+        held = captions * CLIP_TOKENS * (config["hidden_size"] * states + config["intermediate_size"] * _FEED_FORWARD)
+    scale = _T5_IN_FP16 if use_t5 and mixed_precision == "fp16" else COMPUTE_BYTES[mixed_precision] / 2
+    return round(float(held) * scale) + _TEXT_SLACK
+
+
+def encoding(flavour: str, pixels: int, mixed_precision: str) -> int:
+    """What the VAE holds while pictures of that many pixels in all are encoded at once."""
+    return round(pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _ENCODE_PIXEL)
+
+
+def decoding(flavour: str, pixels: int, mixed_precision: str) -> int:
+    """What the VAE holds while a picture of that many pixels is decoded."""
+    return round(pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _DECODE_PIXEL)
+
+
+def sampling(flavour: str, tokens: int, mixed_precision: str) -> int:
+    """What the transformer holds while it samples a picture of that many tokens, its caption's counted."""
+    both = 2 * tokens  # guidance runs the picture with and without the prompt
+    return round(both * transformer_width(flavour) * _SAMPLING_BLOCK * COMPUTE_BYTES[mixed_precision] / 2)
+
+
+def training(
+    flavour: str,
+    tokens: tuple[int, int],
+    checkpointed_every: int | None,
+    lora: tuple[str | tuple[str, ...], int],
+    gradients: int,
+    mixed_precision: str,
+) -> tuple[int, int]:
+    """What one micro batch keeps for its backward pass, with the gradients beside it, and what is at work: at the peak.
+
+    tokens: of the pictures and of their captions, all samples together. `lora` is its target and rank, `gradients`
+    their bytes. A checkpointed block keeps its input and is recomputed when the backward pass gets to it, which frees
+    the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the other.
+    """
+    blocks = [sum(n * bytes_ for n, bytes_ in zip(tokens, each, strict=True)) for each in _blocks(flavour, *lora)]
+    checkpointed = range(0, len(blocks), checkpointed_every) if checkpointed_every else range(0)
+    kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
+    kept += len(checkpointed) * _BLOCK_INPUT * sum(tokens)
+    outside = _OUTSIDE_BLOCKS * sum(tokens)
+    scale = transformer_width(flavour) * COMPUTE_BYTES[mixed_precision] / 2
+    begin = (kept * scale, (outside + (blocks[-1] if len(blocks) - 1 in checkpointed else 0)) * scale)
+    end = (gradients, (outside + blocks[0]) * scale)
+    held, at_work = max(begin, end, key=sum)
+    return round(held), round(at_work)
+
+
+def unpacked(flavour: str, precision: str, mixed_precision: str) -> int:
+    """The largest quantized matrix of the transformer in the compute dtype, as every product makes it."""
+    if precision == "no_change":
+        return 0
+    return round(_largest_matrix(flavour) * _UNPACKED * COMPUTE_BYTES[mixed_precision] / 2)
+
+
+def training_slack(kept: int, at_work: int, adapter: int) -> int:
+    """What torch has reserved while training and can't use: the holes between tensors of different sizes."""
+    return _TRAIN_SLACK + round(_KEPT_SPLIT * kept + _AT_WORK_SPLIT * at_work + _ADAPTER_SPLIT * adapter)
+
+
+@lru_cache(maxsize=64)
+def _blocks(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[tuple[float, float], ...]:
+    """What each block keeps: bytes an image token and a text token, for each number of the width."""
+    config = component_config_of(flavour, "transformer")
+    layers = lora_layers(flavour, target)
+    always = _BLOCK + (_QK_NORM if config["qk_norm"] is not None else 0)
+    found = []
+    for block in range(config["num_layers"]):
+        trained = [layer.split(".", 2)[2] for layer in layers if layer.startswith(f"transformer_blocks.{block}.")]
+        text = [layer for layer in trained if layer.startswith(_TEXT_STREAM)]
+        image = [layer for layer in trained if layer not in text]
+        second = _SECOND_ATTENTION if block in config["dual_attention_layers"] else 0
+        width = transformer_width(flavour)
+        found.append((always + second + _lora_inputs(image, rank, width), always + _lora_inputs(text, rank, width)))
+    return tuple(found)
+
+
+def _lora_inputs(layers: list[str], rank: int, width: int) -> float:
+    """What LoRA adds: the inputs of feed-forward layers, of the width and of four times that, which a frozen layer
+    doesn't keep, and each layer's `rank` numbers in between. The AdaLN layers see one vector a sample: nothing."""
+    inputs = sum({"net.0.proj": 2, "net.2": 8}.get(layer.split(".", 1)[1], 0) for layer in layers)
+    return inputs + 2 * rank * sum("norm" not in layer for layer in layers) / width
+
+
+@lru_cache(maxsize=64)
+def component_config_of(flavour: str, part: str) -> dict[str, Any]:
+    """`component_config`, read once: not to be changed."""
+    return component_config(flavour, part)
+
+
+@lru_cache(maxsize=16)
+def transformer_width(flavour: str) -> int:
+    config = component_config_of(flavour, "transformer")
+    return int(config["num_attention_heads"] * config["attention_head_dim"])
+
+
+@lru_cache(maxsize=16)
+def _largest_matrix(flavour: str) -> int:
+    tensors = part_tensors(flavour, "transformer")
+    return max(count(tensors[f"{layer}.weight"]) for layer in quantized_layers(flavour, "transformer"))
+
+
+def _vae_width(flavour: str) -> int:
+    """The channels of the VAE's maps at full size."""
+    return int(component_config_of(flavour, "vae")["block_out_channels"][0])
