@@ -1,6 +1,8 @@
 """`simpletune schema`: printed as shipped, or written where an editor finds it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -77,6 +79,13 @@ def test_a_file_or_a_folder_in_the_way(tmp_path, capsys, broken):
         path.mkdir(parents=True)
     assert run(["schema", "--write", str(tmp_path)]) in {2, 3}
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["explain", "lora_rank"], ["completion", "bash"]])
+def test_nothing_heavy_is_imported(arguments):
+    code = f"import sys; from simpletune.cli.main import run; run({arguments!r}); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "transformers", "peft", "accelerate", "optimum"} & set(done.stderr.split())
 
 
 def test_a_file_for_a_folder(tmp_path, capsys):
