@@ -89,7 +89,7 @@ class PlainPrompter:
             line = self._read(prompt)
             word = line.strip().lower()
             if word == _REPEAT:
-                self._told_escapes = False
+                self._told_escapes = self._told_escapes and screen.options is not None
                 self._show(screen)
             elif word in _BACK and screen.can_go_back:
                 raise Back

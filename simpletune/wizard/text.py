@@ -15,6 +15,8 @@ from simpletune.redact import redact
 # What the wizard writes beyond ASCII, and what stands for it where the terminal's encoding has no such characters.
 _ASCII = str.maketrans(
     {"·": "-", "…": "...", "–": "-", "—": "-", "×": "x", "›": ">", "≤": "<=", "≥": ">=", "→": "->", "≈": "~"}
+    | dict.fromkeys("█▉▊▋▌", "#")  # bars, to the nearest whole
+    | dict.fromkeys("▍▎▏", " ")
 )
 
 
