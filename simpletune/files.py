@@ -142,7 +142,7 @@ def _digest(file: Any) -> str:
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return  # Windows can't open a folder to sync it; its rename is journalled by NTFS.
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes for writers only
     try:
         os.fsync(descriptor)
     finally:
