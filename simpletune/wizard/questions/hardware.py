@@ -32,10 +32,10 @@ def _options(state: State) -> tuple[Option, ...]:
     ]
     kinds = {option.value for option in here}
     others = [
-        Option(OTHER_CARD, "another machine with an NVIDIA GPU", "its memory is asked next; the files are for it")
+        Option(OTHER_CARD, "another machine, NVIDIA", "its memory is asked next; the files are for it")
     ]
     if "mps" not in kinds:
-        others.append(Option(OTHER_MAC, "another machine: a Mac", "its memory is asked next; the files are for it"))
+        others.append(Option(OTHER_MAC, "another machine, a Mac", "its memory is asked next; the files are for it"))
     processor = [option for option in here if option.value == "cpu"]
     return (*(option for option in here if option.value != "cpu"), *processor, *others)
 
