@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +120,10 @@ def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
     from simpletune.wizard.flow import Stopped
     from simpletune.wizard.prompters import prompter
     from simpletune.wizard.session import Session
+    from simpletune.wizard.streams import hangup_is_end_of_file
 
     talker = prompter()
-    with _hangup_ends():
+    with hangup_is_end_of_file():
         try:
             outcome = Session(talker, config, sets, dry_run=dry_run).run(given)
         except (KeyboardInterrupt, EOFError):
@@ -140,20 +138,3 @@ def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
 
     result = train.main(args=[str(config)], standalone_mode=False)
     return result if isinstance(result, int) else 0
-
-
-@contextmanager
-def _hangup_ends() -> Iterator[None]:
-    """A closed terminal ends the wizard like Ctrl-C, so that it leaves in order; answers are in the draft already."""
-    if not hasattr(signal, "SIGHUP"):
-        yield
-        return
-
-    def end(_number: int, _frame: Any) -> None:
-        raise EOFError
-
-    before = signal.signal(signal.SIGHUP, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
