@@ -117,7 +117,7 @@ def test_a_part_of_many_stands_for_all(save, folder, monkeypatch):
     for path in (small, large):
         path.unlink()
     really_open = os.open
-    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.0004), really_open(*given, **more))[1])
+    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.005), really_open(*given, **more))[1])
     monkeypatch.setattr(os, "scandir", Listing)
     found = survey(folder, 0.25)
     assert found.listed_all
