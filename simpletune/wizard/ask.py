@@ -20,14 +20,14 @@ Ahead = Callable[[Question, Any], State]
 def ask(
     prompter: Prompter, question: Question, state: State, ahead: Ahead, default: Any, *, can_go_back: bool
 ) -> Answer:
-    """Ask until there is an answer that is possible. `default` is what is preselected, MISSING for what is proposed.
+    """Ask until there is an answer that is possible.
 
-    `ahead(question, value)` gives the files as they would be with a value here and what is proposed after it. Raises
-    Back.
+    `default` is what is preselected, MISSING for what is proposed; one that isn't possible any more is said, and makes
+    way for what is proposed. `ahead(question, value)` gives the files as they would be with a value here and what is
+    proposed after it. Raises Back.
     """
     proposed = question.propose(state)
-    wished = proposed.value if default is MISSING else default
-    problem: str | None = None
+    wished, problem = _beginning(question, state, default, proposed.value)
     while True:
         figures: tuple[str, ...] = ()
         if question.figures:
@@ -46,10 +46,18 @@ def ask(
                 wished = value
                 continue
         with doing(prompter, "Looking at the pictures" if _looks_at_pictures(question) else ""):
+            state.facts.look_again()
             problem = question.objection(state, value)
         if problem is None:
             return Answer(value, followed=proposed.value is not MISSING and same(value, proposed.value))
         wished = value
+
+
+def _beginning(question: Question, state: State, default: Any, proposed: Any) -> tuple[Any, str | None]:
+    """What is preselected at first, and what was wrong with the answer that stood there before."""
+    wrong = None if default is MISSING else question.objection(state, default)
+    problem = None if wrong is None else f"{question.label(state, default)}: {wrong}"
+    return (proposed if default is MISSING or (wrong is not None and proposed is not MISSING) else default), problem
 
 
 def doing(prompter: Prompter, what: str) -> AbstractContextManager[None]:
@@ -99,7 +107,8 @@ def _screen(
     options = None if question.options is None else question.options(state)
     if options is not None and question.other is not None:
         known = any(same(option.value, wished) for option in options)
-        own = () if known or wished is MISSING else (Option(wished, question.show(wished), "as it is now"),)
+        wrong = None if known or wished is MISSING else question.objection(state, wished)
+        own = () if known or wished is MISSING else (Option(wished, question.shown(wished), "as it is now", wrong),)
         options = (*options, *own, Option(OTHER, f"{question.other} ..."))
     has_proposal = proposed.value is not MISSING
     return Screen(
@@ -108,7 +117,7 @@ def _screen(
         title=question.title,
         about=question.about,
         options=options,
-        default=_default(question, wished, options),
+        default=_default(question, wished, proposed.value, options),
         recommended=proposed.value if has_proposal else None,
         reason=proposed.reason if has_proposal else "",
         panel=figures,
@@ -120,16 +129,18 @@ def _screen(
     )
 
 
-def _default(question: Question, wished: Any, options: tuple[Option, ...] | None) -> Any:
+def _default(question: Question, wished: Any, proposed: Any, options: tuple[Option, ...] | None) -> Any:
     if options is None:
         return "" if wished is MISSING else _text(question, wished)
-    chosen = next((option for option in options if same(option.value, wished) and option.disabled is None), None)
-    first = next((option.value for option in options if option.disabled is None), None)
-    return chosen.value if chosen is not None else first
+    possible = [option.value for option in options if option.disabled is None]
+    wanted = [value for one in (wished, proposed) for value in possible if same(value, one)]
+    return next(iter([*wanted, *possible]), None)
 
 
 def _text(question: Question, value: Any) -> str:
-    return value if isinstance(value, str) else question.show(value).partition(" ")[0].replace(",", "")
+    """A value as it would be typed; nothing for one that can't be."""
+    text = value if isinstance(value, str) else str(value)
+    return text if question.options is None or _understood(question, text)[1] is None else ""
 
 
 def heading(question: Question) -> str:

@@ -6,6 +6,7 @@ however they were asked for.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import os
 from collections.abc import Iterator, Mapping
@@ -16,13 +17,14 @@ from simpletune.config import jsonfile
 from simpletune.config.edited import edited
 from simpletune.config.editor_files import (
     SCHEMA_KEY,
+    data_file_name,
     schema_copies,
     schema_reference,
     vscode_settings,
     vscode_settings_path,
 )
 from simpletune.config.schema import config_keys, entry_keys
-from simpletune.wizard.state import DATA_FILE, PROMPTS_FILE, TEXT_EMBEDS, State
+from simpletune.wizard.state import DATA_FILE, TEXT_EMBEDS, State
 
 if TYPE_CHECKING:
     from simpletune.config.validate import Checked
@@ -33,22 +35,32 @@ def contents(state: State) -> dict[Path, bytes]:
     config_path = Path(os.path.abspath(state.base.config_path))  # noqa: PTH100
     config = _config(state)
     made = {
-        config_path: edited(state.base.config_file, config).encode(),
-        data_path(state): edited(state.base.data_file, _entries(state)).encode(),
+        config_path: _content(state.base.config_file, config),
+        state.data_path: _content(state.base.data_file, _entries(state)),
     }
     if state.prompts is not None:
-        made[state.folder / PROMPTS_FILE] = edited(None, state.prompts).encode()
+        path = state.resolve(state.config["validation_prompts_file"])
+        made[path] = _content(state.base.prompts_file, state.prompts)
     if config.get(SCHEMA_KEY) == schema_reference():
         made.update(schema_copies(state.folder))
     if state.editor:
         made.update(schema_copies(state.folder))
-        made.update(_settings(state))
+        made.update(editor_settings(state))
     return made
 
 
-def data_path(state: State) -> Path:
-    """Where the data file is, or will be."""
-    return state.resolve(str(state.config.get("data_backend_config", DATA_FILE)))
+def _content(file: jsonfile.JsonFile | None, value: Any) -> bytes:
+    """`value` as a change of `file`; the file's own bytes where nothing changes, a byte order mark included."""
+    text = edited(file, value)
+    mark = codecs.BOM_UTF8 if file is not None and text == file.text and _has_mark(file.path) else b""
+    return mark + text.encode()
+
+
+def _has_mark(path: Path) -> bool:
+    try:
+        return path.read_bytes().startswith(codecs.BOM_UTF8)
+    except OSError:
+        return False
 
 
 def checked(state: State) -> Checked:
@@ -96,11 +108,14 @@ def _rank(keys: list[str], key: str) -> int:
     return keys.index(key) if key in keys else len(keys)
 
 
-def _settings(state: State) -> Mapping[Path, bytes]:
+def editor_settings(state: State) -> Mapping[Path, bytes]:
+    """VS Code's settings with the entry that lets it complete and check the data file; {} when they have it.
+
+    Raises UsageError when they are written in a way that can't be changed safely.
+    """
     path = vscode_settings_path(state.folder)
     existing = path.read_bytes() if path.is_file() else None
-    name = os.path.relpath(data_path(state), state.folder)
-    return vscode_settings(state.folder, Path(name).as_posix(), existing)
+    return vscode_settings(state.folder, data_file_name(state.folder, state.data_path), existing)
 
 
 def changes(made: Mapping[Path, bytes]) -> dict[Path, tuple[str, str]]:

@@ -74,6 +74,12 @@ class Facts:
         found: Survey = self._once(("survey", folder), find)
         return found
 
+    def look_again(self) -> None:
+        """Forget the folders that couldn't be used: somebody may have put that right meanwhile."""
+        with self._lock:
+            for key in [key for key, found in self._known.items() if key[0] == "survey" and found.problem is not None]:
+                del self._known[key]
+
     def is_surveyed(self, folder: Path) -> bool:
         return ("survey", folder) in self._known
 

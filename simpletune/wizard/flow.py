@@ -51,6 +51,7 @@ class Interview:
         self.through = through and base.exists
         self._again: str | None = None  # the question that is asked although it has an answer
         self._reviewed = False
+        self._before_edit: tuple[str, dict[str, Answer]] | None = None  # the question picked in the review, and answers
 
     def run(self, problem: str | None = None) -> Walk:
         """The finished walk, once its review was accepted. Raises Stopped, KeyboardInterrupt or EOFError."""
@@ -59,7 +60,10 @@ class Interview:
             if reached.open is not None:
                 self._ask(reached)
                 continue
-            self._reviewed = True
+            if not self._reviewed:
+                self._reviewed = True
+                continue
+            self._before_edit = None
             if self._review(reached, problem):
                 return reached
             problem = None
@@ -86,19 +90,27 @@ class Interview:
         question = reached.open
         assert question is not None
         previous = self._previous(reached)
-        back = previous is not None or (self._again is not None and self._reviewed)
+        back = previous is not None or self._is_edited(question.id)
         try:
             answer = ask(
                 self.prompter, question, reached.state, self.ahead, self._default(question, reached.state),
                 can_go_back=back,
             )  # fmt: skip
         except Back:
-            self._go_back(previous)
+            self._go_back(question.id, previous)
             return
         self._again = None
+        if question.id == "depth" and answer.value != ALL:
+            self._forget_fine_points()
         self.answers[question.id] = answer
         self.save(self.answers)
         self._report(question)
+
+    def _forget_fine_points(self) -> None:
+        """What isn't asked takes the recommended value, also when it had been asked before somebody went back."""
+        whole = walk(questions, self.facts, self.base, self.answers, Terms(everything=True))
+        fine = {step.question.id for step in whole.steps if step.question.fine}
+        self.answers = {name: answer for name, answer in self.answers.items() if name not in fine}
 
     def _default(self, question: Question, state: State) -> Any:
         """What is preselected: the answer given before, what the files have, else what is proposed."""
@@ -110,16 +122,18 @@ class Interview:
 
     def _previous(self, reached: Walk) -> str | None:
         """The question that was asked before the open one."""
-        asked = [
-            step.question.id
-            for step in reached.steps
-            if step.question.id in self.answers and not (step.question.fine and not self._asks_everything)
-        ]
+        asked = [step.question.id for step in reached.steps if step.question.id in self.answers]
         return asked[-1] if asked else None
 
-    def _go_back(self, previous: str | None) -> None:
-        if self._reviewed and self._again is not None:
-            self._again = None  # back to the review it was picked from
+    def _is_edited(self, question_id: str) -> bool:
+        """Whether the question is the one that was picked in the review."""
+        return self._before_edit is not None and self._before_edit[0] == question_id
+
+    def _go_back(self, question_id: str, previous: str | None) -> None:
+        """To the question before; from one that was picked in the review back to that, with the answers it had."""
+        if self._before_edit is not None and self._is_edited(question_id):
+            self.answers, self._again = self._before_edit[1], None
+            self.save(self.answers)
         else:
             self._again = previous
 
@@ -139,13 +153,19 @@ class Interview:
         if choice.action == STOP:
             raise Stopped
         if choice.action == EDIT:
-            self._again = choice.about
+            self._edit(choice.about)
         elif choice.action == ADD:
-            self.answers[f"data.{len(reached.state.images) - 1}.more"] = Answer(True)
+            more = f"data.{len(reached.state.images) - 1}.more"
+            self._edit(more)
+            self.answers[more], self._again = Answer(True), None
         elif choice.action == REMOVE:
             self._remove(choice.about)
         self.save(self.answers)
         return False
+
+    def _edit(self, question_id: str) -> None:
+        self._before_edit = question_id, dict(self.answers)
+        self._again = question_id
 
     def _remove(self, index: int) -> None:
         """Take a data set out: an entry of the files is noted as removed, and the answers to later ones move up."""

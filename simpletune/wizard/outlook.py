@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from simpletune.config import architecture
+from simpletune.config.families import FAMILIES, Flavour
 from simpletune.data.survey import Survey
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, Plan, forecast
@@ -118,6 +121,13 @@ def _edge(entry: dict[str, Any], default: int) -> int:
     return int(resolution)
 
 
+@cache
+def largest_side(flavour: Flavour) -> int:
+    """The longest side of a picture, in pixels, that a flavour has positions for."""
+    positions: int = architecture.component_config(flavour.name, "transformer")["pos_embed_max_size"]
+    return positions * FAMILIES["sd3"].size_multiple
+
+
 def validation_sizes(state: State) -> tuple[tuple[int, int], ...]:
     """The sizes of the validation pictures, (width, height) in pixels."""
     value = state.value("validation_resolution") or state.value("resolution") or state.flavour.resolution
@@ -129,7 +139,7 @@ def validation_sizes(state: State) -> tuple[tuple[int, int], ...]:
 
 def prompts_count(state: State) -> int:
     named = state.value("validation_prompts_file") is not None
-    listed = len(state.prompts) if state.prompts is not None else len(state.base.prompts or {}) if named else 0
+    listed = len(state.prompts) if state.prompts is not None else len(state.base.prompts) if named else 0
     return listed + int(state.value("validation_prompt") is not None)
 
 
@@ -141,23 +151,23 @@ def pictures(state: State) -> int:
 def captions(state: State) -> int:
     """Captions to encode, at most: one a picture unless a set shares one."""
     return sum(
-        1 if entry.get("caption_strategy") == "instanceprompt" else found.usable
-        for entry, found in zip(state.images, surveys(state), strict=False)
+        1 if entry.get("caption_strategy") == "instanceprompt" else found.usable for entry, found in _looked_at(state)
     )
 
 
 def surveys(state: State) -> list[Survey]:
     """What was seen of each data set's folder, as far as it was looked at."""
-    folders = [state.picture_folder(index) for index in range(len(state.images))]
-    return [state.facts.survey(folder) for folder in folders if state.facts.is_surveyed(folder)]
+    return [found for _, found in _looked_at(state)]
+
+
+def _looked_at(state: State) -> list[tuple[dict[str, Any], Survey]]:
+    folders = [(entry, state.picture_folder(index)) for index, entry in enumerate(state.images)]
+    return [(entry, state.facts.survey(folder)) for entry, folder in folders if state.facts.is_surveyed(folder)]
 
 
 def showings(state: State) -> int:
     """Pictures shown in an epoch, repeats counted."""
-    return sum(
-        found.usable * (1 + int(entry.get("repeats", 0)))
-        for entry, found in zip(state.images, surveys(state), strict=False)
-    )
+    return sum(found.usable * (1 + int(entry.get("repeats", 0))) for entry, found in _looked_at(state))
 
 
 def steps(state: State) -> int:

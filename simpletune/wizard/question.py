@@ -62,14 +62,20 @@ class Question:
     after: Callable[[State], list[str]] = field(default=_no_lines)
 
     def objection(self, state: State, value: Any) -> Objection:
-        """Why `value` can't be the answer here: no option, a disabled one, or what `object` says of it."""
-        if self.options is not None:
-            found = next((option for option in self.options(state) if same(option.value, value)), None)
-            if found is not None:
-                return found.disabled
-            if self.other is None:
-                return f"{self.show(value)} is not one of the choices"
-        return self.object(state, value)
+        """Why `value` can't be the answer here: no option, a disabled one, no text, or what `object` says of it."""
+        if self.options is None:
+            return self.object(state, value) if isinstance(value, str) else f"{value!r} is not a text"
+        found = next((option for option in self.options(state) if same(option.value, value)), None)
+        if found is not None:
+            return found.disabled
+        return f"{self.shown(value)} is not one of the choices" if self.other is None else self.object(state, value)
+
+    def shown(self, value: Any) -> str:
+        """The value as text, whatever it is: an answer file may hold anything."""
+        try:
+            return self.show(value)
+        except (TypeError, ValueError):
+            return repr(value)
 
     def label(self, state: State, value: Any) -> str:
         """The value as a person reads it in the review."""
@@ -77,7 +83,7 @@ class Question:
             found = next((option.label for option in self.options(state) if same(option.value, value)), None)
             if found is not None:
                 return found
-        return self.show(value)
+        return self.shown(value)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -57,9 +57,10 @@ def _row(step: Step, state: State, before: State) -> Option | None:
     if question.id in _HIDDEN or question.id.endswith(".more"):
         return None
     old = _old(step, before)
-    changed = not same(old, value) if state.base.exists else not step.answer.followed and step.origin == "given"
-    mark = "* " if changed and not (old is MISSING and question.propose(state).value is MISSING) else "  "
-    was = f" (was {question.show(old)})" if changed and old is not MISSING and state.base.exists else ""
+    in_files = state.base.exists
+    changed = not same(old, value) if in_files else not step.answer.followed and step.origin == "given"
+    mark = "* " if changed and (in_files or question.propose(state).value is not MISSING) else "  "
+    was = f" (was {question.shown(old)})" if changed and in_files and old is not MISSING else ""
     return Option(Choice(EDIT, question.id), f"{mark}{question.row}", f"{question.label(state, value)}{was}")
 
 

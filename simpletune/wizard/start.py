@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from simpletune.config import jsonfile
 from simpletune.config.document import Document
+from simpletune.config.families import FAMILIES
+from simpletune.config.jsonfile import JsonFile
 from simpletune.config.problems import Problem, errors
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.suggest import unknown_config_key, unknown_entry_key
@@ -20,26 +23,27 @@ DATASET = "dataset"
 
 
 def read_base(config_path: Path, sets: Sets | None = None) -> Base:
-    """The files at `config_path` as a beginning; a fresh one where there is no config.json."""
-    if not config_path.is_file():
+    """The files at `config_path` as a beginning; a fresh one where there is no config.json. Raises nothing."""
+    config = _read(config_path)
+    if config is None:
         return Base(config_path, sets=sets or {})
-    config = jsonfile.read(config_path)
     value = config.value if isinstance(config.value, dict) else {}
-    data_path = _beside(config_path, value.get("data_backend_config", DATA_FILE))
-    data = jsonfile.read(data_path) if data_path.is_file() else None
-    return Base(config_path, config, data, _prompts(config_path, value), sets or {})
+    data = _read(_beside(config_path, value.get("data_backend_config", DATA_FILE)))
+    prompts = _read(_beside(config_path, value.get("validation_prompts_file")))
+    return Base(config_path, config, data, prompts, sets or {})
 
 
-def _beside(config_path: Path, name: Any) -> Path:
-    return config_path.parent / Path(str(name)).expanduser()
+def _read(path: Path | None) -> JsonFile | None:
+    """The file; None when there is none. One that can't be read has a problem that says so."""
+    return jsonfile.read(path) if path is not None and os.path.exists(path) else None  # noqa: PTH110 - never raises
 
 
-def _prompts(config_path: Path, config: Mapping[str, Any]) -> Mapping[str, str] | None:
-    name = config.get("validation_prompts_file")
+def _beside(config_path: Path, name: Any) -> Path | None:
+    """The file that config.json names so."""
     if not isinstance(name, str):
         return None
-    value = jsonfile.read(_beside(config_path, name)).value
-    return {str(key): str(prompt) for key, prompt in value.items()} if isinstance(value, dict) else None
+    filled = name.replace("{model_family}", next(iter(FAMILIES)))
+    return config_path.parent / os.path.expanduser(filled)  # noqa: PTH111
 
 
 def broken(base: Base) -> list[Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ MISSING: Any = _Missing()
 DATA_FILE = "multidatabackend.json"
 PROMPTS_FILE = "validation_prompts.json"
 TEXT_EMBEDS = "text_embeds"
+_LENGTHS = ("max_train_steps", "num_train_epochs")  # either can be given, not both
 REMOVED = "data.removed"  # an answer no question asks for: the ids of data sets taken out of the files
 
 
@@ -43,13 +44,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Base:
-    """The two files the wizard started from; without any, their fresh beginnings. `sets` are `--set` values by path:
-    ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images."""
+    """The files the wizard started from: the two, and that of the prompts; without any, their fresh beginnings. `sets`
+    are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images."""
 
     config_path: Path
     config_file: JsonFile | None = None
     data_file: JsonFile | None = None
-    prompts: Mapping[str, str] | None = None
+    prompts_file: JsonFile | None = None
     sets: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
 
     @property
@@ -57,10 +58,25 @@ class Base:
         return self.config_file is not None
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the file that config.json names, by name."""
+        value = self.prompts_file.value if self.prompts_file is not None else None
+        return {key: str(prompt) for key, prompt in value.items()} if isinstance(value, dict) else {}
+
+    @property
     def config(self) -> dict[str, Any]:
         """config.json's value; the keys of `--set` over it."""
-        value = self.config_file.value if self.config_file is not None else {}
-        return {**copy.deepcopy(value), **self.config_sets}
+        value = copy.deepcopy(self.config_file.value) if self.config_file is not None else {}
+        for one, other in (_LENGTHS, _LENGTHS[::-1]):
+            if one in self.config_sets and other not in self.config_sets:
+                value.pop(other, None)
+        return {**value, **self.config_sets}
+
+    def sets_any(self, question_id: str, keys: Sequence[str]) -> bool:
+        """Whether `--set` gives one of a question's keys: what somebody says in so many words is never replaced."""
+        parts = question_id.split(".")
+        place: tuple[str | int, ...] = ("dataset", int(parts[1])) if parts[0] == "data" else ()
+        return any((*place, key) in self.sets for key in keys)
 
     @property
     def config_sets(self) -> dict[str, Any]:
@@ -132,21 +148,41 @@ class State:
     def image(self, index: int) -> dict[str, Any]:
         """The entry of data set `index`; made when there is none."""
         while len(self.images) <= index:
-            entry = {"id": "", **self.base.sets_of(len(self.images))}
+            entry = {"id": "", **self._text_cache(), **self.base.sets_of(len(self.images))}
             texts = [place for place, other in enumerate(self.entries) if other.get("dataset_type") == TEXT_EMBEDS]
             self.entries.insert(texts[0] if texts else len(self.entries), entry)
         return self.images[index]
 
-    def resolve(self, text: str) -> Path:
-        """A path of one of the two files."""
-        filled = text.replace("{model_family}", str(self.value("model_family")))
-        return Path(os.path.normpath(self.folder / os.path.expanduser(filled)))  # noqa: PTH111
+    def _text_cache(self) -> dict[str, str]:
+        """The text cache that a new data set has to name: one of several, if none of them is the default."""
+        texts = [entry for entry in self.entries if entry.get("dataset_type") == TEXT_EMBEDS]
+        caches = [entry for entry in texts if not entry.get("disabled")]
+        has_one = len(caches) < 2 or any(entry.get("default") for entry in caches)
+        return {} if has_one else {"text_embeds": caches[0]["id"]}
 
-    def stored(self, path: Path) -> str:
-        """A path as the files hold it: relative in config.json's folder and beside it, so that a project can move."""
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100
-        near = absolute.is_relative_to(self.folder.parent) and self.folder.parent != Path(self.folder.anchor)
-        return Path(os.path.relpath(absolute, self.folder)).as_posix() if near else str(absolute)
+    @property
+    def data_path(self) -> Path:
+        """Where the data file is, or will be."""
+        return self.resolve(str(self.config.get("data_backend_config", DATA_FILE)))
+
+    def resolve(self, text: str, folder: Path | None = None) -> Path:
+        """A path of config.json, or of the file in `folder`."""
+        filled = text.replace("{model_family}", str(self.value("model_family")))
+        return Path(os.path.normpath((folder or self.folder) / os.path.expanduser(filled)))  # noqa: PTH111
+
+    def stored(self, path: Path, folder: Path | None = None) -> str:
+        """A path as config.json, or the file in `folder`, holds it: relative where it lies in that folder or beside it,
+        so that a project can move."""
+        here, absolute = folder or self.folder, Path(os.path.abspath(path))  # noqa: PTH100
+        near = absolute.is_relative_to(here.parent) and here.parent != Path(here.anchor)
+        return Path(os.path.relpath(absolute, here)).as_posix() if near else str(absolute)
+
+    def resolve_pictures(self, text: str, entry: Mapping[str, Any] | None = None) -> Path:
+        """A path of the data file; what its entry's other values stand for is filled in."""
+        filled = text.replace("{output_dir}", str(self.resolve(str(self.value("output_dir")))))
+        filled = filled.replace("{id}", str(entry["id"])) if entry and "id" in entry else filled
+        return self.resolve(filled, self.data_path.parent)
 
     def picture_folder(self, index: int) -> Path:
-        return self.resolve(str(self.images[index].get("instance_data_dir", "")))
+        entry = self.images[index]
+        return self.resolve_pictures(str(entry.get("instance_data_dir", "")), entry)

@@ -41,8 +41,9 @@ class Walk:
 
 @dataclass(frozen=True)
 class Terms:
-    """What a walk takes for answered without asking: `proposals` for fine points or for all, and what stands in the
-    files. `stop_at` is a question that is to be asked although it has an answer."""
+    """What a walk takes for answered without asking: what stands in the files (without `files`, of fine points only),
+    and what is proposed, for fine points or for everything. `stop_at` is a question that is to be asked although it has
+    an answer."""
 
     fine_points: bool = True
     everything: bool = False
@@ -69,14 +70,17 @@ def _step(question: Question, state: State, terms: Terms) -> Step | None:
     """The answer that a question has by itself; None when it must be asked."""
     given = state.answers.get(question.id)
     if given is not None:
-        if not holds(question, state, given):
-            return _proposed(question, state) if given.followed and _by_itself(question, terms) else None
-        return Step(question, given, "given" if not same(question.read(state), given.value) else "file")
-    found = question.read(state) if terms.files else MISSING
-    if found is not MISSING and question.objection(state, found) is None:
-        return Step(question, Answer(found), "file")
-    if found is not MISSING and not terms.everything:
-        return None
+        if holds(question, state, given):
+            followed = given.followed or same(question.propose(state).value, given.value)
+            origin = "file" if same(question.read(state), given.value) else "given"
+            return Step(question, Answer(given.value, followed), origin)
+        return _proposed(question, state) if given.followed and _by_itself(question, terms) else None
+    found = question.read(state) if terms.files or _by_itself(question, terms) else MISSING
+    if found is not MISSING:
+        if question.objection(state, found) is None:
+            return Step(question, Answer(found), "file")
+        if not terms.everything or state.base.sets_any(question.id, question.keys):
+            return None
     return _proposed(question, state) if _by_itself(question, terms) else None
 
 

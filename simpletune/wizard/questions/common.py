@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
+from simpletune.config.document import PLACEHOLDER
 from simpletune.config.schema import config_keys
 from simpletune.data.survey import folder_typed
 from simpletune.redact import looks_like_token
 from simpletune.wizard.question import NotUnderstood
 from simpletune.wizard.state import MISSING, State
+
+_UNFIT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, line ends; joined emoji are fine
 
 
 def read_key(key: str) -> Callable[[State], Any]:
@@ -112,8 +117,51 @@ def some_text(text: str) -> str:
 def refuse_token(text: str) -> None:
     if looks_like_token(text):
         raise NotUnderstood("that looks like an access token: run `hf auth login` instead, it never stands in files")
-    if any("\ud800" <= character <= "\udfff" or not character.isprintable() for character in text):
+    if any(category(character) in _UNFIT for character in text):
         raise NotUnderstood("that holds characters that can't be saved")
+
+
+def understood_by(parse: Callable[[str], Any]) -> Callable[[State, Any], str | None]:
+    """An objection to an answer that couldn't have been typed, for answers that came from a file."""
+
+    def check(_state: State, value: Any) -> str | None:
+        try:
+            parse(value)
+        except NotUnderstood as error:
+            return str(error)
+        return None
+
+    return check
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; False for what can't be a path or may not be looked at."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for some of these
+
+
+def is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def not_a_folder(path: Path) -> str | None:
+    """What is wrong with a path that should be a folder's."""
+    if is_folder(path):
+        return None
+    return f"{path} is a file, not a folder" if is_file(path) else f"there is no folder {path}"
+
+
+def not_a_file(path: Path) -> str | None:
+    if is_file(path):
+        return None
+    return f"{path} is a folder, not a file" if is_folder(path) else f"there is no file {path}"
+
+
+def unfillable(stored: str, known: Collection[str] = ("model_family",)) -> str | None:
+    """Why a path can't stand in the files: {words} in it would be filled in, and there is nothing to fill in."""
+    strange = next((name for name in PLACEHOLDER.findall(stored) if name not in known), None)
+    if strange is None:
+        return None
+    return f"{{{strange}}} in a path means something to fill in here, and there is no such thing: rename the folder"
 
 
 def typed_path(text: str) -> str:

@@ -30,12 +30,10 @@ def _options(state: State) -> tuple[Option, ...]:
         Option(device.kind, f"{device.name}, this machine", _about(device), _why_not(device))
         for device in _one_of_each(state)
     ]
-    kinds = {option.value for option in here}
     others = [
-        Option(OTHER_CARD, "another machine, NVIDIA", "its memory is asked next; the files are for it")
+        Option(OTHER_CARD, "another machine, NVIDIA", "its memory is asked next; the files are for it"),
+        Option(OTHER_MAC, "another machine, a Mac", "its memory is asked next; the files are for it"),
     ]
-    if "mps" not in kinds:
-        others.append(Option(OTHER_MAC, "another machine, a Mac", "its memory is asked next; the files are for it"))
     processor = [option for option in here if option.value == "cpu"]
     return (*(option for option in here if option.value != "cpu"), *processor, *others)
 
@@ -79,16 +77,15 @@ def _propose(state: State) -> Proposal[Any]:
 
 
 def _read(state: State) -> Any:
-    if "device" not in state.config and not state.base.exists:
+    given = "device" in state.config or "device_memory_gb" in state.config
+    if not given and not state.base.exists:
         return MISSING
     kind, capped = state.value("device"), state.value("device_memory_gb") is not None
     if kind == "auto":
         kind = next((device.kind for device in state.facts.devices if device.usable), "cpu")
-        return OTHER_CARD if capped and kind != "cuda" else kind
-    if kind == "cuda" and (capped or state.facts.device("cuda") is None):
-        return OTHER_CARD
-    if kind == "mps" and (capped or state.facts.device("mps") is None):
-        return OTHER_MAC
+        kind = "cuda" if capped and kind == "cpu" else kind
+    if kind != "cpu" and (capped or state.facts.device(kind) is None):
+        return OTHER_CARD if kind == "cuda" else OTHER_MAC
     return kind
 
 
@@ -141,10 +138,10 @@ MEMORY = Question(
     options=_memory_options,
     other="another size",
     parse=number(0, 10000),
-    object=lambda state, value: None if value == ALL else within_schema("device_memory_gb")(state, value),
+    object=within_schema("device_memory_gb"),
     propose=lambda _state: Proposal(12, "a common size; the exact one is on the card's box, or from nvidia-smi there"),
     read=_read_memory,
     write=_write_memory,
-    show=lambda value: f"{value:g} GB",
+    show=lambda value: f"{value:g} GB" if value else "not known",
     keys=("device_memory_gb",),
 )

@@ -15,7 +15,17 @@ from simpletune.machine.shapes import download_bytes
 from simpletune.wizard.outlook import card, fits, gib, plan, size
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question
-from simpletune.wizard.questions.common import refuse_token, some_text, typed_path
+from simpletune.wizard.questions.common import (
+    is_file,
+    is_folder,
+    not_a_file,
+    not_a_folder,
+    refuse_token,
+    some_text,
+    typed_path,
+    understood_by,
+    unfillable,
+)
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
@@ -102,7 +112,8 @@ def _propose_flavour(state: State) -> Proposal[Any]:
 def _write_flavour(state: State, value: str) -> None:
     if value != state.value("model_flavour"):
         for key in (_PATH, "pretrained_text_encoders_path", "revision"):
-            state.config.pop(key, None)  # they belong to the model that was there before
+            if key not in state.base.config_sets:
+                state.config.pop(key, None)  # they belong to the model that was there before
     state.config["model_flavour"] = value
 
 
@@ -150,9 +161,9 @@ def _read_source(state: State) -> Any:
             return MISSING
         return MIRROR if state.config.get("hf_endpoint") else HUB
     path = state.resolve(value)
-    if path.is_file() or value.endswith(".safetensors"):
+    if is_file(path) or value.endswith(".safetensors"):
         return FILE
-    if path.is_dir() or not looks_like_hub_id(value):
+    if is_folder(path) or not looks_like_hub_id(value):
         return FOLDER
     return OTHER_ID
 
@@ -206,6 +217,7 @@ MIRROR_ADDRESS = Question(
     title="Which mirror?",
     about="Its address, such as https://hub.example.org. The environment variable HF_ENDPOINT wins over it.",
     parse=_address,
+    object=understood_by(_address),
     propose=lambda _state: Proposal(MISSING, ""),
     read=lambda state: state.config.get("hf_endpoint") or MISSING,
     write=lambda state, value: state.config.__setitem__("hf_endpoint", value),
@@ -228,6 +240,7 @@ MODEL_ID = Question(
     title="Which one?",
     about="OWNER/NAME as in its address on the hub. It must be in the diffusers layout and of the kind chosen above.",
     parse=_hub_id,
+    object=understood_by(_hub_id),
     propose=lambda _state: Proposal(MISSING, ""),
     read=lambda state: state.config.get(_PATH) or MISSING,
     write=lambda state, value: state.config.__setitem__(_PATH, value),
@@ -241,8 +254,8 @@ MODEL_ID = Question(
 
 def _folder_objection(state: State, value: str) -> str | None:
     path = state.resolve(value)
-    if not path.is_dir():
-        return f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}"
+    if wrong := not_a_folder(path):
+        return wrong
     config = path / "transformer" / "config.json"
     try:
         described = json.loads(config.read_text(encoding="utf-8"))
@@ -259,16 +272,16 @@ def _folder_objection(state: State, value: str) -> str | None:
 
 def _file_objection(state: State, value: str) -> str | None:
     path = state.resolve(value)
-    if not path.is_file():
-        return f"{path} is a folder, not a file" if path.exists() else f"there is no file {path}"
+    if wrong := not_a_file(path):
+        return wrong
     return None if path.suffix == ".safetensors" else f"{path.name} is no .safetensors file"
 
 
 def _encoders_objection(state: State, value: str) -> str | None:
     path = state.resolve(value)
-    if not path.is_dir():
-        return f"{path} is a file, not a folder" if path.exists() else f"there is no folder {path}"
-    missing = [name for name in ("tokenizer", "tokenizer_2") if not (path / name).is_dir()]
+    if wrong := not_a_folder(path) or unfillable(state.stored(path)):
+        return wrong
+    missing = [name for name in ("tokenizer", "tokenizer_2") if not is_folder(path / name)]
     return f"{path} lacks {' and '.join(missing)}" if missing else None
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from simpletune.config.continuing import changed_settings, saved_settings
 from simpletune.config.editor_files import vscode_settings_path
 from simpletune.config.problems import errors
-from simpletune.wizard.compose import checked
+from simpletune.errors import UsageError
+from simpletune.wizard.compose import checked, editor_settings
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
-from simpletune.wizard.questions.common import some_text
+from simpletune.wizard.questions.common import some_text, understood_by, unfillable
 from simpletune.wizard.questions.pictures import name_of
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
@@ -41,9 +42,9 @@ def _propose(state: State) -> Proposal[Any]:
 
 
 def _object(state: State, value: Any) -> str | None:
-    if not isinstance(value, str) or not value.strip():
-        return f"{value!r} is not a path"
-    path = state.resolve(value.replace("{id}", "id"))
+    if wrong := understood_by(some_text)(state, value) or unfillable(value):
+        return wrong
+    path = state.resolve(value)
     wrong = _not_a_new_folder(path)
     if wrong:
         return wrong
@@ -117,17 +118,36 @@ def uses_vscode(state: State) -> bool:
     return here or os.environ.get("TERM_PROGRAM") == "vscode" or shutil.which("code") is not None
 
 
+def _has_entry(state: State) -> bool:
+    """Whether VS Code's settings have the entry already."""
+    return not _unsafe(state) and not editor_settings(state)
+
+
+def _unsafe(state: State) -> str | None:
+    """Why VS Code's settings can't be changed, if so."""
+    try:
+        editor_settings(state)
+    except (UsageError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _propose_editor(state: State) -> Proposal[bool]:
+    if not vscode_settings_path(state.folder).parent.is_dir():
+        return Proposal(False, "nothing else in this folder is VS Code's")
+    unsafe = _unsafe(state)
+    return Proposal(unsafe is None, unsafe or "the folder is one of VS Code's")
+
+
 EDITOR = Question(
     id="editor",
     section=SECTION,
     row="VS Code",
     title="Shall VS Code complete and check the two files?",
     about="It takes an entry in .vscode/settings.json of this folder, beside what is there.",
-    options=lambda _state: (Option(True, "yes"), Option(False, "no")),
-    propose=lambda state: Proposal(
-        vscode_settings_path(state.folder).parent.is_dir(), "as the folder is one of VS Code's"
-    ),
-    read=lambda _state: MISSING,
+    options=lambda state: (Option(True, "yes", disabled=_unsafe(state)), Option(False, "no")),
+    propose=_propose_editor,
+    read=lambda state: _has_entry(state) if state.base.exists else MISSING,
     write=lambda state, value: setattr(state, "editor", bool(value)),
     fine=True,
 )

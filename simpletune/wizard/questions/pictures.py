@@ -13,10 +13,10 @@ from simpletune.data.survey import Survey, below, lines
 from simpletune.machine.forecast import forecast
 from simpletune.wizard import proposals
 from simpletune.wizard.concerns import words_about
-from simpletune.wizard.outlook import card, fits, memory_note, outlook, plan, surveys
+from simpletune.wizard.outlook import card, fits, largest_side, memory_note, outlook, plan, surveys
 from simpletune.wizard.proposals import Proposal
-from simpletune.wizard.question import NotUnderstood, Question
-from simpletune.wizard.questions.common import some_text, typed_path
+from simpletune.wizard.question import NotUnderstood, Question, same
+from simpletune.wizard.questions.common import some_text, typed_path, understood_by, unfillable
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
@@ -27,6 +27,7 @@ _STRATEGIES = {
     "instanceprompt": "one phrase for all",
 }
 _MEGAPIXEL_AREA = "area"
+_SMALLEST, _LARGEST = 16, 8192  # pixels, as the schema has it
 
 
 def pictures(state: State) -> Iterator[Question]:
@@ -62,7 +63,7 @@ class DataSetQuestions:
             write=self._write_folder,
             path="folder",
             parse=typed_path,
-            object=_folder_objection,
+            object=lambda state, value: _folder_objection(state, index, value),
             keys=("instance_data_dir",),
             after=self._report,
         )
@@ -71,7 +72,7 @@ class DataSetQuestions:
             "Captions",
             "Where do the captions come from?",
             "What the model reads about each picture. Good captions say all that should not become part of the style.",
-            options=lambda state: _caption_options(self._survey(state)),
+            options=self._caption_options,
             propose=lambda state: proposals.propose_captions(self._survey(state)),
             read=self._reads("caption_strategy"),
             write=self._writes("caption_strategy"),
@@ -86,9 +87,7 @@ class DataSetQuestions:
             read=self._reads("instance_prompt"),
             write=self._writes("instance_prompt"),
             parse=some_text,
-            object=lambda _state, value: (
-                None if isinstance(value, str) and value.strip() else "a phrase is needed here"
-            ),
+            object=understood_by(some_text),
             keys=("instance_prompt",),
         )
         self.resolution = self._question(
@@ -99,10 +98,10 @@ class DataSetQuestions:
             options=self._resolutions,
             other="another size",
             parse=_resolution,
-            object=lambda _state, value: None if _is_size(value) else f"{value!r} is not from 64 to 4096 pixels",
+            object=self._object_resolution,
             propose=self._propose_resolution,
             read=self._read_resolution,
-            write=self._writes("resolution"),
+            write=self._write_resolution,
             show=_shown_size,
             figures=True,
             keys=("resolution",),
@@ -158,6 +157,15 @@ class DataSetQuestions:
     def _question(self, name: str, row: str, title: str, about: str, **more: Any) -> Question:
         return Question(f"data.{self.index}.{name}", self.section, row, title, about, **more)
 
+    def _caption_options(self, state: State) -> tuple[Option, ...]:
+        """Names that say nothing are no reason to refuse what a file has: somebody wants it so."""
+        wanted = state.images[self.index].get("caption_strategy") if self._is_old(state) else None
+        found = proposals.caption_options(self._survey(state))
+        return tuple(
+            Option(value, _STRATEGIES[value], note, None if value == wanted == "filename" else refused)
+            for value, note, refused in found
+        )
+
     def _propose_trigger(self, state: State) -> Proposal[str]:
         words = " ".join(re.findall(r"[^\W_]+", state.picture_folder(self.index).name))
         return Proposal(f"a picture of {words or 'ohwx'}", "the folder's name; a rare word calls it up more surely")
@@ -184,11 +192,12 @@ class DataSetQuestions:
         return lambda state, value: state.image(self.index).__setitem__(key, value)
 
     def _write_folder(self, state: State, value: str) -> None:
+        is_new = self.index >= len(state.base_images)
         entry = state.image(self.index)
-        entry["instance_data_dir"] = state.stored(state.resolve(value))
-        if not entry.get("id"):
+        entry["instance_data_dir"] = state.stored(state.resolve_pictures(value, entry), state.data_path.parent)
+        if is_new:
             taken = {str(other.get("id")) for other in state.entries}
-            entry["id"] = unique_name(name_of(Path(value)), taken)
+            entry["id"] = entry["id"] or unique_name(name_of(Path(value)), taken)
             entry.setdefault("type", "local")
             entry.setdefault("dataset_type", "image")
 
@@ -203,6 +212,20 @@ class DataSetQuestions:
     def _resolutions(self, state: State) -> tuple[Option, ...]:
         edges = proposals.resolutions(state.flavour)
         return tuple(Option(edge, _shown_size(edge), self._resolution_note(state, edge)) for edge in edges)
+
+    def _object_resolution(self, state: State, value: Any) -> str | None:
+        if isinstance(value, str):
+            return None if same(value, self._read_resolution(state)) else f'"{value}" is not a size in pixels'
+        highest = largest_side(state.flavour)
+        if isinstance(value, bool) or not isinstance(value, int) or not _SMALLEST <= value <= highest:
+            return f"{value!r} is no size from {_SMALLEST} to the {highest} pixels that {state.flavour.name} goes up to"
+        return None
+
+    def _write_resolution(self, state: State, value: Any) -> None:
+        entry = state.image(self.index)
+        entry["resolution"] = value
+        if entry.get("resolution_type") == _MEGAPIXEL_AREA:
+            entry["resolution_type"] = "pixel_area"
 
     def _resolution_note(self, state: State, edge: int) -> str:
         wanted = replace(outlook(state), bucket=(edge, edge))
@@ -242,45 +265,38 @@ class DataSetQuestions:
         return found if found is MISSING else found + 1
 
 
-def _caption_options(survey: Survey) -> tuple[Option, ...]:
-    found = proposals.caption_options(survey)
-    return tuple(Option(value, _STRATEGIES[value], note, refused) for value, note, refused in found)
-
-
 @cache
 def of_data_set(index: int) -> DataSetQuestions:
     return DataSetQuestions(index)
 
 
-def _folder_objection(state: State, value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"{value!r} is not a path"
-    found = state.facts.survey(state.resolve(value))
+def _folder_objection(state: State, index: int, value: str) -> str | None:
+    entry = state.images[index] if index < len(state.images) else None
+    folder = state.resolve_pictures(value, entry)
+    if wrong := unfillable(state.stored(folder, state.data_path.parent), ("model_family", "output_dir", "id")):
+        return wrong
+    found = state.facts.survey(folder)
     return None if found.problem is None else ": ".join(part for part in (found.problem, found.hint) if part)
 
 
 def name_of(folder: Path) -> str:
     """A data set's name from its folder's: what the schema allows, the folder's own as far as possible."""
-    name = re.sub(r"[/\\\x00-\x1f{}]", "", folder.name).strip(" .")
-    return name[:80] or "pictures"
+    name = re.sub(r"[/\\\x00-\x1f{}]", "", folder.name)
+    return re.sub(r"^[\s.]+|[\s.]+$", "", name[:80]) or "pictures"
 
 
 def unique_name(name: str, taken: set[str]) -> str:
+    """The name, with a number where one like it is taken: caches are named so, and some disks mix up A and a."""
+    folded = {one.casefold() for one in taken}
     candidates = [name, *(f"{name}-{number}" for number in range(2, 1002))]
-    return next(candidate for candidate in candidates if candidate not in taken)
+    return next(candidate for candidate in candidates if candidate.casefold() not in folded)
 
 
 def _resolution(text: str) -> int:
     digits = text.strip().lower().removesuffix("px").strip()
-    if not digits.isdecimal() or not _is_size(int(digits)):
-        raise NotUnderstood(f'"{text}" is not a size from 64 to 4096 pixels')
+    if not digits.isdecimal() or not _SMALLEST <= int(digits[:9]) <= _LARGEST:
+        raise NotUnderstood(f'"{text}" is not a size from {_SMALLEST} to {_LARGEST} pixels')
     return int(digits)
-
-
-def _is_size(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.endswith(" megapixels")  # as it stands in a file
-    return isinstance(value, int | float) and not isinstance(value, bool) and 64 <= value <= 4096
 
 
 def _shown_size(value: Any) -> str:
@@ -289,7 +305,7 @@ def _shown_size(value: Any) -> str:
 
 def _times(text: str) -> int:
     digits = text.strip().lower().removesuffix("times").strip()
-    if not digits.isdecimal() or not _is_count(int(digits)):
+    if not digits.isdecimal() or not _is_count(int(digits[:9])):
         raise NotUnderstood(f'"{text}" is not a number of times from 1 to 10000')
     return int(digits)
 

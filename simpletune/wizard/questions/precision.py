@@ -53,7 +53,7 @@ def precision(state: State) -> Iterator[Question]:
     yield BASE
     yield ENCODERS
     if state.values[ENCODERS.id] == EACH:
-        for index in range(3):
+        for index in range(3 if state.value("use_t5") else 2):
             yield _encoder(index)
 
 
@@ -191,6 +191,8 @@ def _read_mix(state: State) -> Any:
 
 def _write_mix(state: State, name: str) -> None:
     if name == EACH:
+        if not state.value("use_t5"):
+            state.config["use_t5"] = True
         return
     precisions, use_t5 = MIXES[name]
     for key, value in zip(ENCODER_KEYS, precisions, strict=True):
