@@ -29,7 +29,7 @@ SHAPES = (
 """Names of aspect ratios, width / height, from (inclusive) and up to (exclusive)."""
 
 _WIDEST, _SIDE_BY_SIDE = 80, 72
-_LONGEST_BAR = 20
+_SHORTEST_BAR, _LONGEST_BAR = 3, 20
 _CAPTIONS_SHOWN = 2
 _UNREADABLE_SHOWN = 3
 
@@ -114,6 +114,7 @@ def _histograms(survey: Survey, resolution: int, width: int, bars: str) -> list[
 def _histogram(title: str, rows: Rows, width: int, bars: str) -> list[str]:
     label, figure = max(len(name) for name, _ in rows), max(len(f"{count:,}") for _, count in rows)
     room = min(_LONGEST_BAR, width - label - figure - 6)
+    bars = bars if room >= _SHORTEST_BAR else NONE
     most = max(count for _, count in rows)
     drawn = (f"    {name:<{label}} {count:>{figure},} {bar(count / most, room, bars)}" for name, count in rows)
     return [f"  {title}", *(line.rstrip() for line in drawn)]
