@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, read_start, shown
+from simpletune.data.reading import read_start
+from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, shown
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet

@@ -17,7 +17,8 @@ from typing import BinaryIO
 from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from simpletune.data.quick_header import quick_size
-from simpletune.data.sources import Reason, Rejected, read_ends
+from simpletune.data.reading import read_ends
+from simpletune.data.sources import Reason, Rejected
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)

@@ -26,9 +26,6 @@ OTHER_PICTURE_EXTENSIONS = frozenset(
 TEXT_EXTENSION = ".txt"
 """What a caption's file ends in; the rest of its name is the picture's."""
 
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-_PIECE = 1 << 16
-_START, _END = 1 << 13, 8
 _ASKED_EVERY = 64
 
 
@@ -102,45 +99,6 @@ def shown(name: str) -> str:
 def name_bytes(name: str) -> bytes:
     """A file name's bytes for hashing; names that aren't valid UTF-8 keep theirs."""
     return name.encode("utf-8", "surrogateescape")
-
-
-def read_start(path: str, limit: int, expected: int = 4096) -> bytes:
-    """A file's first bytes, at most `limit` (all of a shorter file). Raises OSError.
-
-    For the many small files of a scan: `open` makes three objects for each, which take longer than the reading. Room
-    for `expected` bytes is made at first.
-    """
-    descriptor = os.open(path, _READ_ONLY)
-    try:
-        return _read(descriptor, limit, expected)
-    finally:
-        os.close(descriptor)
-
-
-def read_ends(path: str, limit: int, size_bytes: int) -> tuple[bytes, bytes]:
-    """All of a file of at most `limit` bytes, and its last eight; of a larger one some of the first. Raises OSError.
-
-    `size_bytes` is what the listing said.
-    """
-    descriptor = os.open(path, _READ_ONLY)
-    try:
-        if size_bytes <= limit:
-            data = _read(descriptor, limit + 1, size_bytes + 1)
-            if len(data) <= limit:
-                return data, data[-_END:]
-        else:
-            data = _read(descriptor, _START, _START)
-        os.lseek(descriptor, -_END, os.SEEK_END)
-        return data, os.read(descriptor, _END)
-    finally:
-        os.close(descriptor)
-
-
-def _read(descriptor: int, limit: int, expected: int) -> bytes:
-    data = os.read(descriptor, min(limit, expected))
-    while len(data) < limit and (more := os.read(descriptor, min(limit - len(data), _PIECE))):
-        data += more
-    return data
 
 
 def list_images(root: Path) -> Listing:
