@@ -48,19 +48,19 @@ def configure(
 
     Run it again to change the files; what it doesn't ask about stays as it is.
     """
-    from simpletune.wizard.start import parse_sets, read_base
+    from simpletune.wizard.start import parse_sets
     from simpletune.wizard.unattended import dataset_answers, preset_answers, read_answers
 
     config = _config_path(config)
     values = parse_sets(sets)
-    base = read_base(config, values)
-    given = {
-        **(preset_answers(preset) if preset else {}),
-        **dataset_answers(datasets, base),
-        **(read_answers(answers) if answers else {}),
-    }
+    chosen = preset_answers(preset) if preset else {}
+    listed = read_answers(answers) if answers else {}
+
+    def given(base: Any) -> Any:
+        return {**chosen, **dataset_answers(datasets, base), **listed}
+
     if defaults or answers or no_input or print_:
-        return _unattended(config, base, given, yes=yes, dry_run=dry_run, print_=print_)
+        return _unattended(config, values, given, yes=yes, dry_run=dry_run, print_=print_)
     if not may_prompt():
         raise UsageError("this is no terminal, so nobody can be asked", _HANDS_FREE)
     return _interactive(config, values, given, dry_run=dry_run)
@@ -68,26 +68,29 @@ def configure(
 
 def _config_path(config: Path) -> Path:
     config = Path(os.path.expanduser(config))  # noqa: PTH111
-    return config / "config.json" if config.is_dir() else config
+    return config / "config.json" if os.path.isdir(config) else config  # noqa: PTH112 - it never raises
 
 
-def _unattended(config: Path, base: Any, given: Any, *, yes: bool, dry_run: bool, print_: bool) -> int:
+def _unattended(config: Path, sets: Any, given: Any, *, yes: bool, dry_run: bool, print_: bool) -> int:
     from simpletune.config.journal import recover, write_together
     from simpletune.config.problems import render_all
     from simpletune.errors import ConfigError
     from simpletune.wizard.compose import changes, checked, contents, diff
     from simpletune.wizard.facts import Facts
     from simpletune.wizard.session import written_lines
-    from simpletune.wizard.start import broken
-    from simpletune.wizard.unattended import answer_all, as_json, refuse_problems
+    from simpletune.wizard.start import broken, read_base
+    from simpletune.wizard.unattended import answer_all, as_json, refuse_problems, replaced
 
     if not (dry_run or print_) and (recovered := recover(config)):
         click.echo(recovered, err=True)
+    base = read_base(config, sets)
     if problems := broken(base):
         raise ConfigError(f"{config} can't be started from as it is", "correct it, or move it away", problems)
-    state = answer_all(Facts(config.parent), base, given).state
-    found = checked(state).problems
+    reached = answer_all(Facts(config.parent), base, given(base))
+    state, found = reached.state, checked(reached.state).problems
     refuse_problems(found)
+    for line in replaced(reached):
+        click.echo(line, err=True)
     made = contents(state)
     if print_:
         click.echo(as_json(made, state.folder))

@@ -25,8 +25,11 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Draft:
+    """Answers, and `how` they began: from the files that were there, or afresh (a word of the session's)."""
+
     answers: Mapping[str, Answer]
     saved: float  # seconds since 1970
+    how: str
 
 
 def state_folder() -> Path:
@@ -44,15 +47,21 @@ def draft_path(config_path: Path) -> Path:
     return state_folder() / "drafts" / f"{name}.json"
 
 
-def save(config_path: Path, answers: Mapping[str, Answer]) -> bool:
+def save(config_path: Path, answers: Mapping[str, Answer], how: str) -> bool:
     """Keep the answers; False when the folder can't be written, which must not stop anybody from answering."""
     kept = {
         name: {"value": answer.value, "followed": answer.followed}
         for name, answer in answers.items()
-        if not (isinstance(answer.value, str) and looks_like_token(answer.value))
+        if not looks_like_token(json.dumps(answer.value))
     }
     path = draft_path(config_path)
-    described = {"format": _FORMAT, "config": os.path.realpath(config_path), "saved": time.time(), "answers": kept}
+    described = {
+        "format": _FORMAT,
+        "config": os.path.realpath(config_path),
+        "saved": time.time(),
+        "how": how,
+        "answers": kept,
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.write_private(path, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
@@ -68,7 +77,7 @@ def load(config_path: Path) -> Draft | None:
         if described["format"] != _FORMAT or described["config"] != os.path.realpath(config_path):
             return None
         answers = {name: Answer(one["value"], bool(one["followed"])) for name, one in described["answers"].items()}
-        return Draft(answers, float(described["saved"])) if answers else None
+        return Draft(answers, float(described["saved"]), str(described["how"])) if answers else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from simpletune.wizard.ask import SECTIONS
 from simpletune.wizard.outlook import panel
-from simpletune.wizard.question import same
+from simpletune.wizard.question import Question, same
 from simpletune.wizard.screen import Option, Screen
 from simpletune.wizard.state import MISSING, State
 from simpletune.wizard.walk import Step, Walk
@@ -56,7 +56,7 @@ def _row(step: Step, state: State, before: State) -> Option | None:
     question, value = step.question, step.answer.value
     if question.id in _HIDDEN or question.id.endswith(".more"):
         return None
-    old = _old(step, before)
+    old = before_of(step.question, before)
     in_files = state.base.exists
     changed = not same(old, value) if in_files else not step.answer.followed and step.origin == "given"
     mark = "* " if changed and (in_files or question.propose(state).value is not MISSING) else "  "
@@ -64,8 +64,9 @@ def _row(step: Step, state: State, before: State) -> Option | None:
     return Option(Choice(EDIT, question.id), f"{mark}{question.row}", f"{question.label(state, value)}{was}")
 
 
-def _old(step: Step, before: State) -> Any:
+def before_of(question: Question, before: State) -> Any:
+    """What the files say to a question; MISSING for a data set they don't have."""
     try:
-        return step.question.read(before)
+        return question.read(before)
     except (IndexError, KeyError):
-        return MISSING  # a data set that the files don't have
+        return MISSING

@@ -7,24 +7,26 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from simpletune.config.journal import recover, write_together
 from simpletune.config.problems import Problem, errors, render
-from simpletune.errors import SimpletuneError
+from simpletune.errors import ConfigError, SimpletuneError
 from simpletune.wizard import draft
 from simpletune.wizard.compose import changes, checked, contents, diff
 from simpletune.wizard.facts import Facts
 from simpletune.wizard.flow import Interview, Stopped
 from simpletune.wizard.outlook import card
+from simpletune.wizard.questions import questions
 from simpletune.wizard.screen import Option, Prompter, Screen
-from simpletune.wizard.start import Sets, broken, read_base
+from simpletune.wizard.start import Sets, broken, read_base, unused_sets
 from simpletune.wizard.state import Answer, Base, State
+from simpletune.wizard.walk import Terms, walk
 
-REVIEW, THROUGH, FRESH, OPEN, STOP = "review", "through", "fresh", "open", "stop"
+Given = Callable[[Base], Mapping[str, Answer]]
+REVIEW, THROUGH, FRESH, NEW, OPEN, STOP = "review", "through", "fresh", "new", "open", "stop"
 
 
 @dataclass(frozen=True)
@@ -45,31 +47,39 @@ class Session:
         self.dry_run = dry_run
         self.facts = Facts(config_path.parent)
 
-    def run(self, given: Mapping[str, Answer]) -> Outcome:
-        """Ask, review, write, and say whether training can start. `given` are answers from the command line."""
+    def run(self, given: Given) -> Outcome:
+        """Ask, review, write, and say whether training can start. `given` are the answers of the command line, which
+        may depend on the files that are there."""
         recovered = recover(self.config_path)
         if recovered:
             self.prompter.say([recovered])
-        base, how = self._begin()
-        answers = {**self._from_draft(), **given}
-        interview = Interview(self.prompter, self.facts, base, answers, self._save, through=how == THROUGH)
+        kept = self._from_draft()
+        base, how = self._begin(kept)
+        self.seen = _bytes_of(self.config_path)
+        answers = {**_without_sets(kept.answers if kept else {}, self.facts, base), **given(base)}
+
+        def save(answers: Mapping[str, Answer]) -> None:
+            draft.save(self.config_path, answers, how)
+
+        interview = Interview(self.prompter, self.facts, base, answers, save, through=how == THROUGH)
         state = self._write(interview)
+        if self.dry_run:
+            self.prompter.say(["", "A dry run: nothing was written, and the answers are kept for the next start."])
+            return Outcome(written=False)
         draft.drop(self.config_path)
         return self._finish(state)
 
-    def _save(self, answers: Mapping[str, Answer]) -> None:
-        draft.save(self.config_path, answers)
-
     # --- the beginning
 
-    def _begin(self) -> tuple[Base, str]:
-        """The files to start from, and how: what is there, or afresh."""
+    def _begin(self, kept: draft.Draft | None) -> tuple[Base, str]:
+        """The files to start from, and how: what is there, or afresh; as the draft was, if that goes on."""
+        wanted = kept.how if kept is not None and kept.how in (REVIEW, THROUGH, FRESH) else None
         while True:
             base = read_base(self.config_path, self.sets)
             if not base.exists:
-                return base, FRESH
-            problems = broken(base)
-            how = self._ask_broken(problems) if problems else self._ask_existing()
+                return base, NEW
+            problems = [] if wanted == FRESH else broken(base)
+            how = self._ask_broken(problems) if problems else wanted or self._ask_existing()
             if how == STOP:
                 raise Stopped
             if how == FRESH:
@@ -116,23 +126,24 @@ class Session:
         except OSError as error:
             self.prompter.say([f"{editor[0]} can't be started: {error.strerror}"])
 
-    def _from_draft(self) -> Mapping[str, Answer]:
+    def _from_draft(self) -> draft.Draft | None:
         """The answers of an earlier, unfinished time, if they are wanted."""
         kept = draft.load(self.config_path)
         if kept is None:
-            return {}
+            return None
         when = time.strftime("%d %B, %H:%M", time.localtime(kept.saved))
+        number = "one answer was" if len(kept.answers) == 1 else f"{len(kept.answers)} answers were"
         choice = self._choose(
             "draft",
             "Go on where you stopped?",
-            f"{len(kept.answers)} answers were kept on {when}.",
+            f"{number[0].upper()}{number[1:]} kept on {when}.",
             Option("go on", "go on with them"),
             Option("drop", "start without them", "they are forgotten"),
         )
         if choice == "drop":
             draft.drop(self.config_path)
-            return {}
-        return kept.answers
+            return None
+        return kept
 
     # --- the end
 
@@ -141,24 +152,22 @@ class Session:
         problem = None
         while True:
             state = interview.run(problem).state
+            self.prompter.say(unused_sets(state))
             made = contents(state)
             wrong = [found for found in errors(checked(state).problems) if found.kind == "config"]
             if wrong:
                 self.prompter.say([line for found in wrong for line in render(found).splitlines()])
                 problem = "the files would have the errors above: change what they name"
                 continue
+            if problem := self._changed_meanwhile(interview):
+                continue
             if not changes(made):
                 self.prompter.say(["The files are as they are already: nothing to write."])
                 return state
-            if changed := _changed_meanwhile(interview.base):
-                interview.base = read_base(self.config_path, self.sets)
-                problem = f"{changed} was changed by somebody else meanwhile: this is with that change"
-                continue
             self.prompter.show_diff(diff(made, state.folder))
             if self.dry_run:
                 return state
-            if not self._confirmed():
-                problem = None
+            if not self._confirmed() or (problem := self._changed_meanwhile(interview)):
                 continue
             try:
                 backups = write_together(self.config_path, made)
@@ -167,6 +176,24 @@ class Session:
                 continue
             self.prompter.say(written_lines(made, backups, state.folder))
             return state
+
+    def _changed_meanwhile(self, interview: Interview) -> str | None:
+        """Take up what somebody else wrote since the files were read; a sentence on it, None when nobody did.
+
+        Raises ConfigError when they can't be read any more.
+        """
+        now = _bytes_of(self.config_path)
+        names = [path.name for path in {**self.seen, **now} if self.seen.get(path) != now.get(path)]
+        if not names:
+            return None
+        self.seen = now
+        if interview.base.exists:
+            interview.base = read_base(self.config_path, self.sets)
+            if problems := broken(interview.base):
+                message = f"{names[0]} was changed by somebody else meanwhile, and can't be read now"
+                raise ConfigError(message, "correct it and start again: your answers are kept", problems)
+            return f"{' and '.join(names)} changed meanwhile, by another hand: this is with that change"
+        return f"{' and '.join(names)} was written meanwhile, by another hand: a copy of that will be kept"
 
     def _confirmed(self) -> bool:
         choice = self._choose(
@@ -180,9 +207,6 @@ class Session:
 
     def _finish(self, state: State) -> Outcome:
         """Whether training can start now, and whether it should; else what is left to do."""
-        if self.dry_run:
-            self.prompter.say(["", "A dry run: nothing was written."])
-            return Outcome(written=False)
         if not card(state).here:
             self.prompter.say(["", *_elsewhere(state)])
             return Outcome(written=True)
@@ -236,16 +260,20 @@ def _at_line(editor: str, path: Path, line: int) -> list[str]:
     return [str(path)]
 
 
-def _changed_meanwhile(base: Base) -> str | None:
-    """The name of a file that isn't any more what the wizard started from."""
-    now = read_base(base.config_path)
-    if not base.exists:
-        return None  # a fresh start replaces what there is, and keeps a copy
-    for before, after in ((base.config_file, now.config_file), (base.data_file, now.data_file)):
-        if (before and before.lines) != (after and after.lines):
-            found: Any = after or before
-            return str(found.path.name)
-    return None
+def _bytes_of(config_path: Path) -> dict[Path, bytes]:
+    """The content of the files that the wizard starts from, of those that are there."""
+    base = read_base(config_path)
+    files = (base.config_file, base.data_file, base.prompts_file)
+    return {file.path: file.path.read_bytes() for file in files if file is not None and file.path.is_file()}
+
+
+def _without_sets(answers: Mapping[str, Answer], facts: Facts, base: Base) -> Mapping[str, Answer]:
+    """The answers without those to what `--set` gives: that was said later."""
+    if not base.sets:
+        return answers
+    reached = walk(questions, facts, base, answers, Terms(everything=True))
+    said = {step.question.id for step in reached.steps if base.sets_any(step.question.id, step.question.keys)}
+    return {name: answer for name, answer in answers.items() if name not in said}
 
 
 def written_lines(made: Mapping[Path, bytes], backups: tuple[Path, ...], folder: Path) -> list[str]:

@@ -14,12 +14,14 @@ from simpletune.config.jsonfile import JsonFile
 from simpletune.config.problems import Problem, errors
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.suggest import unknown_config_key, unknown_entry_key
-from simpletune.errors import UsageError
+from simpletune.errors import ConfigError, UsageError
 from simpletune.redact import looks_like_token
-from simpletune.wizard.state import DATA_FILE, Base
+from simpletune.wizard.state import DATA_FILE, Base, State
 
 Sets = Mapping[tuple[str | int, ...], Any]
 DATASET = "dataset"
+_BY_HAND = ("dataset_type", "disabled")
+_MOST_DIGITS = 6
 
 
 def read_base(config_path: Path, sets: Sets | None = None) -> Base:
@@ -64,9 +66,12 @@ def broken(base: Base) -> list[Problem]:
 def parse_sets(texts: Sequence[str]) -> dict[tuple[str | int, ...], Any]:
     """The values of `--set key=value` and `--set dataset.0.key=value`, typed by the schemas.
 
-    Raises UsageError for what is no such text or names no key.
+    Raises UsageError for what is no such text or names no key, ConfigError for values that the schemas refuse.
     """
-    return dict(_parse_set(text) for text in texts)
+    values = dict(_parse_set(text) for text in texts)
+    if problems := [problem for path, value in values.items() for problem in _refused(path, value)]:
+        raise ConfigError("--set gives what can't be", "`simpletune explain KEY` says what a key takes", problems)
+    return values
 
 
 def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
@@ -88,9 +93,36 @@ def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
 
 def _data_path(name: str) -> tuple[str, int, str]:
     parts = name.split(".", 2)
-    if len(parts) != 3 or not parts[1].isdecimal():
+    if len(parts) != 3 or not parts[1].isdecimal() or not parts[1].isascii() or len(parts[1]) > _MOST_DIGITS:
         raise UsageError(f"--set {name}: no such key", "write --set dataset.0.repeats=2 for the first data set")
     if parts[2] not in entry_keys("image"):
         message, hint = unknown_entry_key(parts[2], "image")
         raise UsageError(f"--set: {message}", hint)
+    if parts[2] in _BY_HAND:
+        raise UsageError(f"--set {name}: that decides whether it is a data set at all", "edit the data file by hand")
     return parts[0], int(parts[1]), parts[2]
+
+
+def _refused(path: tuple[str | int, ...], value: Any) -> list[Problem]:
+    """What the schema says against a value, as problems of the flag."""
+    from simpletune.config.check import check_config, check_data
+
+    flag = f"--set {'.'.join(map(str, path))}"
+    entry = {"id": "any", "instance_data_dir": "any", str(path[-1]): value}
+    document = Document(JsonFile(Path(flag), None, ()), {path[0]: value} if len(path) == 1 else [entry])
+    document.overridden[(path[0],) if len(path) == 1 else (0, str(path[-1]))] = flag
+    return errors([*(check_config(document) if len(path) == 1 else check_data(document))])
+
+
+def unused_sets(state: State) -> list[str]:
+    """A sentence for each `--set` for a data set that there isn't."""
+    count = len(state.images)
+    return [
+        f"--set {'.'.join(map(str, path))}: there is no data set {path[1]}; there {_are(count)}, counted from 0"
+        for path in state.base.sets
+        if len(path) > 1 and int(path[1]) >= count
+    ]
+
+
+def _are(count: int) -> str:
+    return "is one" if count == 1 else f"are {count}"

@@ -12,11 +12,13 @@ from simpletune.config.problems import quoted, render
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.errors import ConfigError, EnvironmentNotReady, UsageError
 from simpletune.wizard.facts import Facts
-from simpletune.wizard.question import NotUnderstood, Question
+from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions import questions
 from simpletune.wizard.questions.common import typed_path
 from simpletune.wizard.questions.hardware import OTHER_CARD
-from simpletune.wizard.state import MISSING, Answer, Base
+from simpletune.wizard.review import before_of
+from simpletune.wizard.start import unused_sets
+from simpletune.wizard.state import MISSING, Answer, Base, State
 from simpletune.wizard.walk import Terms, Walk, walk
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -44,7 +46,7 @@ def dataset_answers(folders: Sequence[str], base: Base) -> dict[str, Answer]:
         try:
             answers[f"data.{number}.folder"] = Answer(typed_path(folder))
         except NotUnderstood as error:
-            raise UsageError(f"--dataset: {error}", "name a folder of pictures") from None
+            raise UsageError(f"--dataset {quoted(folder)}: {error}", "name a folder of pictures") from None
         answers[f"data.{number}.more"] = Answer(number < first + len(folders) - 1)
     return answers
 
@@ -62,10 +64,17 @@ def read_answers(path: Path) -> dict[str, Answer]:
         raise ConfigError(f"{path} holds no object", 'write for instance {"lora.rank": 32}')
     answers = {}
     for name, value in file.value.items():
-        if isinstance(value, str) and name.endswith(_PATHS):
-            value = typed_path(value)
-        answers[name] = Answer(value)
+        answers[name] = Answer(_from_here(path, name, value))
     return answers
+
+
+def _from_here(path: Path, name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not name.endswith(_PATHS):
+        return value
+    try:
+        return typed_path(value)
+    except NotUnderstood as error:
+        raise UsageError(f"{path}: {name}: {quoted(value)}: {error}", "name a folder or a file") from None
 
 
 def answer_all(facts: Facts, base: Base, answers: Mapping[str, Answer]) -> Walk:
@@ -81,7 +90,31 @@ def answer_all(facts: Facts, base: Base, answers: Mapping[str, Answer]) -> Walk:
     if reached.open is not None:
         raise _open(reached, reached.open)
     _no_strangers(reached, answers)
+    if unused := unused_sets(reached.state):
+        raise UsageError(unused[0], "add --dataset FOLDER for each further one")
+    _said_once(reached, answers)
     return reached
+
+
+def _said_once(reached: Walk, answers: Mapping[str, Answer]) -> None:
+    for step in reached.steps:
+        name = step.question.id
+        if name in answers and step.origin != "file" and reached.state.base.sets_any(name, step.question.keys):
+            raise UsageError(f"{name} is answered, and --set says something else", "leave one of the two out")
+
+
+def replaced(reached: Walk) -> list[str]:
+    """A sentence for each value of the files that isn't possible any more, and made way for what is proposed."""
+    before = State(reached.state.facts, reached.state.base, {})
+    lines = []
+    for step in reached.steps:
+        old = before_of(step.question, before)
+        if step.origin == "proposed" and old is not MISSING and not same(old, step.answer.value):
+            question = step.question
+            wrong = question.objection(reached.state, old)
+            now = question.label(reached.state, step.answer.value)
+            lines.append(f"{question.row}: {question.shown(old)} can't stay ({wrong}): {now} instead")
+    return lines
 
 
 def _why_no_gpu(facts: Facts) -> str:
@@ -95,9 +128,10 @@ def _open(reached: Walk, question: Question) -> UsageError:
     """What to say of the question that couldn't be answered."""
     given = reached.state.answers.get(question.id)
     found = given.value if given is not None else question.read(reached.state)
+    found = question.propose(reached.state).value if found is MISSING else found
     if found is not MISSING:
         wrong = question.objection(reached.state, found)
-        return UsageError(f"{question.id}: {question.show(found)}: {wrong}", _how_to_say(question))
+        return UsageError(f"{question.id}: {question.shown(found)}: {wrong}", _how_to_say(question))
     if question.id.startswith("data.") and question.id.endswith(".folder"):
         return UsageError("no folder of pictures is named", "add --dataset PATH; several times for several folders")
     return UsageError(f"{question.id} has no answer: {question.title}", _how_to_say(question))

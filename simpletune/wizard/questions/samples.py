@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from simpletune.wizard import proposals
@@ -11,14 +11,22 @@ from simpletune.wizard.outlook import pictures, steps, surveys
 from simpletune.wizard.prompt_proposals import propose_prompts
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question
-from simpletune.wizard.questions.common import read_key, refuse_token, whole_number, within_schema, write_key
-from simpletune.wizard.questions.training import VALIDATION_SIZE
+from simpletune.wizard.questions.common import (
+    read_key,
+    refuse_token,
+    understood_by,
+    whole_number,
+    within_schema,
+    write_key,
+)
+from simpletune.wizard.questions.sample_size import VALIDATION_SIZE
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, PROMPTS_FILE, State
 
 SECTION = "Sample pictures"
 PROPOSED, OWN, NONE, KEPT = "proposed", "own", "none", "kept"
 _SMALL_WORDS = frozenset({"a", "an", "and", "at", "by", "from", "in", "of", "on", "the", "to", "with"})
+_KEYS = ("validation_prompt", "validation_prompts_file")
 _MOST = 10  # prompts asked for
 _HELD_OUT = ((200, 16), (60, 8), (20, 4))  # from so many pictures on, so many are held out
 
@@ -65,7 +73,7 @@ def has_prompts(state: State) -> bool:
 def _in_file(state: State) -> str:
     config = state.base.config
     single = [config["validation_prompt"]] if config.get("validation_prompt") else []
-    return "; ".join([*single, *(state.base.prompts or {}).values()])
+    return "; ".join([*single, *state.base.prompts.values()])
 
 
 def _read(state: State) -> Any:
@@ -82,26 +90,41 @@ def _write(state: State, value: str) -> None:
 
 
 def _store(state: State, prompts: list[str]) -> None:
-    """One prompt stands in config.json, several in a file beside it, which names their pictures."""
-    for key in ("validation_prompt", "validation_prompts_file"):
+    """One prompt stands in config.json, several in a file beside it, which names their pictures; where the files at the
+    start had them, they stay."""
+    single, named = (state.base.config.get(key) for key in _KEYS)
+    for key in _KEYS:
         state.config.pop(key, None)
     state.prompts = None
-    if len(prompts) == 1:
-        state.config["validation_prompt"] = prompts[0]
-    elif prompts:
-        state.config["validation_prompts_file"] = PROMPTS_FILE
-        state.prompts = dict(zip(names_of(prompts), prompts, strict=True))
+    both = single is not None and named is not None
+    alone = prompts[:1] if both or (named is None and len(prompts) == 1) else []
+    if alone:
+        state.config["validation_prompt"] = alone[0]
+    if listed := prompts[len(alone) :]:
+        state.config["validation_prompts_file"] = named or PROMPTS_FILE
+        state.prompts = dict(zip(names_of(listed, state.base.prompts), listed, strict=True))
 
 
-def names_of(prompts: list[str]) -> list[str]:
-    """A short file name for each prompt's pictures: its first words, each name once."""
+def names_of(prompts: list[str], before: Mapping[str, str] | None = None) -> list[str]:
+    """A short file name for each prompt's pictures: the one it had `before`, else its first words, each name once."""
+    known = {prompt: name for name, prompt in (before or {}).items()}
+    taken = {known[prompt] for prompt in prompts if prompt in known}
     names: list[str] = []
     for prompt in prompts:
-        words = [word for word in re.findall(r"[a-z0-9]+", prompt.lower()) if word not in _SMALL_WORDS]
-        stem = "-".join(words[:4])[:40] or "prompt-1"
-        stem = f"{stem}-1" if stem == "prompt" else stem  # that is the name of the key validation_prompt
-        names.append(next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 100))) if name not in names))
+        name = known.pop(prompt, None) or _free(_stem(prompt), taken)
+        taken.add(name)
+        names.append(name)
     return names
+
+
+def _stem(prompt: str) -> str:
+    words = [word for word in re.findall(r"[a-z0-9]+", prompt.lower()) if word not in _SMALL_WORDS]
+    stem = "-".join(words[:4])[:40] or "prompt-1"
+    return f"{stem}-1" if stem == "prompt" else stem  # that is the name of the key validation_prompt
+
+
+def _free(stem: str, taken: Container[str]) -> str:
+    return next(name for name in (stem, *(f"{stem}-{n}" for n in range(2, 100))) if name not in taken)
 
 
 PROMPTS = Question(
@@ -115,7 +138,7 @@ PROMPTS = Question(
     read=_read,
     write=_write,
     figures=True,
-    keys=("validation_prompt", "validation_prompts_file"),
+    keys=_KEYS,
 )
 
 
@@ -129,7 +152,7 @@ def _prompt(number: int) -> Question:
         return clean
 
     def read(state: State) -> Any:
-        kept = list((state.base.prompts or {}).values())
+        kept = list(state.base.prompts.values())
         single = state.base.config.get("validation_prompt")
         kept = [single, *kept] if single else kept
         return kept[number - 1] if number <= len(kept) else MISSING
@@ -141,7 +164,7 @@ def _prompt(number: int) -> Question:
         title=f"Prompt {number}",
         about="What the picture should show." if number == 1 else "One more, or nothing to go on.",
         parse=parse,
-        object=lambda _state, value: None if isinstance(value, str) and (value or number > 1) else "a prompt is needed",
+        object=understood_by(parse),
         propose=lambda _state: Proposal(MISSING if number == 1 else "", ""),
         read=read,
         write=lambda _state, _value: None,

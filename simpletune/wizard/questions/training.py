@@ -9,7 +9,7 @@ from typing import Any
 from simpletune.config.installed import is_installed
 from simpletune.config.rules_environment import OPTIMIZER_LIBRARIES
 from simpletune.config.schema import config_keys
-from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN
 from simpletune.wizard import proposals
 from simpletune.wizard.outlook import (
     card,
@@ -22,7 +22,6 @@ from simpletune.wizard.outlook import (
     showings,
     steps,
     time_words,
-    validation_sizes,
 )  # fmt: skip
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
@@ -31,6 +30,7 @@ from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
 SECTION = "Training"
+_MOST_DIGITS = 10  # of a number that somebody types
 _BATCHES = (1, 2, 4, 8)
 _SCHEDULES = {
     "polynomial": "goes down in a straight line, so that the end settles",
@@ -103,8 +103,9 @@ def _parse_steps(text: str) -> int | str:
 
 def _object_steps(state: State, value: Any) -> str | None:
     if isinstance(value, str):
-        digits = value.partition(" ")[0]
-        return None if value.endswith(" epochs") and digits.isdecimal() and int(digits) else f'"{value}" is no length'
+        number, _, unit = value.partition(" ")
+        known = unit == "epochs" and number.isdecimal() and number.isascii() and len(number) < _MOST_DIGITS
+        return within_schema("num_train_epochs")(state, int(number)) if known else f'"{value}" is no length'
     return within_schema("max_train_steps")(state, value)
 
 
@@ -354,59 +355,4 @@ CHECKPOINTS = Question(
     show=lambda value: f"every {value:,} steps",
     fine=True,
     keys=("checkpoint_step_interval",),
-)
-
-
-# --- validation's size, which is memory's last word
-
-
-def _sizes(state: State) -> tuple[Option, ...]:
-    wanted, limit = outlook(state), card(state).usable
-    edges = [edge for edge in (512, 768, 1024) if edge <= state.flavour.resolution] or [state.flavour.resolution]
-    options = []
-    for edge in edges:
-        changed = replace(wanted, validation_sizes=((edge, edge),))
-        refused = None if fits(state, changed, VALIDATE) else f"too large: {memory_note(changed, None, VALIDATE)}"
-        options.append(Option(edge, f"{edge} x {edge}", memory_note(changed, limit, VALIDATE), refused))
-    own = state.base.config.get("validation_resolution")
-    if own is not None and own not in edges:
-        options.append(Option(own, str(own), "as the file has it"))
-    return tuple(options)
-
-
-def _propose_size(state: State) -> Proposal[int]:
-    wanted = plan(state)
-    trained = max((int(entry.get("resolution") or state.flavour.resolution) for entry in state.images), default=1024)
-    edges = [edge for edge in (512, 768, 1024) if edge <= max(trained, 512)]
-    edges = edges if state.flavour.resolution >= 512 else [state.flavour.resolution]
-    fitting = [edge for edge in edges if fits(state, replace(wanted, validation_sizes=((edge, edge),)), VALIDATE)]
-    value = max(fitting, default=edges[0])
-    return Proposal(value, "the size it is trained at" if value >= edges[-1] else "the largest that fits")
-
-
-def _read_size(state: State) -> Any:
-    found = read_key("validation_resolution")(state)
-    return validation_sizes(state)[0][0] if found is None else found
-
-
-def _write_size(state: State, value: Any) -> None:
-    default = state.value("resolution") or state.flavour.resolution
-    if value != default or "validation_resolution" in state.config:
-        state.config["validation_resolution"] = value
-
-
-VALIDATION_SIZE = Question(
-    id="samples.size",
-    section="Sample pictures",
-    row="Their size",
-    title="At which size are sample pictures made?",
-    about="The last thing that needs memory: the picture is decoded at full size.",
-    options=_sizes,
-    propose=_propose_size,
-    read=_read_size,
-    write=_write_size,
-    show=lambda value: f"{value} x {value}" if isinstance(value, int) else str(value),
-    fine=True,
-    figures=True,
-    keys=("validation_resolution",),
 )
