@@ -181,6 +181,7 @@ def test_steps_are_told_as_showings():
 def test_learning_rates():
     assert proposals.propose_learning_rate("adamw").value == 1e-4
     assert proposals.propose_learning_rate("lion").value == pytest.approx(1e-4 / 3, rel=0.2)
+    assert proposals.propose_learning_rate("adafactor").value == 1e-2
     assert proposals.propose_learning_rate("prodigy", TINY).value == 1.0
     assert proposals.propose_learning_rate("adamw", TINY).value > 1e-3
 
