@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from simpletune.cli.display import wants_colour
+from simpletune.cli.keys import KeyValue
 from simpletune.errors import UsageError
 from simpletune.wizard.prompters import may_prompt
 
@@ -25,7 +26,7 @@ _HANDS_FREE = "--defaults takes what is recommended, --answers FILE what the fil
     "--answers", metavar="FILE", type=click.Path(path_type=Path), help="A JSON file of answers; the rest as --defaults."
 )
 @click.option(
-    "--set", "sets", multiple=True, metavar="KEY=VALUE", help="Give a key this value, as dataset.0.repeats=2."
+    "--set", "sets", type=KeyValue(), multiple=True, metavar="KEY=VALUE", help="A key's value: dataset.0.repeats=2."
 )
 @click.option("--preset", type=click.Choice(_PRESETS), help="For a card of this memory, or for a processor.")
 @click.option("--yes", is_flag=True, help="Write without asking.")
