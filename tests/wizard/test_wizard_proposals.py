@@ -59,16 +59,16 @@ def found(
     return replace(values, **changes)
 
 
-COUNTS = st.integers(0, 10**6)
 EDGES = st.integers(1, 10_000)
+LINES = st.text(min_size=1, max_size=30).map(lambda text: " ".join(text.split())).filter(bool)
 
 
 @st.composite
 def surveys(draw) -> Survey:
     sizes = draw(st.dictionaries(st.tuples(EDGES, EDGES), st.integers(1, 1000), max_size=5))
     readable = sum(sizes.values())
-    captions = tuple(draw(st.lists(st.text(min_size=1, max_size=30), max_size=min(readable, 4))))
-    names = tuple(draw(st.lists(st.text(min_size=1, max_size=30), max_size=min(readable, 4))))
+    captions = tuple(draw(st.lists(LINES, max_size=min(readable, 4))))
+    names = tuple(draw(st.lists(LINES, max_size=min(readable, 4))))
     return found(sizes, captions, names, pictures=readable + draw(st.integers(0, 50)), listed_all=draw(st.booleans()))
 
 
