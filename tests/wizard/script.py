@@ -105,7 +105,9 @@ class Scripted:
             return chosen(screen, OTHER)
         if screen.options is None:
             return typed(screen, self._text(screen, wish))
-        return chosen(screen, screen.default if wish is RECOMMENDED and screen.id == "review" else self._value(screen, wish))
+        return chosen(
+            screen, screen.default if wish is RECOMMENDED and screen.id == "review" else self._value(screen, wish)
+        )
 
     def _value(self, screen: Screen, wish: Any) -> Any:
         if wish is not RECOMMENDED:
@@ -163,7 +165,7 @@ def pressed(screen: Screen, key: Pressed) -> Any:
 def fit_to_be_shown(screen: Screen) -> None:
     """What every screen owes to whoever reads it."""
     assert screen.heading and screen.title and screen.about, screen
-    assert screen.id == "review" or screen.recommended is None or screen.reason, f"{screen.id} recommends without a reason"
+    assert screen.recommended in (None, "") or screen.reason, f"{screen.id} recommends without a reason"
     texts = [screen.heading, screen.title, screen.about, screen.reason, *screen.panel]
     for option in screen.options or ():
         assert option.label, screen
@@ -213,7 +215,9 @@ def facts(folder: Path, machine: str = "none") -> Facts:
 # --- pictures
 
 
-def draw(folder: Path, count: int = 6, texts: bool = True, size: tuple[int, int] = (64, 64), names: str = "a {} ball") -> Path:
+def draw(
+    folder: Path, count: int = 6, texts: bool = True, size: tuple[int, int] = (64, 64), names: str = "a {} ball"
+) -> Path:
     """A folder of small drawings, half of them wide, with a caption beside each unless `texts` is False."""
     folder.mkdir(parents=True, exist_ok=True)
     colours = ("red", "green", "blue", "orange", "purple", "brown", "black", "teal")
@@ -275,7 +279,12 @@ def visit(
     saved: list[dict[str, Answer]] = []
     begun = read_base(config) if base is None else base
     interview = Interview(
-        prompter, world or facts(config.parent), begun, answers or {}, lambda now: saved.append(dict(now)), through=through
+        prompter,
+        world or facts(config.parent),
+        begun,
+        answers or {},
+        lambda now: saved.append(dict(now)),
+        through=through,
     )
     return Visit(prompter, interview.run(), saved)
 

@@ -286,6 +286,9 @@ def _encoders_objection(state: State, value: str) -> str | None:
 
 
 def _path_question(question_id: str, row: str, title: str, about: str, key: str, kind: str, objection: Any) -> Question:
+    def read(state: State) -> Any:
+        return str(state.resolve(state.config[key])) if state.config.get(key) else MISSING
+
     def write(state: State, value: str) -> None:
         state.config[key] = state.stored(state.resolve(value))
 
@@ -299,7 +302,7 @@ def _path_question(question_id: str, row: str, title: str, about: str, key: str,
         parse=typed_path,
         object=objection,
         propose=lambda _state: Proposal(MISSING, ""),
-        read=lambda state: state.config.get(key) or MISSING,
+        read=read,
         write=write,
         keys=(key,),
     )

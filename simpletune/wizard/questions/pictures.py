@@ -59,7 +59,7 @@ class DataSetQuestions:
             "Which folder holds the pictures?" if not index else "Which folder holds the further pictures?",
             "Subfolders are searched too. The folder is only read: nothing in it is changed or deleted.",
             propose=lambda _state: Proposal(MISSING, ""),
-            read=self._reads("instance_data_dir"),
+            read=self._read_folder,
             write=self._write_folder,
             path="folder",
             parse=typed_path,
@@ -190,6 +190,12 @@ class DataSetQuestions:
 
     def _writes(self, key: str) -> Callable[[State, Any], None]:
         return lambda state, value: state.image(self.index).__setitem__(key, value)
+
+    def _read_folder(self, state: State) -> Any:
+        """The folder's own path: what stands in the file is meant from there, what is typed from the current folder."""
+        found = self._reads("instance_data_dir")(state)
+        entry = state.images[self.index] if self.index < len(state.images) else None
+        return found if found is MISSING else str(state.resolve_pictures(found, entry))
 
     def _write_folder(self, state: State, value: str) -> None:
         is_new = self.index >= len(state.base_images)

@@ -1,0 +1,209 @@
+"""Every way through the wizard, found by going through it: an explorer that takes, wherever it can, what nobody took yet.
+
+Which questions there are, what they offer and which answers lead to further questions is learned on the way, so a new
+question or option is walked without a change here. Only what is typed has to be known beforehand: `TYPED`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from script import RECOMMENDED, Scripted, Typed, Visit, chosen, draw, facts, visit
+
+from simpletune.config import architecture
+from simpletune.config.families import FAMILIES
+from simpletune.wizard.question import OTHER
+from simpletune.wizard.review import ADD, EDIT, REMOVE, WRITE
+from simpletune.wizard.screen import Option, Screen
+
+TYPED: dict[str, tuple[str, ...]] = {
+    "hardware.memory": ("10.5",),
+    "model.mirror": ("https://hub.example.org",),
+    "model.id": ("owner/name",),
+    "data.trigger": ("a photo of ohwx ball",),
+    "data.resolution": ("192",),
+    "data.repeats": ("7",),
+    "lora.rank": ("12",),
+    "lora.alpha": ("6", "0.5"),
+    "training.steps": ("77", "3 epochs"),
+    "training.batch": ("3",),
+    "training.learning_rate": ("3e-4",),
+    "training.vae_batch_size": ("3",),
+    "training.text_encoder_batch_size": ("3",),
+    "training.checkpoints": ("40",),
+    "samples.prompt.1": ("a red ball",),
+    "samples.prompt.2": ("", "a blue ball, at night"),
+    "samples.interval": ("15",),
+    "samples.held_out": ("1",),
+    "output": ("results/of this",),
+}
+"""What is typed at a question's field (the questions of all data sets by one name), one after the other."""
+
+_EDITS = 4  # rows of the review that are picked in one walk
+_MOST_SETS = 2
+_MOST_WALKS = 60
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders of pictures, one for each kind of captions, and models on this disk."""
+
+    root: Path
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        return tuple(sorted((self.root / "pictures").iterdir()))
+
+    def model(self, flavour: str) -> Path:
+        return self.root / "models" / flavour
+
+    @classmethod
+    def make(cls, root: Path) -> World:
+        draw(root / "pictures" / "with texts", 6)
+        draw(root / "pictures" / "named [well] 🐶", 6, texts=False)
+        draw(root / "pictures" / "unnamed", 5, texts=False, names="IMG_{}")
+        world = cls(root)
+        for flavour in FAMILIES["sd3"].flavours:
+            folder = world.model(flavour)
+            for part in ("transformer", "tokenizer", "tokenizer_2"):
+                (folder / part).mkdir(parents=True)
+            config = architecture.component_config(flavour, "transformer")
+            (folder / "transformer" / "config.json").write_text(json.dumps(config))
+            (folder / "model.safetensors").write_bytes(b"weights")
+        return world
+
+
+@dataclass
+class Explorer:
+    """A policy for many walks. `taken` are the answers given so far, by screen; `open` those seen and not yet given."""
+
+    world: World
+    machine: str
+    taken: set[tuple[str, str]] = field(default_factory=set)
+    open: dict[str, set[str]] = field(default_factory=dict)
+    ways: dict[str, dict[str, str]] = field(default_factory=dict)  # how a screen was reached: screen -> answer
+    follows: dict[str, dict[str, str]] = field(default_factory=dict)  # screen -> answer -> the screen after it
+    path: dict[str, str] = field(default_factory=dict)  # this walk's answers
+    goal: dict[str, str] = field(default_factory=dict)  # the way to a screen that has answers left
+    edits: int = 0
+
+    def begin(self) -> bool:
+        """Set out on another walk; False when nothing is left to be taken."""
+        left = next((screen for screen, answers in self.open.items() if answers), None)
+        self.goal = {} if left is None else self.ways[left]
+        self.path, self.edits = {}, 0
+        return left is not None or not self.taken
+
+    def __call__(self, screen: Screen) -> Any:
+        known = {name: answer for name, answer in self._candidates(screen)}
+        if screen.id not in self.path:
+            self.ways[screen.id] = dict(self.path)
+        fresh = [name for name in known if (self._key(screen.id), name) not in self.taken]
+        name = self._pick(screen, list(known), fresh)
+        self._note(screen, name, fresh)
+        return known.get(name, RECOMMENDED)
+
+    def _pick(self, screen: Screen, known: Sequence[str], fresh: Sequence[str]) -> str:
+        if screen.id == "review":
+            self.edits += 1
+            return next((name for name in fresh if self.edits <= _EDITS), WRITE)
+        wanted = self.goal.get(screen.id)
+        if wanted in known and len(set(self.follows.get(screen.id, {}).values())) > 1:
+            return str(wanted)  # a parting of the ways to what is left
+        if screen.options is None and screen.recommended is None and not screen.default:
+            return (*fresh, *known)[0]
+        return fresh[0] if fresh else "everything" if screen.id == "depth" else "recommended"
+
+    def _note(self, screen: Screen, name: str, fresh: Sequence[str]) -> None:
+        before = next(reversed(self.path), None)
+        if before is not None:
+            self.follows.setdefault(before, {}).setdefault(self.path[before], screen.id)
+        key = self._key(screen.id)
+        self.taken.add((key, name))
+        self.open[screen.id] = set() if screen.id == "review" else {one for one in fresh if one != name}
+        for other in self.open:
+            self.open[other] = {one for one in self.open[other] if (self._key(other), one) not in self.taken}
+        self.path.pop(screen.id, None)
+        self.path[screen.id] = name
+
+    def _key(self, screen_id: str) -> str:
+        """A question's name; those of all data sets share one. What there is to train on depends on the machine."""
+        name = re.sub(r"^data\.\d+", "data", screen_id)
+        return f"{name} on {self.machine}" if screen_id in ("hardware", "model") else name
+
+    def _candidates(self, screen: Screen) -> list[tuple[str, Any]]:
+        """Everything that can be answered here, by a name that stays the same from walk to walk."""
+        found: list[tuple[str, Any]] = []
+        for at, option in enumerate(screen.options or ()):
+            if option.disabled is None and option.value is not OTHER and self._is_wanted(screen, option):
+                found.append((self._name(screen, option, at), option.value))
+        if screen.options is None or any(option.value is OTHER for option in screen.options):
+            found += [(f'"{text}"', Typed(text)) for text in self._texts(screen)]
+        return found
+
+    def _is_wanted(self, screen: Screen, option: Option) -> bool:
+        if screen.id.endswith(".more"):
+            return not option.value or int(screen.id.split(".")[1]) < _MOST_SETS - 1
+        if screen.id == "review":
+            return option.value.action in (EDIT, ADD, REMOVE)
+        return True
+
+    def _name(self, screen: Screen, option: Option, at: int) -> str:
+        if screen.id == "review":
+            return (
+                f"{option.value.action} {self._key(option.value.about)}"
+                if option.value.action == EDIT
+                else option.value.action
+            )
+        number = isinstance(option.value, int | float) and not isinstance(option.value, bool)
+        return f"option {at}" if number else str(option.value)
+
+    def _texts(self, screen: Screen) -> tuple[str, ...]:
+        if screen.path == "folder" and screen.id.startswith("data."):
+            return tuple(map(str, self.world.pictures))
+        flavour = self.path.get("model", "sd3-medium")
+        folder = self.world.model(flavour if flavour != "recommended" else "sd3-medium")
+        paths = {"model.folder": folder, "model.encoders": folder, "model.file": folder / "model.safetensors"}
+        if screen.id in paths:
+            return (str(paths[screen.id]),)
+        return TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
+
+
+@dataclass(frozen=True)
+class Walked:
+    """One walk that was made, and where."""
+
+    config: Path
+    machine: str
+    visit: Visit
+    path: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.machine} {self.config.parent.name}"
+
+
+def walk_all(
+    root: Path, machines: Sequence[str], each: Callable[[Walked], None] = lambda _walked: None
+) -> list[Walked]:
+    """Walk until every answer to every question was given once, on each machine what depends on it."""
+    world = World.make(root / "world")
+    walks: list[Walked] = []
+    taken: set[tuple[str, str]] = set()
+    for machine in machines:
+        explorer = Explorer(world, machine, taken)
+        number = 0
+        while explorer.begin() or not number:
+            assert number < _MOST_WALKS, f"there is always something left: {explorer.open}"
+            config = root / f"{machine}-{number}" / "config.json"
+            walked = Walked(
+                config, machine, visit(config, explorer, facts(config.parent, machine)), dict(explorer.path)
+            )
+            each(walked)
+            walks.append(walked)
+            number += 1
+    return walks
