@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,8 @@ def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
         try:
             outcome = Session(talker, config, sets, dry_run=dry_run).run(given)
         except (KeyboardInterrupt, EOFError):
-            click.echo("\nstopped: your answers are kept, `simpletune configure` goes on from them", err=True)
+            with suppress(OSError):  # the terminal may be the thing that is gone
+                click.echo("\nstopped: your answers are kept, `simpletune configure` goes on from them", err=True)
             return 130
         except Stopped:
             click.echo("stopped: nothing was written", err=True)

@@ -181,12 +181,12 @@ def steps(state: State) -> int:
     return 1000
 
 
-def fits(state: State, wanted: Plan, *phases: str) -> bool:
-    """Whether the phases (all, when none is named) fit the card; yes when its memory is unknown."""
+def fits(state: State, wanted: Plan, *phases: str, room: float = 1.0) -> bool:
+    """Whether the phases (all, when none is named) fit the card, times `room`; yes when its memory is unknown."""
     limit = card(state).usable
     if limit is None:
         return True
-    return all(phase.bytes <= limit for phase in forecast(wanted).phases if not phases or phase.phase in phases)
+    return all(room * phase.bytes <= limit for phase in forecast(wanted).phases if not phases or phase.phase in phases)
 
 
 def memory_note(wanted: Plan, limit: int | None, *phases: str) -> str:

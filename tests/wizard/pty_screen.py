@@ -153,7 +153,9 @@ class PtyScreen:
     def hang_up(self, timeout: float = TIMEOUT) -> int:
         """Close the terminal under the command, as closing its window does; its exit code as of `end`."""
         self._child.ptyproc.fileobj.close()
-        self._child.closed = True
+        # Told to both, or the number is closed again when they are collected: it may be another's by then.
+        self._child.closed = self._child.ptyproc.closed = True
+        self._child.child_fd = self._child.ptyproc.fd = -1
         deadline = time.monotonic() + timeout
         while self._child.isalive():
             if time.monotonic() > deadline:

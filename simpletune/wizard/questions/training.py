@@ -32,6 +32,7 @@ from simpletune.wizard.state import MISSING, State
 SECTION = "Training"
 _MOST_DIGITS = 10  # of a number that somebody types
 _BATCHES = (1, 2, 4, 8)
+_ROOM = 1.15  # times the estimate that must fit before more is spent than is needed: it may be wrong by that much
 _SCHEDULES = {
     "polynomial": "goes down in a straight line, so that the end settles",
     "cosine": "stays high at first, then goes down in a curve",
@@ -182,7 +183,7 @@ BATCH = Question(
 
 def _propose_checkpointing(state: State) -> Proposal[bool]:
     free = replace(plan(state), gradient_checkpointing=False)
-    if fits(state, free, TRAIN) and card(state).usable is not None:
+    if fits(state, free, TRAIN, room=_ROOM) and card(state).usable is not None:
         return Proposal(False, "it fits without, and steps are faster by a third")
     return Proposal(True, f"without it, {memory_note(free, None, TRAIN)} would be needed")
 
