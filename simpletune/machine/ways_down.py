@@ -11,6 +11,7 @@ from simpletune.machine.shapes import family_flavour
 
 _BITS = {"no_change": 16, "int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
 _EDGES = (768, 640, 512, 384, 256)  # shorter edges worth training or sampling at
+_SMALLEST_SAMPLE = 512
 
 # From what costs nothing to what costs most: the order in which changes are shown.
 _ORDER = (
@@ -96,8 +97,8 @@ def applied(plan: Plan, change: Change) -> Plan:
     if change.key == "resolution":
         return replace(plan, bucket=_scaled(plan, plan.bucket, change.value))
     if change.key == "validation_resolution":
-        width, _, height = change.value.partition("x")
-        return replace(plan, validation_sizes=((int(width), int(height)),))
+        sides = [size.partition("x") for size in change.value.split(",")]
+        return replace(plan, validation_sizes=tuple((int(width), int(height)) for width, _, height in sides))
     if change.key == "text_encoder_3_precision":
         return replace(plan, text_encoder_precisions=(*plan.text_encoder_precisions[:2], change.value))
     return replace(plan, **{change.key: change.value})
@@ -143,8 +144,8 @@ def _for_images(plan: Plan) -> Candidates:
 
 def _for_training(plan: Plan) -> Candidates:
     if not plan.gradient_checkpointing:
-        yield {"gradient_checkpointing": True, "gradient_checkpointing_interval": 1}, "steps take about a third longer"
-    if plan.gradient_checkpointing_interval > 1:
+        yield {"gradient_checkpointing": True}, "steps take about a third longer"
+    elif plan.gradient_checkpointing_interval > 1:
         yield {"gradient_checkpointing_interval": 1}, "steps take a little longer"
     if plan.train_batch_size > 1:
         batch = -(-plan.train_batch_size // 2)
@@ -158,14 +159,19 @@ def _for_training(plan: Plan) -> Candidates:
 
 
 def _for_validation(plan: Plan) -> Candidates:
-    edge = min(min(size) for size in plan.validation_sizes or (plan.bucket,))
-    widest = max(plan.validation_sizes or (plan.bucket,), key=lambda size: size[0] * size[1])
-    for smaller in _EDGES:
-        if smaller < edge:
-            width, height = _scaled(plan, widest, smaller)
-            yield {"validation_resolution": f"{width}x{height}"}, "sample pictures are smaller; training stays as it is"
-            break
+    """Smaller samples first, but a quantized base before samples that are too small to judge by."""
+    yield from _smaller_samples(plan, (edge for edge in _EDGES if edge >= _SMALLEST_SAMPLE))
     yield from _smaller_base(plan)
+    yield from _smaller_samples(plan, _EDGES)
+
+
+def _smaller_samples(plan: Plan, edges: Iterable[int]) -> Candidates:
+    sizes = plan.validation_sizes or (plan.bucket,)
+    edge = next((edge for edge in edges if edge < max(min(size) for size in sizes)), None)
+    if edge is not None:
+        smaller = dict.fromkeys(size if min(size) <= edge else _scaled(plan, size, edge) for size in sizes)
+        value = ",".join(f"{width}x{height}" for width, height in smaller)
+        yield {"validation_resolution": value}, "sample pictures are smaller; training stays as it is"
 
 
 def _smaller_base(plan: Plan) -> Candidates:

@@ -122,6 +122,13 @@ def test_only_the_phase_that_is_over_is_changed():
     assert "third" in first.cost
 
 
+def test_a_change_that_a_later_one_makes_needless_is_left_out():
+    whole = replace(MEASURED, text_encoder_precisions=("no_change",) * 3, vae_batch_size=1)
+    (change,) = ways_down(whole, 8 * GIB)
+    assert (change.key, change.value, change.phase) == ("text_encoder_3_precision", "int8-quanto", "encode text")
+    assert change.saves > 3 * GIB
+
+
 def test_changes_are_of_keys_that_exist():
     from simpletune.config.schema import config_keys
 
@@ -129,6 +136,14 @@ def test_changes_are_of_keys_that_exist():
     assert len(changes) > 4
     assert {change.key for change in changes} <= set(config_keys())
     assert {field.name for field in fields(Plan)} >= {"bucket", "validation_sizes"}
+
+
+def test_every_sample_size_that_is_too_large_becomes_smaller():
+    plan = replace(MEASURED, validation_sizes=((1280, 768), (512, 512), (1024, 1024)), vae_batch_size=1, use_t5=False)
+    (change,) = ways_down(plan, 6 * GIB)
+    assert (change.key, change.value) == ("validation_resolution", "1088x640,512x512,640x640")
+    values = {change.key: change.value for change in ways_down(plan, 4 * GIB)}
+    assert values == {"validation_resolution": "832x512,512x512", "base_model_precision": "int8-quanto"}
 
 
 def test_nothing_makes_it_fit_into_next_to_nothing():
