@@ -11,7 +11,7 @@ from typing import Any
 
 from simpletune.wizard.ask import ask, doing
 from simpletune.wizard.facts import Facts
-from simpletune.wizard.question import Question
+from simpletune.wizard.question import Question, no_lines
 from simpletune.wizard.questions import questions
 from simpletune.wizard.questions.depth import ALL
 from simpletune.wizard.review import ADD, EDIT, REMOVE, STOP, WRITE, review_screen
@@ -139,6 +139,8 @@ class Interview:
 
     def _report(self, question: Question) -> None:
         """What is worth saying once a question is answered: the pictures that were found, what the hub said."""
+        if question.after is no_lines:
+            return
         with doing(self.prompter, "Asking the hub" if question.id.startswith("model.") else ""):
             reached = walk(questions, self.facts, self.base, self.answers, Terms(files=not self.through))
             lines = question.after(reached.state) if question.id in reached.state.values else []

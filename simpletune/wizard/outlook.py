@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.data.survey import Survey
+from simpletune.machine import forecast as machine
 from simpletune.machine.devices import Device, usable_memory
-from simpletune.machine.forecast import Forecast, Plan, forecast
+from simpletune.machine.forecast import Forecast, Plan
 from simpletune.machine.timing import TimeRange, run_seconds
 from simpletune.machine.ways_down import Change, ways_down
 from simpletune.wizard.state import State
@@ -19,6 +20,12 @@ from simpletune.wizard.state import State
 GIB = 1 << 30
 _PICTURES_UNKNOWN = 20  # a set's size before there is one
 _SHORT = {"encode text": "text", "encode images": "pictures", "train": "train", "validate": "validate"}
+
+
+@lru_cache(maxsize=4096)
+def forecast(wanted: Plan) -> Forecast:
+    """What a run takes; asked for the same plans at every question."""
+    return machine.forecast(wanted)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def _nothing(_state: State, _value: Any) -> None:
     return None
 
 
-def _no_lines(_state: State) -> list[str]:
+def no_lines(_state: State) -> list[str]:
     return []
 
 
@@ -59,7 +59,7 @@ class Question:
     fine: bool = False
     figures: bool = False
     keys: tuple[str, ...] = ()
-    after: Callable[[State], list[str]] = field(default=_no_lines)
+    after: Callable[[State], list[str]] = field(default=no_lines)
 
     def objection(self, state: State, value: Any) -> Objection:
         """Why `value` can't be the answer here: no option, a disabled one, no text, or what `object` says of it."""

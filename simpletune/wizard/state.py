@@ -10,6 +10,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +109,19 @@ def images_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry.get("dataset_type") != TEXT_EMBEDS and not entry.get("disabled")]
 
 
+@lru_cache(maxsize=1024)
+def _absolute(folder: Path, text: str) -> Path:
+    return Path(os.path.normpath(folder / text))
+
+
 class State:
     """The files as the answers so far make them, and everything a question may want to know."""
 
     def __init__(self, facts: Facts, base: Base, answers: Mapping[str, Answer]) -> None:
         self.facts = facts
         self.base = base
+        self.folder = Path(os.path.abspath(base.config_path)).parent  # noqa: PTH100
+        """The folder of config.json, which relative paths are meant from."""
         self.answers = answers
         self.config = base.config
         removed = answers[REMOVED].value if REMOVED in answers else []
@@ -124,11 +132,6 @@ class State:
         self.editor = False
         self.ahead: State | None = None  # with what is proposed for all that is open, for the figures on screen
         self.values: dict[str, Any] = {}  # of the questions answered so far, by id
-
-    @property
-    def folder(self) -> Path:
-        """The folder of config.json, which relative paths are meant from."""
-        return Path(os.path.abspath(self.base.config_path)).parent  # noqa: PTH100
 
     @property
     def flavour(self) -> Flavour:
@@ -167,8 +170,8 @@ class State:
 
     def resolve(self, text: str, folder: Path | None = None) -> Path:
         """A path of config.json, or of the file in `folder`."""
-        filled = text.replace("{model_family}", str(self.value("model_family")))
-        return Path(os.path.normpath((folder or self.folder) / os.path.expanduser(filled)))  # noqa: PTH111
+        filled = text.replace("{model_family}", str(self.value("model_family"))) if "{" in text else text
+        return _absolute(folder or self.folder, os.path.expanduser(filled))  # noqa: PTH111
 
     def stored(self, path: Path, folder: Path | None = None) -> str:
         """A path as config.json, or the file in `folder`, holds it: relative where it lies in that folder or beside it,
@@ -179,8 +182,9 @@ class State:
 
     def resolve_pictures(self, text: str, entry: Mapping[str, Any] | None = None) -> Path:
         """A path of the data file; what its entry's other values stand for is filled in."""
-        filled = text.replace("{output_dir}", str(self.resolve(str(self.value("output_dir")))))
-        filled = filled.replace("{id}", str(entry["id"])) if entry and "id" in entry else filled
+        if "{output_dir}" in text:
+            text = text.replace("{output_dir}", str(self.resolve(str(self.value("output_dir")))))
+        filled = text.replace("{id}", str(entry["id"])) if entry and "id" in entry else text
         return self.resolve(filled, self.data_path.parent)
 
     def picture_folder(self, index: int) -> Path:

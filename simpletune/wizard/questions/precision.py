@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simpletune.machine.devices import compute_precision
-from simpletune.machine.forecast import forecast
-from simpletune.wizard.outlook import card, fits, gib, memory_note, outlook, plan
+from simpletune.wizard.outlook import card, fits, forecast, gib, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import read_key, write_key
