@@ -65,7 +65,7 @@ def paint(folder: Path) -> None:
 @contextmanager
 def home() -> Iterator[Path]:
     """A person's folder with a project in it, `sd3/paintings`; its name is as long as HOME."""
-    folder = Path(tempfile.mkdtemp(prefix="", dir="/tmp"))  # noqa: S108 - the length of its name counts
+    folder = Path(tempfile.mkdtemp(prefix="", dir="/tmp"))
     try:
         (folder / "sd3").mkdir()
         paint(folder / "sd3" / "paintings")
@@ -207,10 +207,10 @@ def describe_the_world() -> None:
 
     gib = 1 << 30
     card = Gpu(0, CARD, 12 * gib, 11 * gib, "580.65.06", (8, 9), "GPU-a")
+    torch = TorchBuild("2.13.0+cu130", "13.0", None)
     machine = hardware.Machine(
-        (card,), 32 * gib, 28 * gib, 400 * 10**9, 12, TorchBuild("2.13.0+cu130", "13.0", None), processor="Some processor",
-        release="6.8", driver_cuda=(13, 0),
-    )  # fmt: skip
+        (card,), 32 * gib, 28 * gib, 400 * 10**9, 12, torch, processor="Some processor", driver_cuda=(13, 0)
+    )
 
     def refuse(repo: str, *_: object, **__: object) -> hub_access.Access:
         asked = hub_access.Access(repo, hub_access.HUB, True, False, hub_access.UNKNOWN, False, "", None)
