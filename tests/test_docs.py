@@ -1,4 +1,4 @@
-"""What the documents name is there: paths of the repository, commands with their options, targets of the Makefile."""
+"""What the documents name is there: paths, links, commands with their options, targets of the Makefile."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
 
 _FENCED = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_TITLE = re.compile(r"^#+ (.+)$", re.MULTILINE)
 # What follows a path, such as ":12" or "::test_name", is no part of it; "tests/data/" is a folder.
 _PATH = re.compile(r"(?:simpletune|tests|docs|examples|schemas)/[\w.*{},/-]*")
 # A run makes these, so a fresh checkout lacks them.
@@ -41,6 +43,25 @@ def exists(path: str) -> bool:
     if braces:
         return all(exists(path[: braces.start()] + part + path[braces.end() :]) for part in braces[1].split(","))
     return any(ROOT.glob(path.rstrip("/"))) if "*" in path else (ROOT / path).exists()
+
+
+def broken_links(document: Path, text: str) -> list[str]:
+    """Links to files and titles that aren't there; addresses on the web are let pass."""
+    broken = []
+    for link in _LINK.findall(without_fences(text)):
+        name, _, title = link.partition("#")
+        target = document.parent / name
+        if "://" in link:
+            continue
+        if not target.exists() or (title and title not in anchors(target.read_text("utf-8") if name else text)):
+            broken.append(link)
+    return broken
+
+
+def anchors(text: str) -> set[str]:
+    """What links call the titles of a document: "## 2. Install" is "2-install"."""
+    titles = (title.lower().replace(" ", "-") for title in _TITLE.findall(without_fences(text)))
+    return {re.sub(r"[^\w-]", "", title) for title in titles}
 
 
 def shell_lines(text: str) -> list[list[str]]:
@@ -107,6 +128,11 @@ def test_every_path_is_there(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    assert broken_links(document, document.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_is_there(document: Path) -> None:
     calls = shell_lines(document.read_text(encoding="utf-8"))
     assert [found for words in calls if (found := fault(words))] == []
@@ -152,3 +178,10 @@ def test_missing_paths_are_found() -> None:
     text = "`simpletune/nowhere.py`, `tests/conftest.py`, `docs/*.md` and `simpletune/{errors,lost}.py`, not `a/b.py`"
     missing = ["simpletune/nowhere.py", "simpletune/{errors,lost}.py"]
     assert [path for path in paths(text) if not exists(path)] == missing
+
+
+def test_links_that_lead_nowhere_are_found() -> None:
+    text = "# A title: one\n[a](README.md#simpletune) [b](#a-title-one) [c](https://x.example/#y)\n"
+    wrong = "[d](lost.md) [e](README.md#lost)\n```text\n[f](lost.md)\n```\n"
+    assert broken_links(ROOT / "README.md", text + wrong) == ["lost.md", "README.md#lost"]
+    assert anchors(text) == {"a-title-one"}
