@@ -110,6 +110,8 @@ def _screen(
         wrong = None if known or wished is MISSING else question.objection(state, wished)
         own = () if known or wished is MISSING else (Option(wished, question.shown(wished), "as it is now", wrong),)
         options = (*options, *own, Option(OTHER, f"{question.other} ..."))
+    if options is not None and all(option.disabled for option in options if option.value is not OTHER):
+        problem = problem or "none of these fits with what was chosen before: go back and change that"
     has_proposal = proposed.value is not MISSING
     return Screen(
         id=question.id,

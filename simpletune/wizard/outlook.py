@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from simpletune.config import architecture
@@ -18,6 +19,7 @@ from simpletune.machine.ways_down import Change, ways_down
 from simpletune.wizard.state import State
 
 GIB = 1 << 30
+ROOM = 1.05  # times the estimate that must fit where nothing would make do with less if it turned out not to
 _PICTURES_UNKNOWN = 20  # a set's size before there is one
 _SHORT = {"encode text": "text", "encode images": "pictures", "train": "train", "validate": "validate"}
 
@@ -151,15 +153,31 @@ def prompts_count(state: State) -> int:
 
 
 def pictures(state: State) -> int:
-    """Pictures in all data sets whose folders have been looked at."""
-    return sum(found.usable for found in surveys(state))
+    """Pictures that are trained on, of all data sets whose folders have been looked at."""
+    return sum(_trained_on(entry, found) for entry, found in _looked_at(state))
+
+
+def files(state: State) -> int:
+    """Picture files that are trained on, each once: a folder may be in several data sets."""
+    most: dict[Path, int] = {}
+    for entry, found in _looked_at(state):
+        most[found.folder] = max(most.get(found.folder, 0), _trained_on(entry, found))
+    return sum(most.values())
 
 
 def captions(state: State) -> int:
     """Captions to encode, at most: one a picture unless a set shares one."""
     return sum(
-        1 if entry.get("caption_strategy") == "instanceprompt" else found.usable for entry, found in _looked_at(state)
+        1 if entry.get("caption_strategy") == "instanceprompt" else _trained_on(entry, found)
+        for entry, found in _looked_at(state)
     )
+
+
+def _trained_on(entry: dict[str, Any], found: Survey) -> int:
+    """Pictures of a set that are used: with captions from text files, those that have one."""
+    if entry.get("caption_strategy", "textfile") != "textfile" or not found.readable:
+        return found.usable
+    return round(found.usable * found.with_text / found.readable)
 
 
 def surveys(state: State) -> list[Survey]:
@@ -174,7 +192,7 @@ def _looked_at(state: State) -> list[tuple[dict[str, Any], Survey]]:
 
 def showings(state: State) -> int:
     """Pictures shown in an epoch, repeats counted."""
-    return sum(found.usable * (1 + int(entry.get("repeats", 0))) for entry, found in _looked_at(state))
+    return sum(_trained_on(entry, found) * (1 + int(entry.get("repeats", 0))) for entry, found in _looked_at(state))
 
 
 def steps(state: State) -> int:

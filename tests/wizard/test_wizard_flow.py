@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import pytest
-from script import MACHINES, Typed, always, draw, facts, visit, write
+from script import always, facts, visit, write
 from walks import Walked, walk_all
 
-from simpletune.config.validate import Problem, check, errors
-from simpletune.progress import SilentReporter
+from simpletune.config.schema import entry_keys
+from simpletune.config.validate import Problem, check
 from simpletune.wizard.compose import changes, checked, contents
 from simpletune.wizard.start import read_base
 from simpletune.wizard.state import Answer
@@ -74,3 +72,59 @@ def test_going_through_all_questions_again_changes_nothing_either(walks: list[Wa
         seen = visit(walked.config, lambda screen: screen.default, world, through=True)
         assert len(seen.prompter.screens) > 8
         assert changes(contents(seen.state)) == {}, walked
+
+
+# --- training what was written
+
+REPLACED = {"device", "device_memory_gb", "model_flavour", "pretrained_model_name_or_path", "hf_endpoint",
+            "pretrained_text_encoders_path", "output_dir", "max_train_steps", "num_train_epochs", "resolution",
+            "instance_data_dir", "instance_prompt", "validation_resolution"}  # fmt: skip
+"""Keys that are set to something else so that it trains here, in seconds; and those whose values are paths and texts."""
+WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
+
+
+def used(walked: Walked) -> set[tuple[str, str]]:
+    """The keys and values of a walk that training it here puts to use."""
+    state = walked.visit.state
+    keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - REPLACED - WITHOUT_EFFECT
+    of_sets = {key for key in keys if key in entry_keys("image")}
+    found = {(key, json.dumps(state.value(key))) for key in keys - of_sets}
+    return found | {
+        (key, json.dumps(state.entry_value(index, key))) for key in of_sets for index in range(len(state.images))
+    }
+
+
+def covering(walks: Sequence[Walked]) -> list[Walked]:
+    """Few walks that have every value of every key among them."""
+    left, chosen = set().union(*map(used, walks)), []
+    while left:
+        chosen.append(max(walks, key=lambda walked: len(used(walked) & left)))
+        left -= used(chosen[-1])
+    return chosen
+
+
+def overrides(walked: Walked) -> list[str]:
+    """What makes a run of the tiny model out of any files: two steps at 64 pixels, on this processor."""
+    config = walked.visit.config
+    values = {
+        "device": "cpu", "model_flavour": "tiny", "pretrained_model_name_or_path": None, "hf_endpoint": None,
+        "pretrained_text_encoders_path": None, "device_memory_gb": None, "num_train_epochs": None, "max_train_steps": 2,
+        "validation_resolution": 64, "validation_num_inference_steps": 1,
+    }  # fmt: skip
+    values["optimizer"] = "adamw" if config["optimizer"] == "adamw8bit" else config["optimizer"]  # that needs CUDA
+    sets = [f"dataset.{index}.resolution=64" for index in range(len(walked.visit.state.images))]
+    return [*(f"{key}={json.dumps(value).strip(chr(34))}" for key, value in values.items()), *sets]
+
+
+def test_what_the_walks_made_trains(walks: list[Walked]) -> None:
+    from simpletune.progress import SilentReporter
+    from simpletune.trainer.launch import launch
+
+    chosen = covering(walks)
+    assert len(chosen) >= 5, "the walks differ too little"
+    for walked in chosen:
+        outcome = launch(walked.config, overrides(walked), SilentReporter())
+        assert outcome is not None, walked
+        assert outcome.steps == 2, walked
+        assert outcome.adapter.is_file(), walked
+        assert (outcome.gallery is None) == (walked.visit.answers["samples.prompts"] == "none"), walked

@@ -1,4 +1,4 @@
-"""Every way through the wizard, found by going through it: an explorer that takes, wherever it can, what nobody took yet.
+"""Every way through the wizard, found by going through it: an explorer takes, wherever it can, what it never took.
 
 Which questions there are, what they offer and which answers lead to further questions is learned on the way, so a new
 question or option is walked without a change here. Only what is typed has to be known beforehand: `TYPED`.
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from script import RECOMMENDED, Scripted, Typed, Visit, chosen, draw, facts, visit
+from script import BACK, RECOMMENDED, Typed, Visit, draw, facts, visit
 
 from simpletune.config import architecture
 from simpletune.config.families import FAMILIES
-from simpletune.wizard.question import OTHER
+from simpletune.wizard.question import OTHER, same
 from simpletune.wizard.review import ADD, EDIT, REMOVE, WRITE
 from simpletune.wizard.screen import Option, Screen
 
@@ -44,6 +44,7 @@ TYPED: dict[str, tuple[str, ...]] = {
 }
 """What is typed at a question's field (the questions of all data sets by one name), one after the other."""
 
+NO_LIMIT = Option(None, "anything that is typed")
 _EDITS = 4  # rows of the review that are picked in one walk
 _MOST_SETS = 2
 _MOST_WALKS = 60
@@ -80,33 +81,57 @@ class World:
 
 @dataclass
 class Explorer:
-    """A policy for many walks. `taken` are the answers given so far, by screen; `open` those seen and not yet given."""
+    """A policy for many walks. `taken` are the answers that files were made with, by screen; `offered` all there are.
+
+    Where nothing can be taken, because what was chosen before leaves no memory, it goes back and takes that back.
+    """
 
     world: World
     machine: str
     taken: set[tuple[str, str]] = field(default_factory=set)
-    open: dict[str, set[str]] = field(default_factory=dict)
-    ways: dict[str, dict[str, str]] = field(default_factory=dict)  # how a screen was reached: screen -> answer
+    offered: dict[str, set[str]] = field(default_factory=dict)
+    ways: dict[tuple[str, str], dict[str, str]] = field(
+        default_factory=dict
+    )  # what had been answered where it was offered
     follows: dict[str, dict[str, str]] = field(default_factory=dict)  # screen -> answer -> the screen after it
     path: dict[str, str] = field(default_factory=dict)  # this walk's answers
     goal: dict[str, str] = field(default_factory=dict)  # the way to a screen that has answers left
     edits: int = 0
+    retreats: bool = False
+    walks: int = 0
 
     def begin(self) -> bool:
-        """Set out on another walk; False when nothing is left to be taken."""
-        left = next((screen for screen, answers in self.open.items() if answers), None)
-        self.goal = {} if left is None else self.ways[left]
-        self.path, self.edits = {}, 0
-        return left is not None or not self.taken
+        """Set out on another walk, to another of the screens with answers left; False when there are none."""
+        left = [
+            (screen, name) for screen, names in self.offered.items() for name in self._fresh(screen, sorted(names))[:1]
+        ]
+        self.goal = self.ways[left[self.walks % len(left)]] if left else {}
+        self.path, self.edits, self.walks = {}, 0, self.walks + 1
+        return bool(left) or not self.offered
+
+    def end(self, made: Visit) -> None:
+        """Count what the files were made with; what was changed again in the review is taken another time."""
+        self.taken |= {(self._key(screen), name) for screen, name in self.path.items() if screen in made.answers}
 
     def __call__(self, screen: Screen) -> Any:
-        known = {name: answer for name, answer in self._candidates(screen)}
-        if screen.id not in self.path:
-            self.ways[screen.id] = dict(self.path)
-        fresh = [name for name in known if (self._key(screen.id), name) not in self.taken]
-        name = self._pick(screen, list(known), fresh)
-        self._note(screen, name, fresh)
+        known = dict(self._candidates(screen))
+        self.retreats |= all(one.disabled for one in screen.options or (NO_LIMIT,) if one.value is not OTHER)
+        if self.retreats:
+            if not screen.panel or screen.id not in self.path or same(screen.default, screen.recommended):
+                return BACK
+            self.retreats, self.edits, known = False, _EDITS, {}
+        so_far = {other: answer for other, answer in self.path.items() if other != screen.id}
+        for one in known:
+            self.ways.setdefault((screen.id, one), so_far)
+        name = self._pick(screen, list(known), self._fresh(screen.id, known)) if known else "recommended"
+        if name == "recommended":
+            name = next((one for one, value in known.items() if same(value, screen.recommended)), name)
+        self._note(screen, name, known)
         return known.get(name, RECOMMENDED)
+
+    def _fresh(self, screen_id: str, names: Iterable[str]) -> list[str]:
+        key = self._key(screen_id)
+        return [name for name in names if (key, name) not in self.taken and self.path.get(screen_id) != name]
 
     def _pick(self, screen: Screen, known: Sequence[str], fresh: Sequence[str]) -> str:
         if screen.id == "review":
@@ -115,19 +140,20 @@ class Explorer:
         wanted = self.goal.get(screen.id)
         if wanted in known and len(set(self.follows.get(screen.id, {}).values())) > 1:
             return str(wanted)  # a parting of the ways to what is left
+        if not fresh and wanted in known:
+            return str(wanted)
         if screen.options is None and screen.recommended is None and not screen.default:
             return (*fresh, *known)[0]
         return fresh[0] if fresh else "everything" if screen.id == "depth" else "recommended"
 
-    def _note(self, screen: Screen, name: str, fresh: Sequence[str]) -> None:
+    def _note(self, screen: Screen, name: str, known: Iterable[str]) -> None:
         before = next(reversed(self.path), None)
-        if before is not None:
+        if before is not None and not self.edits:
             self.follows.setdefault(before, {}).setdefault(self.path[before], screen.id)
-        key = self._key(screen.id)
-        self.taken.add((key, name))
-        self.open[screen.id] = set() if screen.id == "review" else {one for one in fresh if one != name}
-        for other in self.open:
-            self.open[other] = {one for one in self.open[other] if (self._key(other), one) not in self.taken}
+        if screen.id == "review":
+            self.taken.add(("review", name))
+        else:
+            self.offered.setdefault(screen.id, set()).update(known)
         self.path.pop(screen.id, None)
         self.path[screen.id] = name
 
@@ -197,12 +223,12 @@ def walk_all(
     for machine in machines:
         explorer = Explorer(world, machine, taken)
         number = 0
-        while explorer.begin() or not number:
-            assert number < _MOST_WALKS, f"there is always something left: {explorer.open}"
+        while explorer.begin():
+            assert number < _MOST_WALKS, f"there is always something left on {machine}"
             config = root / f"{machine}-{number}" / "config.json"
-            walked = Walked(
-                config, machine, visit(config, explorer, facts(config.parent, machine)), dict(explorer.path)
-            )
+            made = visit(config, explorer, facts(config.parent, machine))
+            explorer.end(made)
+            walked = Walked(config, machine, made, dict(explorer.path))
             each(walked)
             walks.append(walked)
             number += 1

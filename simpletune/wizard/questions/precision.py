@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simpletune.machine.devices import compute_precision
-from simpletune.wizard.outlook import card, fits, forecast, gib, memory_note, outlook, plan
+from simpletune.wizard.outlook import ROOM, card, fits, forecast, gib, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import read_key, write_key
@@ -26,7 +26,6 @@ _QUALITY = {
     "int4-quanto": "a little loss",
     "int2-quanto": "a clear loss, the last resort",
 }
-_ROOM = 1.05  # times the estimate that must fit: nothing is smaller in this phase if it turns out not to
 _ROOMY = 20 << 30  # bytes: from here on there is nothing to save for
 _ENCODERS = ("CLIP-L", "CLIP-G", "T5")
 
@@ -172,7 +171,7 @@ def _propose_mix(state: State) -> Proposal[Any]:
     if device.usable is not None and device.usable >= _ROOMY:
         return Proposal("16-bit", "nothing is lost, and they fit")
     for name in ("t5-int8", "t5-int4", "int4", "no-t5"):
-        if fits(state, _mixed(wanted, name), "encode text", room=_ROOM):
+        if fits(state, _mixed(wanted, name), "encode text", room=ROOM):
             break
     taken = memory_note(_mixed(wanted, name), None, "encode text")
     return Proposal(name, f"{taken} while captions are encoded, before training; then they leave")

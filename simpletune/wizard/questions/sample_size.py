@@ -7,7 +7,7 @@ from typing import Any
 
 from simpletune.config.rules import sizes
 from simpletune.machine.forecast import VALIDATE
-from simpletune.wizard.outlook import card, fits, largest_edge, largest_side, memory_note, outlook, plan
+from simpletune.wizard.outlook import ROOM, card, fits, largest_edge, largest_side, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.screen import Option
@@ -49,7 +49,9 @@ def _propose_size(state: State) -> Proposal[int]:
     trained = largest_edge(state)
     edges = [edge for edge in (512, 768, 1024) if edge <= max(trained, 512)]
     edges = edges if state.flavour.resolution >= 512 else [state.flavour.resolution]
-    fitting = [edge for edge in edges if fits(state, replace(wanted, validation_sizes=((edge, edge),)), VALIDATE)]
+    fitting = [
+        edge for edge in edges if fits(state, replace(wanted, validation_sizes=((edge, edge),)), VALIDATE, room=ROOM)
+    ]
     value = max(fitting, default=edges[0])
     return Proposal(value, "the size it is trained at" if value >= edges[-1] else "the largest that fits")
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from simpletune.wizard import proposals
-from simpletune.wizard.outlook import pictures, steps, surveys
+from simpletune.wizard.outlook import files, pictures, steps, surveys
 from simpletune.wizard.prompt_proposals import propose_prompts
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question
@@ -218,7 +218,10 @@ HELD_OUT = Question(
     row="Held out",
     title="How many pictures are held out, to measure the loss on?",
     about="They are chosen by seed and never trained on.",
-    options=lambda _state: tuple(Option(count, str(count) if count else "none") for count in (0, 2, 4, 8, 16)),
+    options=lambda state: tuple(
+        Option(count, str(count) if count else "none", disabled=_object_held_out(state, count))
+        for count in (0, 2, 4, 8, 16)
+    ),
     other="another number",
     parse=whole_number("num_eval_images"),
     object=lambda state, value: _object_held_out(state, value),
@@ -232,6 +235,7 @@ HELD_OUT = Question(
 
 def _object_held_out(state: State, value: Any) -> str | None:
     wrong = within_schema("num_eval_images")(state, value)
-    if wrong is None and value and value >= pictures(state) > 0:
-        return f"{value} of {pictures(state)} pictures would leave none to train on"
+    count = files(state)
+    if wrong is None and value and value >= count > 0:
+        return f"{value} of {count} pictures would leave none to train on"
     return wrong
