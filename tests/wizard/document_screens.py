@@ -105,7 +105,13 @@ def _wizard(folder: Path, config: str = "config.json") -> Iterator[Any]:
     from pty_screen import PtyScreen
 
     command = [sys.executable, __file__, config]
-    environment = {"HOME": str(folder), "SIMPLETUNE_STATE": str(folder / ".state"), "HF_HUB_OFFLINE": None}
+    state = {"HOME": str(folder), "SIMPLETUNE_STATE": str(folder / ".state")}
+    environment = {
+        **state,
+        "PATH": str(folder),
+        "TERM_PROGRAM": None,
+        "HF_HUB_OFFLINE": None,
+    }  # no VS Code to ask about
     with PtyScreen(command, 80, 70, environment, folder / "sd3") as terminal:
         yield terminal
 
