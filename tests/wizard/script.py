@@ -164,7 +164,7 @@ def pressed(screen: Screen, key: Pressed) -> Any:
 
 def fit_to_be_shown(screen: Screen) -> None:
     """What every screen owes to whoever reads it."""
-    assert screen.heading and screen.title and screen.about, screen
+    assert all((screen.heading, screen.title, screen.about)), screen
     assert screen.recommended in (None, "") or screen.reason, f"{screen.id} recommends without a reason"
     texts = [screen.heading, screen.title, screen.about, screen.reason, *screen.panel]
     for option in screen.options or ():
@@ -172,7 +172,7 @@ def fit_to_be_shown(screen: Screen) -> None:
         texts += [option.label, option.note, option.disabled or ""]
     for text in texts:
         assert "\n" not in text, f"{screen.id}: {text!r}"
-        assert "MISSING" not in text and "None" not in text, f"{screen.id}: {text!r}"
+        assert not {"MISSING", "None"} & set(text.split()), f"{screen.id}: {text!r}"
     if screen.options is not None:
         _choice_is_sound(screen, screen.options)
 
