@@ -79,7 +79,7 @@ def test_going_through_all_questions_again_changes_nothing_either(walks: list[Wa
 REPLACED = {"device", "device_memory_gb", "model_flavour", "pretrained_model_name_or_path", "hf_endpoint",
             "pretrained_text_encoders_path", "output_dir", "max_train_steps", "num_train_epochs", "resolution",
             "instance_data_dir", "instance_prompt", "validation_resolution"}  # fmt: skip
-"""Keys that are set to something else so that it trains here, in seconds; and those whose values are paths and texts."""
+"""Keys that are set to something else, so that it trains here and in seconds, and keys whose values are any text."""
 WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
 
 
@@ -88,10 +88,9 @@ def used(walked: Walked) -> set[tuple[str, str]]:
     state = walked.visit.state
     keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - REPLACED - WITHOUT_EFFECT
     of_sets = {key for key in keys if key in entry_keys("image")}
-    found = {(key, json.dumps(state.value(key))) for key in keys - of_sets}
-    return found | {
-        (key, json.dumps(state.entry_value(index, key))) for key in of_sets for index in range(len(state.images))
-    }
+    values = [(key, state.value(key)) for key in keys - of_sets]
+    values += [(key, state.entry_value(index, key)) for key in of_sets for index in range(len(state.images))]
+    return {(key, json.dumps(value)) for key, value in values}
 
 
 def covering(walks: Sequence[Walked]) -> list[Walked]:
