@@ -100,11 +100,11 @@ def taken() -> dict[str, str]:
 
 
 @contextmanager
-def _wizard(folder: Path, config: str = "config.json") -> Iterator[Any]:
-    """`simpletune configure` in the person's project, in a terminal of 80 columns."""
+def _wizard(folder: Path, config: str = "config.json", login: bool = False) -> Iterator[Any]:
+    """`simpletune configure` in the person's project, in a terminal of 80 columns; with `login` the hub gives SD3."""
     from pty_screen import PtyScreen
 
-    command = [sys.executable, __file__, config]
+    command = [sys.executable, __file__, config, *(["--login"] if login else [])]
     state = {"HOME": str(folder), "SIMPLETUNE_STATE": str(folder / ".state")}
     environment = {
         **state,
@@ -165,8 +165,8 @@ def _stopped(folder: Path) -> dict[str, list[str]]:
 
 
 def _changed(folder: Path) -> dict[str, list[str]]:
-    """The first project again, with another rank."""
-    with _wizard(folder) as terminal:
+    """The first project again, with another rank, and logged in by now."""
+    with _wizard(folder, login=True) as terminal:
         found = {"again": question(terminal.wait_for("is here already"))}
         terminal.press("enter")
         terminal.wait_for("Is this right?")
@@ -178,6 +178,8 @@ def _changed(folder: Path) -> dict[str, list[str]]:
         found["changed"] = [*lines[:3], _CUT, *lines[marked - 1 : marked + 2], _CUT]
         _to_row(terminal, "Write the files")
         found["difference"] = _before_writing(terminal.wait_for("Write this?"))
+        terminal.press("enter")
+        found["ready"] = question(terminal.wait_for("Start training now?"))
     return found
 
 
@@ -205,7 +207,7 @@ def filled(text: str, screens: Mapping[str, str]) -> str:
     return _BLOCK.sub(lambda match: f"{match[1]}{screens[match[2]]}\n```", text)
 
 
-def describe_the_world() -> None:
+def describe_the_world(login: bool) -> None:
     """Replace what the program finds out about this machine and the hub. For the process under the terminal only."""
     from simpletune.config.installed import TorchBuild
     from simpletune.machine import hardware, hub_access, package_index
@@ -218,20 +220,22 @@ def describe_the_world() -> None:
         (card,), 32 * gib, 28 * gib, 400 * 10**9, 12, torch, processor="Some processor", driver_cuda=(13, 0)
     )
 
-    def refuse(repo: str, *_: object, **__: object) -> hub_access.Access:
-        asked = hub_access.Access(repo, hub_access.HUB, True, False, hub_access.UNKNOWN, False, "", None)
-        return hub_access._gated(asked, Exception())
+    def ask(repo: str, *_: object, **__: object) -> hub_access.Access:
+        asked = hub_access.Access(
+            repo, hub_access.HUB, True, login, hub_access.UNKNOWN, False, "", None, available=login
+        )
+        return asked if login else hub_access._gated(asked, Exception())
 
     hardware.look = lambda _folder: machine
-    hub_access.check_access = refuse
+    hub_access.check_access = ask
     package_index.check_index = lambda: package_index.IndexAccess("https://index.example", True, "it answers")
 
 
 def main() -> None:
-    describe_the_world()
+    describe_the_world("--login" in sys.argv)
     from simpletune.cli.main import main as simpletune
 
-    simpletune(["configure", *sys.argv[1:]])
+    simpletune(["configure", sys.argv[1]])
 
 
 if __name__ == "__main__":
