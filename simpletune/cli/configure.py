@@ -62,30 +62,36 @@ def configure(
         return {**chosen, **dataset_answers(datasets, base), **listed}
 
     if defaults or answers or no_input or print_:
-        return _unattended(config, values, given, yes=yes, dry_run=dry_run, print_=print_)
+        return _unattended(config, values, given, bool(preset), yes=yes, dry_run=dry_run, print_=print_)
     if not may_prompt():
         raise UsageError("this is no terminal, so nobody can be asked", _HANDS_FREE)
-    return _interactive(config, values, given, dry_run=dry_run)
+    return _interactive(config, values, given, bool(preset), dry_run=dry_run)
 
 
 def _config_path(config: Path) -> Path:
+    """The config.json that is meant: a folder's own; a name without an ending is that of a folder to be made."""
     config = Path(os.path.expanduser(config))  # noqa: PTH111
-    return config / "config.json" if os.path.isdir(config) else config  # noqa: PTH112 - it never raises
+    is_folder = os.path.isdir(config) or not (config.suffix or os.path.exists(config))  # noqa: PTH110, PTH112 - never raise
+    config = config / "config.json" if is_folder else config
+    blocking = next((one for one in config.parents if os.path.exists(one) and not os.path.isdir(one)), None)  # noqa: PTH110, PTH112
+    if blocking is not None:
+        raise UsageError(f"{config} can't be: {blocking} is a file, not a folder", "name another place")
+    return config
 
 
-def _unattended(config: Path, sets: Any, given: Any, *, yes: bool, dry_run: bool, print_: bool) -> int:
+def _unattended(config: Path, sets: Any, given: Any, refit: bool, *, yes: bool, dry_run: bool, print_: bool) -> int:
     from simpletune.config.journal import recover, write_together
     from simpletune.config.problems import render_all
     from simpletune.errors import ConfigError
     from simpletune.wizard.compose import changes, checked, contents, diff
     from simpletune.wizard.facts import Facts
-    from simpletune.wizard.session import written_lines
+    from simpletune.wizard.session import next_lines, picture_lines, written_lines
     from simpletune.wizard.start import broken, read_base
     from simpletune.wizard.unattended import answer_all, as_json, refuse_problems, replaced
 
     if not (dry_run or print_) and (recovered := recover(config)):
         click.echo(recovered, err=True)
-    base = read_base(config, sets)
+    base = read_base(config, sets, refit=refit)
     if problems := broken(base):
         raise ConfigError(f"{config} can't be started from as it is", "correct it, or move it away", problems)
     reached = answer_all(Facts(config.parent), base, given(base))
@@ -110,9 +116,8 @@ def _unattended(config: Path, sets: Any, given: Any, *, yes: bool, dry_run: bool
     backups = write_together(config, made)
     if warnings := [problem for problem in found if problem.severity == "warning"]:
         click.echo(render_all(warnings), err=True)
-    for line in written_lines(made, backups, state.folder):
+    for line in (*picture_lines(state), *written_lines(made, backups, state.folder), *next_lines(state)):
         click.echo(line)
-    click.echo(f"Next: simpletune train {config}")
     return 0
 
 
@@ -121,7 +126,7 @@ def _painted(line: str) -> str:
     return click.style(line, fg=colour) if colour and wants_colour(sys.stdout) else line
 
 
-def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
+def _interactive(config: Path, sets: Any, given: Any, refit: bool, *, dry_run: bool) -> int:
     from simpletune.wizard.flow import Stopped
     from simpletune.wizard.prompters import prompter
     from simpletune.wizard.session import Session
@@ -130,7 +135,7 @@ def _interactive(config: Path, sets: Any, given: Any, *, dry_run: bool) -> int:
     talker = prompter()
     with hangup_is_end_of_file():
         try:
-            outcome = Session(talker, config, sets, dry_run=dry_run).run(given)
+            outcome = Session(talker, config, sets, dry_run=dry_run, refit=refit).run(given)
         except (KeyboardInterrupt, EOFError):
             with suppress(OSError):  # the terminal may be the thing that is gone
                 click.echo("\nstopped: your answers are kept, `simpletune configure` goes on from them", err=True)

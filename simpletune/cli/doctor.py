@@ -79,7 +79,7 @@ def verdict(found: list[Check]) -> str:
     if failed:
         return f"not ready: {_count(failed, 'thing')} to do first{also}"
     about_files = any(check.name == "data sets" for check in found)
-    return f"ready{' to train' if about_files else ''}{also}"
+    return f"ready to train{also}" if about_files else f"nothing failed{also}; next: simpletune configure"
 
 
 def _count(number: int, what: str) -> str:

@@ -45,7 +45,7 @@ def saved_settings(output_dir: Path) -> Mapping[str, Any] | None:
     try:
         found = [(int(match[1]), path) for path in output_dir.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
         state = json.loads((max(found)[1] / "state.json").read_text(encoding="utf-8"))
-        settings: Mapping[str, Any] = state["settings"]
+        settings: Mapping[str, Any] = state["run"]["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return settings if isinstance(settings, Mapping) else None

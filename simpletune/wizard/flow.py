@@ -17,7 +17,7 @@ from simpletune.wizard.questions.depth import ALL
 from simpletune.wizard.review import ADD, EDIT, REMOVE, STOP, WRITE, review_screen
 from simpletune.wizard.screen import Back, Prompter
 from simpletune.wizard.state import MISSING, REMOVED, Answer, Base, State
-from simpletune.wizard.walk import Terms, Walk, walk
+from simpletune.wizard.walk import Terms, Walk, in_files, walk
 
 Save = Callable[[Mapping[str, Answer]], None]
 
@@ -55,6 +55,8 @@ class Interview:
 
     def run(self, problem: str | None = None) -> Walk:
         """The finished walk, once its review was accepted. Raises Stopped, KeyboardInterrupt or EOFError."""
+        for question in [step.question for step in self._walk().steps if step.question.id in self.answers]:
+            self._report(question)  # what was answered before, by a flag or in a draft, is reported once too
         while True:
             reached = self._walk()
             if reached.open is not None:
@@ -117,7 +119,7 @@ class Interview:
         given = self.answers.get(question.id)
         if given is not None and not given.followed:
             return given.value
-        found = question.read(state)
+        found = in_files(question, state)
         return found if given is None and found is not MISSING else MISSING
 
     def _previous(self, reached: Walk) -> str | None:

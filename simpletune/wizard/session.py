@@ -13,12 +13,14 @@ from pathlib import Path
 
 from simpletune.config.journal import recover, write_together
 from simpletune.config.problems import Problem, errors, render
+from simpletune.data.survey_lines import how_far
 from simpletune.errors import ConfigError, SimpletuneError
 from simpletune.wizard import draft
 from simpletune.wizard.compose import changes, checked, contents, diff
+from simpletune.wizard.concerns import words_about
 from simpletune.wizard.facts import Facts
 from simpletune.wizard.flow import Interview, Stopped
-from simpletune.wizard.outlook import card
+from simpletune.wizard.outlook import card, largest_edge
 from simpletune.wizard.questions import questions
 from simpletune.wizard.screen import Option, Prompter, Screen
 from simpletune.wizard.start import Sets, broken, read_base, unused_sets
@@ -40,11 +42,14 @@ class Outcome:
 class Session:
     """One use of the wizard on one config.json. Raises Stopped when it is left without writing."""
 
-    def __init__(self, prompter: Prompter, config_path: Path, sets: Sets, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, prompter: Prompter, config_path: Path, sets: Sets, *, dry_run: bool = False, refit: bool = False
+    ) -> None:
         self.prompter = prompter
         self.config_path = config_path
         self.sets = sets
         self.dry_run = dry_run
+        self.refit = refit  # the files there are were made for another machine
         self.facts = Facts(config_path.parent)
 
     def run(self, given: Given) -> Outcome:
@@ -56,10 +61,12 @@ class Session:
         kept = self._from_draft()
         base, how = self._begin(kept)
         self.seen = _bytes_of(self.config_path)
-        answers = {**_without_sets(kept.answers if kept else {}, self.facts, base), **given(base)}
+        flags = given(base)
+        answers = {**_without_sets(kept.answers if kept else {}, self.facts, base), **flags}
 
         def save(answers: Mapping[str, Answer]) -> None:
-            draft.save(self.config_path, answers, how)
+            own = {name: answer for name, answer in answers.items() if flags.get(name) != answer}
+            draft.save(self.config_path, own, how)
 
         interview = Interview(self.prompter, self.facts, base, answers, save, through=how == THROUGH)
         state = self._write(interview)
@@ -75,7 +82,7 @@ class Session:
         """The files to start from, and how: what is there, or afresh; as the draft was, if that goes on."""
         wanted = kept.how if kept is not None and kept.how in (REVIEW, THROUGH, FRESH) else None
         while True:
-            base = read_base(self.config_path, self.sets)
+            base = read_base(self.config_path, self.sets, refit=self.refit)
             if not base.exists:
                 return base, NEW
             problems = [] if wanted == FRESH else broken(base)
@@ -93,6 +100,7 @@ class Session:
         name = self.config_path.name
         return self._choose(
             "existing",
+            "Files",
             f"{name} is here already. What would you like?",
             "Keys that aren't asked about stay as they are, in every case but the last.",
             Option(REVIEW, "see all its answers, and change some", "a table, each row to edit"),
@@ -105,6 +113,7 @@ class Session:
         editor = _editor()
         return self._choose(
             "broken",
+            "Files",
             f"{self.config_path.name} can't be read as it is. What would you like?",
             f"{len(problems)} problem{'s' * (len(problems) != 1)}, the first of them above.",
             Option(OPEN, "open it at the place, then go on", " ".join(editor or ()), None if editor else _NO_EDITOR),
@@ -112,9 +121,9 @@ class Session:
             Option(STOP, "stop here", "nothing is changed"),
         )
 
-    def _choose(self, question: str, title: str, about: str, *options: Option) -> str:
+    def _choose(self, question: str, name: str, title: str, about: str, *options: Option) -> str:
         first = next(option.value for option in options if option.disabled is None)
-        screen = Screen(question, "Start", title, about, options, default=first, can_go_back=False)
+        screen = Screen(question, name, title, about, options, default=first, can_go_back=False, name=name)
         return str(self.prompter.ask(screen))
 
     def _edit(self, problem: Problem) -> None:
@@ -135,6 +144,7 @@ class Session:
         number = "one answer was" if len(kept.answers) == 1 else f"{len(kept.answers)} answers were"
         choice = self._choose(
             "draft",
+            "Draft",
             "Go on where you stopped?",
             f"{number[0].upper()}{number[1:]} kept on {when}.",
             Option("go on", "go on with them"),
@@ -188,7 +198,7 @@ class Session:
             return None
         self.seen = now
         if interview.base.exists:
-            interview.base = read_base(self.config_path, self.sets)
+            interview.base = read_base(self.config_path, self.sets, refit=self.refit)
             if problems := broken(interview.base):
                 message = f"{names[0]} was changed by somebody else meanwhile, and can't be read now"
                 raise ConfigError(message, "correct it and start again: your answers are kept", problems)
@@ -198,6 +208,7 @@ class Session:
     def _confirmed(self) -> bool:
         choice = self._choose(
             "write",
+            "Files",
             "Write this?",
             "All of it is written, or nothing.",
             Option("yes", "yes, write it"),
@@ -208,7 +219,7 @@ class Session:
     def _finish(self, state: State) -> Outcome:
         """Whether training can start now, and whether it should; else what is left to do."""
         if not card(state).here:
-            self.prompter.say(["", *_elsewhere(state)])
+            self.prompter.say(["", *elsewhere(state)])
             return Outcome(written=True)
         from simpletune.wizard.checks import checks, left_to_do, ready  # slow to import, and not needed before
 
@@ -221,21 +232,42 @@ class Session:
             return Outcome(written=True)
         choice = self._choose(
             "train",
+            "Training",
             "Ready. Start training now?",
             f"Or later, with: {command}",
             Option("later", "later"),
             Option("now", "now"),
         )
+        if choice == "later":
+            self.prompter.say([f"Whenever you like: {command}"])
         return Outcome(written=True, train=choice == "now")
 
 
-def _elsewhere(state: State) -> list[str]:
+def elsewhere(state: State) -> list[str]:
+    """What to do with files that are for another machine."""
     name = state.base.config_path.name
     return [
         f"The files are for another machine ({card(state).name}). Copy {state.folder} there, and the pictures.",
         f"There: simpletune doctor {name}",
         f"then:  simpletune train {name}",
     ]
+
+
+def next_lines(state: State) -> list[str]:
+    """What to type now."""
+    if not card(state).here:
+        return elsewhere(state)
+    return [f"Next: simpletune train {shlex.quote(str(state.base.config_path))}"]
+
+
+def picture_lines(state: State) -> list[str]:
+    """What was found in the folders, where nobody was asked about them: counts, and what may go wrong."""
+    lines = []
+    for index, entry in enumerate(state.images):
+        found = state.facts.survey(state.picture_folder(index))
+        words = words_about(found, largest_edge(state), strategy=entry.get("caption_strategy", "textfile"))
+        lines += [f"{entry['id']}: {how_far(found)}", *(f"  {word}" for word in words)]
+    return lines
 
 
 _NO_EDITOR = "no editor is set: EDITOR names one"

@@ -24,7 +24,7 @@ _BY_HAND = ("dataset_type", "disabled")
 _MOST_DIGITS = 6
 
 
-def read_base(config_path: Path, sets: Sets | None = None) -> Base:
+def read_base(config_path: Path, sets: Sets | None = None, *, refit: bool = False) -> Base:
     """The files at `config_path` as a beginning; a fresh one where there is no config.json. Raises nothing."""
     config = _read(config_path)
     if config is None:
@@ -32,7 +32,7 @@ def read_base(config_path: Path, sets: Sets | None = None) -> Base:
     value = config.value if isinstance(config.value, dict) else {}
     data = _read(_beside(config_path, value.get("data_backend_config", DATA_FILE)))
     prompts = _read(_beside(config_path, value.get("validation_prompts_file")))
-    return Base(config_path, config, data, prompts, sets or {})
+    return Base(config_path, config, data, prompts, sets or {}, refit)
 
 
 def _read(path: Path | None) -> JsonFile | None:

@@ -46,13 +46,15 @@ class Answer:
 @dataclass(frozen=True)
 class Base:
     """The files the wizard started from: the two, and that of the prompts; without any, their fresh beginnings. `sets`
-    are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images."""
+    are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images. `refit`: what
+    the files say of precision, batch and the like was for another machine."""
 
     config_path: Path
     config_file: JsonFile | None = None
     data_file: JsonFile | None = None
     prompts_file: JsonFile | None = None
     sets: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
+    refit: bool = False
 
     @property
     def exists(self) -> bool:
@@ -140,6 +142,14 @@ class State:
     @property
     def images(self) -> list[dict[str, Any]]:
         return images_of(self.entries)
+
+    @property
+    def refit(self) -> bool:
+        """Whether the files' answers that fit a machine and a model are void: it is another machine, or model."""
+        if self.base.config_file is None:
+            return False
+        before = self.base.config_file.value.get("model_flavour", config_keys()["model_flavour"]["default"])
+        return self.base.refit or self.value("model_flavour") != before
 
     def value(self, key: str) -> Any:
         """A key's value, its default when it is not given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,18 +38,31 @@ def preset_answers(name: str) -> dict[str, Answer]:
 
 
 def dataset_answers(folders: Sequence[str], base: Base) -> dict[str, Answer]:
-    """The answers that name the folders as data sets, after those the files have."""
+    """The answers that name the folders as data sets, after those the files have; one they have is no new one."""
+    there = {_folder_of(entry, base) for entry in base.images}
+    folders = [folder for folder in dict.fromkeys(folders) if _typed(folder) not in there]
     first = len(base.images)
     answers: dict[str, Answer] = {}
     if first and folders:
         answers[f"data.{first - 1}.more"] = Answer(True)
     for number, folder in enumerate(folders, first):
-        try:
-            answers[f"data.{number}.folder"] = Answer(typed_path(folder))
-        except NotUnderstood as error:
-            raise UsageError(f"--dataset {quoted(folder)}: {error}", "name a folder of pictures") from None
+        answers[f"data.{number}.folder"] = Answer(_typed(folder))
         answers[f"data.{number}.more"] = Answer(number < first + len(folders) - 1)
     return answers
+
+
+def _typed(folder: str) -> str:
+    try:
+        return typed_path(folder)
+    except NotUnderstood as error:
+        raise UsageError(f"--dataset {quoted(folder)}: {error}", "name a folder of pictures") from None
+
+
+def _folder_of(entry: Mapping[str, Any], base: Base) -> str:
+    """The folder of a data set, as `--dataset` would name it."""
+    data_path = base.data_file.path if base.data_file is not None else base.config_path
+    named = Path(str(entry.get("instance_data_dir", ""))).expanduser()
+    return os.path.normpath(Path(os.path.abspath(data_path)).parent / named)  # noqa: PTH100
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
@@ -113,7 +127,8 @@ def replaced(reached: Walk) -> list[str]:
             question = step.question
             wrong = question.objection(reached.state, old)
             now = question.label(reached.state, step.answer.value)
-            lines.append(f"{question.row}: {question.shown(old)} can't stay ({wrong}): {now} instead")
+            why = f"can't stay ({wrong})" if wrong else "was for another machine or model"
+            lines.append(f"{question.row}: {question.shown(old)} {why}: {now} instead")
     return lines
 
 
@@ -131,6 +146,8 @@ def _open(reached: Walk, question: Question) -> UsageError:
     found = question.propose(reached.state).value if found is MISSING else found
     if found is not MISSING:
         wrong = question.objection(reached.state, found)
+        if question.id.startswith("data.") and question.id.endswith(".folder") and given is not None:
+            return UsageError(f"--dataset {question.shown(found)}: {wrong}", "name a folder of pictures")
         return UsageError(f"{question.id}: {question.shown(found)}: {wrong}", _how_to_say(question))
     if question.id.startswith("data.") and question.id.endswith(".folder"):
         return UsageError("no folder of pictures is named", "add --dataset PATH; several times for several folders")

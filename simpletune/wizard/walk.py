@@ -75,13 +75,19 @@ def _step(question: Question, state: State, terms: Terms) -> Step | None:
             origin = "file" if same(question.read(state), given.value) else "given"
             return Step(question, Answer(given.value, followed), origin)
         return _proposed(question, state) if given.followed and _by_itself(question, terms) else None
-    found = question.read(state) if terms.files or _by_itself(question, terms) else MISSING
+    found = in_files(question, state) if terms.files or _by_itself(question, terms) else MISSING
     if found is not MISSING:
         if question.objection(state, found) is None:
             return Step(question, Answer(found), "file")
         if not terms.everything or state.base.sets_any(question.id, question.keys):
             return None
     return _proposed(question, state) if _by_itself(question, terms) else None
+
+
+def in_files(question: Question, state: State) -> Any:
+    """The answer that the files have, or --set gives; MISSING for one that was for another machine or model."""
+    void = question.fitted and state.refit and not state.base.sets_any(question.id, question.keys)
+    return MISSING if void else question.read(state)
 
 
 def _by_itself(question: Question, terms: Terms) -> bool:

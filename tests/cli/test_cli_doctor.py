@@ -177,9 +177,9 @@ def test_what_to_type_is_not_broken_within_a_word():
 
 def test_the_last_line():
     fine, warned = Check("a", OK, ""), Check("b", WARNING, "")
-    assert verdict([fine]) == "ready"
+    assert verdict([fine]) == "nothing failed; next: simpletune configure"
     assert verdict([fine, Check("data sets", OK, "")]) == "ready to train"
-    assert verdict([warned]) == "ready, with 1 warning"
+    assert verdict([warned]) == "nothing failed, with 1 warning; next: simpletune configure"
     assert verdict([CHECK, CHECK, warned]) == "not ready: 2 things to do first, with 1 warning"
 
 

@@ -29,7 +29,7 @@ SUBJECTS = (
     "a lighthouse in a storm", "an orchard in spring", "a market square", "a train station", "a mountain lake",
     "a baker at work", "the sea before dawn", "a girl with a blue scarf", "an empty cafe",
 )  # fmt: skip
-_HEADING = re.compile(r"^(\d+ of \d+ · .*|Start)$")
+_HEADING = re.compile(r"^(\d+ of \d+ · .*|Files|Draft|Training)$")
 _BLOCK = re.compile(r"^(<!-- screen: ([\w-]+) -->\n```text\n)(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CUT = "  ..."
 # What a question is called here, and words of its screen.
@@ -235,7 +235,7 @@ def main() -> None:
     describe_the_world("--login" in sys.argv)
     from simpletune.cli.main import main as simpletune
 
-    simpletune(["configure", sys.argv[1]])
+    simpletune(["configure", *(word for word in sys.argv[1:] if word != "--login")])
 
 
 if __name__ == "__main__":

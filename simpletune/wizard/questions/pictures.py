@@ -102,6 +102,7 @@ class DataSetQuestions:
             read=self._read_resolution,
             write=self._write_resolution,
             show=_shown_size,
+            fitted=True,
             figures=True,
             keys=("resolution",),
         )

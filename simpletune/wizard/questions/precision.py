@@ -26,6 +26,7 @@ _QUALITY = {
     "int4-quanto": "a little loss",
     "int2-quanto": "a clear loss, the last resort",
 }
+_LOSS = {"int8-quanto": "next to no loss", "int4-quanto": "a little loss", "int2-quanto": "a clear loss"}
 _ROOMY = 20 << 30  # bytes: from here on there is nothing to save for
 _ENCODERS = ("CLIP-L", "CLIP-G", "T5")
 
@@ -39,9 +40,9 @@ MIXES: Mapping[str, tuple[tuple[str, str, str], bool]] = {
     "no-t5": ((_FULL, _FULL, _FULL), False),
 }
 _MIX_WORDS = {
-    "16-bit": "all in 16 bits",
-    "t5-int8": "CLIPs in 16 bits, T5 in int8",
-    "t5-int4": "CLIPs in 16 bits, T5 in int4",
+    "16-bit": "none packed",
+    "t5-int8": "only T5, in int8",
+    "t5-int4": "only T5, in int4",
     "int4": "all in int4",
     "no-t5": "without T5",
 }
@@ -78,6 +79,7 @@ COMPUTE = Question(
     read=read_key("mixed_precision"),
     write=write_key("mixed_precision", leave_default=True),
     fine=True,
+    fitted=True,
     figures=True,
     keys=("mixed_precision",),
 )
@@ -125,7 +127,7 @@ def _propose_base(state: State) -> Proposal[Any]:
         if fits(state, packed, "train", "validate") or name == "int2-quanto":
             break
     saved = _bytes(full, "train") - _bytes(packed, "train")
-    return Proposal(name, f"{name.partition('-')[0]}: {device.name}, saves {gib(saved)}")
+    return Proposal(name, f"{name.partition('-')[0]}: {device.name}, saves {gib(saved)} at {_LOSS[name]}")
 
 
 BASE = Question(
@@ -138,6 +140,7 @@ BASE = Question(
     propose=_propose_base,
     read=read_key(BASE_KEY),
     write=write_key(BASE_KEY),
+    fitted=True,
     figures=True,
     keys=(BASE_KEY,),
 )
@@ -156,9 +159,9 @@ def _mix_options(state: State) -> tuple[Option, ...]:
     options = []
     for name in MIXES:
         mixed = _mixed(wanted, name)
-        note = memory_note(mixed, limit, "encode text")
-        note = f"{note}; long captions are understood less well" if name == "no-t5" else note
         least = replace(mixed, text_encoder_batch_size=1)
+        note = memory_note(mixed if fits(state, mixed, "encode text") else least, limit, "encode text")
+        note = f"{note}; long captions are understood less well" if name == "no-t5" else note
         refused = None if fits(state, least, "encode text") else f"too large: {memory_note(least, None, 'encode text')}"
         options.append(Option(name, _MIX_WORDS[name], note, refused))
     return (*options, Option(EACH, "choose for each of the three", "asked next"))
@@ -209,11 +212,12 @@ ENCODERS = Question(
     section=SECTION,
     row="Text encoders",
     title="In which precision are the text encoders kept?",
-    about="They encode the captions once, then leave. T5 is the large one: 9.5 GB in 16 bits.",
+    about="Two CLIPs and T5, by far the largest, encode the captions once; then they leave.",
     options=_mix_options,
     propose=_propose_mix,
     read=_read_mix,
     write=_write_mix,
+    fitted=True,
     figures=True,
     keys=(*ENCODER_KEYS, "use_t5"),
 )
@@ -235,6 +239,7 @@ def _encoder(index: int) -> Question:
         propose=lambda _state: Proposal("int8-quanto" if index == 2 else "no_change", "the default"),
         read=read_key(key),
         write=write_key(key),
+        fitted=True,
         figures=True,
         keys=(key,),
     )

@@ -134,7 +134,7 @@ PROMPTS = Question(
     title="Which sample pictures are made on the way?",
     about="The same prompts with the base and with your LoRA, side by side: what it learned, and what it spoiled.",
     options=_options,
-    propose=lambda state: Proposal(PROPOSED, "; ".join(f'"{proposal.value}"' for proposal in _proposed(state))),
+    propose=lambda _state: Proposal(PROPOSED, "two like your captions, and a subject outside them"),
     read=_read,
     write=_write,
     figures=True,
@@ -199,6 +199,7 @@ INTERVAL = Question(
     show=lambda value: f"every {value:,} steps",
     fine=True,
     figures=True,
+    fitted=True,
     keys=("validation_step_interval",),
 )
 

@@ -138,6 +138,7 @@ STEPS = Question(
     read=_read_steps,
     write=_write_steps,
     show=lambda value: value if isinstance(value, str) else f"{value:,} steps",
+    fitted=True,
     figures=True,
     keys=("max_train_steps", "num_train_epochs"),
 )
@@ -176,6 +177,7 @@ BATCH = Question(
     read=read_key("train_batch_size"),
     write=write_key("train_batch_size"),
     fine=True,
+    fitted=True,
     figures=True,
     keys=("train_batch_size",),
 )
@@ -199,6 +201,7 @@ CHECKPOINTING = Question(
     read=read_key("gradient_checkpointing"),
     write=write_key("gradient_checkpointing", leave_default=True),
     fine=True,
+    fitted=True,
     figures=True,
     keys=("gradient_checkpointing",),
 )
@@ -235,6 +238,7 @@ def _encoding_question(key: str, row: str, title: str, phase: str) -> Question:
         read=read_key(key),
         write=write_key(key, leave_default=True),
         fine=True,
+        fitted=True,
         figures=True,
         keys=(key,),
     )
@@ -284,6 +288,7 @@ OPTIMIZER = Question(
     read=read_key("optimizer"),
     write=write_key("optimizer"),
     fine=True,
+    fitted=True,
     figures=True,
     keys=("optimizer",),
 )
@@ -312,6 +317,7 @@ LEARNING_RATE = Question(
     write=write_key("learning_rate"),
     show=lambda value: f"{value:g}" if isinstance(value, int | float) else str(value),
     fine=True,
+    fitted=True,
     keys=("learning_rate",),
 )
 
@@ -355,5 +361,6 @@ CHECKPOINTS = Question(
     write=write_key("checkpoint_step_interval"),
     show=lambda value: f"every {value:,} steps",
     fine=True,
+    fitted=True,
     keys=("checkpoint_step_interval",),
 )
