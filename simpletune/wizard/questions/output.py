@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,8 +113,7 @@ FOLDER = Question(
 
 def uses_vscode(state: State) -> bool:
     """Whether there is any trace of VS Code, so that asking about it makes sense."""
-    here = vscode_settings_path(state.folder).parent.is_dir()
-    return here or os.environ.get("TERM_PROGRAM") == "vscode" or shutil.which("code") is not None
+    return vscode_settings_path(state.folder).parent.is_dir() or os.environ.get("TERM_PROGRAM") == "vscode"
 
 
 def _has_entry(state: State) -> bool:
@@ -149,5 +147,4 @@ EDITOR = Question(
     propose=_propose_editor,
     read=lambda state: _has_entry(state) if state.base.exists else MISSING,
     write=lambda state, value: setattr(state, "editor", bool(value)),
-    fine=True,
 )

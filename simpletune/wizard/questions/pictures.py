@@ -12,7 +12,7 @@ from typing import Any
 from simpletune.data.survey import Survey, below, lines
 from simpletune.wizard import proposals
 from simpletune.wizard.concerns import words_about
-from simpletune.wizard.outlook import card, fits, forecast, largest_side, memory_note, outlook, plan, surveys
+from simpletune.wizard.outlook import card, fits, forecast, largest_side, memory_note, outlook, plan, size, surveys
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions.common import some_text, typed_path, understood_by, unfillable
@@ -20,6 +20,7 @@ from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
 _TIMES = (1, 2, 3, 5, 10, 20)
+_BYTES_LISTED = 2_000  # of main memory, for each picture in a run's list
 _STRATEGIES = {
     "textfile": "a .txt beside each picture",
     "filename": "the pictures' names",
@@ -208,12 +209,26 @@ class DataSetQuestions:
             entry.setdefault("dataset_type", "image")
 
     def _report(self, state: State) -> list[str]:
-        found = self._survey(state)
+        """What is in the folder, what may go wrong with it, and what becomes of it."""
+        found, machine = self._survey(state), state.facts.machine
         edge = state.flavour.resolution
-        free = state.facts.machine.disk_free
-        needed = forecast(replace(plan(state), bucket=(edge, edge), pictures=found.usable)).disk["latents"]
-        words = words_about(found, edge, disk_needed=needed, disk_free=free)
-        return [*lines(found, edge), *words]
+        expected = forecast(replace(plan(state), bucket=(edge, edge), pictures=found.usable)).disk["latents"]
+        words = words_about(
+            found,
+            edge,
+            disk_needed=expected,
+            disk_free=machine.disk_free,
+            memory_needed=_BYTES_LISTED * found.pictures,
+            memory_free=machine.memory_available,
+        )
+        cache = state.entry_value(self.index, "cache_dir_vae").replace("{id}", state.images[self.index]["id"])
+        cache = cache.replace("{model_family}", state.value("model_family"))
+        return [
+            *lines(found, edge),
+            *words,
+            f"  {found.usable:,} steps an epoch, with one picture a step",
+            f"  encoded, about {size(expected)}, kept in {cache}",
+        ]
 
     def _resolutions(self, state: State) -> tuple[Option, ...]:
         edges = proposals.resolutions(state.flavour)
