@@ -34,17 +34,17 @@ from simpletune.wizard.walk import Walk
 
 
 @dataclass(frozen=True)
-class Typed:
-    """Text typed into a field; for a choice, its "another value" is taken first."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Pressed:
     """A key instead of an answer: "back", "ctrl-c" or "ctrl-d"."""
 
     key: str
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Text typed into a field, or a key pressed in it; for a choice, its "another value" is taken first."""
+
+    text: str | Pressed
 
 
 RECOMMENDED = object()
@@ -59,12 +59,14 @@ def always(answers: Mapping[str, Any]) -> Policy:
 
 
 def in_turn(*turns: tuple[str, Any], then: Policy) -> Policy:
-    """Each turn is used once, at the next screen of its id; all else is answered as `then` says."""
+    """Each turn is used once, at the next screen of its id; all else is answered as `then` says. A turn's answer may be
+    found out from the screen."""
     left = list(turns)
 
     def answer(screen: Screen) -> Any:
         if left and left[0][0] == screen.id:
-            return left.pop(0)[1]
+            wish = left.pop(0)[1]
+            return wish(screen) if callable(wish) else wish
         return then(screen)
 
     return answer
@@ -83,7 +85,7 @@ class Scripted:
         self.screens: list[Screen] = []
         self.said: list[str] = []
         self.diff: list[str] = []
-        self._to_type: str | None = None  # the text for the field that follows "another value"
+        self._to_type: str | Pressed | None = None  # the text for the field that follows "another value"
 
     @property
     def asked(self) -> list[str]:
@@ -96,7 +98,7 @@ class Scripted:
         fit_to_be_shown(screen)
         if self._to_type is not None and screen.options is None:
             text, self._to_type = self._to_type, None
-            return typed(screen, text)
+            return pressed(screen, text) if isinstance(text, Pressed) else typed(screen, text)
         wish = self.policy(screen)
         if isinstance(wish, Pressed):
             return pressed(screen, wish)
@@ -114,12 +116,14 @@ class Scripted:
             return wish
         assert screen.options is not None
         open_ = [option.value for option in screen.options if option.disabled is None]
+        if open_ == [OTHER]:
+            raise Stuck(f"{screen.id}: nothing fits")
         return next((value for value in open_ if same(value, screen.recommended)), screen.default)
 
     def _text(self, screen: Screen, wish: Any) -> str:
         if wish is RECOMMENDED:
             return str(screen.default if screen.recommended is None else screen.recommended)
-        return wish.text if isinstance(wish, Typed) else str(wish)
+        return str(wish.text) if isinstance(wish, Typed) else str(wish)
 
     def say(self, lines: Sequence[str]) -> None:
         assert all(isinstance(line, str) for line in lines)

@@ -63,6 +63,10 @@ class World:
     def model(self, flavour: str) -> Path:
         return self.root / "models" / flavour
 
+    @property
+    def file(self) -> Path:
+        return self.root / "models" / "model.safetensors"
+
     @classmethod
     def make(cls, root: Path) -> World:
         draw(root / "pictures" / "with texts", 6)
@@ -75,7 +79,7 @@ class World:
                 (folder / part).mkdir(parents=True)
             config = architecture.component_config(flavour, "transformer")
             (folder / "transformer" / "config.json").write_text(json.dumps(config))
-            (folder / "model.safetensors").write_bytes(b"weights")
+        world.file.write_bytes(b"weights")
         return world
 
 
@@ -164,40 +168,47 @@ class Explorer:
 
     def _candidates(self, screen: Screen) -> list[tuple[str, Any]]:
         """Everything that can be answered here, by a name that stays the same from walk to walk."""
-        found: list[tuple[str, Any]] = []
-        for at, option in enumerate(screen.options or ()):
-            if option.disabled is None and option.value is not OTHER and self._is_wanted(screen, option):
-                found.append((self._name(screen, option, at), option.value))
-        if screen.options is None or any(option.value is OTHER for option in screen.options):
-            found += [(f'"{text}"', Typed(text)) for text in self._texts(screen)]
-        return found
-
-    def _is_wanted(self, screen: Screen, option: Option) -> bool:
-        if screen.id.endswith(".more"):
-            return not option.value or int(screen.id.split(".")[1]) < _MOST_SETS - 1
-        if screen.id == "review":
-            return option.value.action in (EDIT, ADD, REMOVE)
-        return True
-
-    def _name(self, screen: Screen, option: Option, at: int) -> str:
-        if screen.id == "review":
-            return (
-                f"{option.value.action} {self._key(option.value.about)}"
-                if option.value.action == EDIT
-                else option.value.action
-            )
-        number = isinstance(option.value, int | float) and not isinstance(option.value, bool)
-        return f"option {at}" if number else str(option.value)
-
-    def _texts(self, screen: Screen) -> tuple[str, ...]:
-        if screen.path == "folder" and screen.id.startswith("data."):
-            return tuple(map(str, self.world.pictures))
         flavour = self.path.get("model", "sd3-medium")
-        folder = self.world.model(flavour if flavour != "recommended" else "sd3-medium")
-        paths = {"model.folder": folder, "model.encoders": folder, "model.file": folder / "model.safetensors"}
-        if screen.id in paths:
-            return (str(paths[screen.id]),)
-        return TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
+        found = possible(screen, self.world, flavour if flavour != "recommended" else "sd3-medium")
+        options = [option.value for option in screen.options or ()]
+        return [(self._name(screen, value, options), value) for value in found]
+
+    def _name(self, screen: Screen, value: Any, options: list[Any]) -> str:
+        if isinstance(value, Typed):
+            return f'"{value.text}"'
+        if screen.id == "review":
+            return f"edit {self._key(value.about)}" if value.action == EDIT else str(value.action)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return f"option {options.index(value)}" if number else str(value)
+
+
+def possible(screen: Screen, world: World, flavour: str = "sd3-medium") -> list[Any]:
+    """Every answer that a screen takes: its options, and what is typed at its field."""
+    found = [
+        option.value
+        for option in screen.options or ()
+        if option.disabled is None and option.value is not OTHER and _is_wanted(screen, option)
+    ]
+    if screen.options is None or any(option.value is OTHER for option in screen.options):
+        found += [Typed(text) for text in _texts(screen, world, flavour)]
+    return found
+
+
+def _is_wanted(screen: Screen, option: Option) -> bool:
+    if option.note == "as it is now":  # what was typed before, which is typed again
+        return False
+    if screen.id.endswith(".more"):
+        return not option.value or int(screen.id.split(".")[1]) < _MOST_SETS - 1
+    return screen.id != "review" or option.value.action in (EDIT, ADD, REMOVE)
+
+
+def _texts(screen: Screen, world: World, flavour: str) -> tuple[str, ...]:
+    if screen.path == "folder" and screen.id.startswith("data."):
+        return tuple(map(str, world.pictures))
+    paths = {"model.folder": world.model(flavour), "model.encoders": world.model("tiny"), "model.file": world.file}
+    if screen.id in paths:
+        return (str(paths[screen.id]),)
+    return TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
 
 
 @dataclass(frozen=True)
