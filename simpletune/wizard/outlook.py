@@ -16,9 +16,9 @@ from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, Plan
 from simpletune.machine.timing import TimeRange, run_seconds
 from simpletune.machine.ways_down import Change, ways_down
+from simpletune.wizard.measures import GIB, duration, gib, size
 from simpletune.wizard.state import State
 
-GIB = 1 << 30
 ROOM = 1.05  # times the estimate that must fit where nothing would make do with less if it turned out not to
 _PICTURES_UNKNOWN = 20  # a set's size before there is one
 _SHORT = {"encode text": "text", "encode images": "pictures", "train": "train", "validate": "validate"}
@@ -271,25 +271,3 @@ def time_words(taken: TimeRange, *, brief: bool = False) -> str:
         return f"about {duration((taken.low + taken.high) / 2)}"
     span = f"{duration(taken.low)} to {duration(taken.high)}"
     return span if brief else f"{span} ({taken.basis})"
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `25 min`, `3 h 10 min`, `2 days`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if minutes < 100:
-        return f"{minutes} min"
-    hours = round(minutes / 60)
-    return f"{hours} h" if hours < 48 else f"{round(hours / 24)} days"
-
-
-def gib(count: int) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB // 10 else f"{count / GIB:.2f} GiB"
-
-
-def size(count: int) -> str:
-    """Bytes as people count them on a disk: `420 MB`, `15.9 GB`."""
-    if count >= 10**9:
-        return f"{count / 10**9:.1f} GB" if count < 10**11 else f"{count / 10**9:.0f} GB"
-    return f"{max(1, round(count / 10**6))} MB"

@@ -9,7 +9,8 @@ from typing import Any
 from simpletune.config.families import FAMILIES
 from simpletune.machine.shapes import lora_parameters
 from simpletune.wizard import proposals
-from simpletune.wizard.outlook import card, memory_note, outlook, pictures, size
+from simpletune.wizard.measures import size
+from simpletune.wizard.outlook import card, memory_note, outlook, pictures
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import number, read_key, whole_number, within_schema, write_key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from simpletune.wizard.outlook import gib
+from simpletune.wizard.measures import gib
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import number, within_schema

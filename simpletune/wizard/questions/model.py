@@ -12,7 +12,8 @@ from simpletune.config.rules import looks_like_hub_id
 from simpletune.config.schema import config_keys
 from simpletune.machine.forecast import Plan
 from simpletune.machine.shapes import download_bytes
-from simpletune.wizard.outlook import card, fits, gib, plan, size
+from simpletune.wizard.measures import gib, size
+from simpletune.wizard.outlook import card, fits, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question
 from simpletune.wizard.questions.common import (

@@ -12,7 +12,8 @@ from typing import Any
 from simpletune.data.survey import Survey, below, lines
 from simpletune.wizard import proposals
 from simpletune.wizard.concerns import words_about
-from simpletune.wizard.outlook import card, fits, forecast, largest_side, memory_note, outlook, plan, size, surveys
+from simpletune.wizard.measures import size
+from simpletune.wizard.outlook import card, fits, forecast, largest_side, memory_note, outlook, plan, surveys
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions.common import some_text, typed_path, understood_by, unfillable

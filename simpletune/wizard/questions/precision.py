@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from simpletune.machine.devices import compute_precision
-from simpletune.wizard.outlook import ROOM, card, fits, forecast, gib, memory_note, outlook, plan
+from simpletune.wizard.measures import gib
+from simpletune.wizard.outlook import ROOM, card, fits, forecast, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import read_key, write_key

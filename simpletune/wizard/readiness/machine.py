@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 
 from simpletune.machine.devices import Device, compute_precision, kernels
-from simpletune.wizard.readiness.check import FAILED, GIB, OK, SKIPPED, WARNING, Check, gib
+from simpletune.wizard.measures import GIB, gib
+from simpletune.wizard.readiness.check import FAILED, OK, SKIPPED, WARNING, Check
 from simpletune.wizard.readiness.subject import Subject
 
 _LITTLE_MEMORY = 4 * GIB

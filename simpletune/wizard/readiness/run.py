@@ -13,11 +13,12 @@ from simpletune.machine.forecast import Forecast, PhaseMemory, Plan, forecast
 from simpletune.machine.hardware import disk_free
 from simpletune.machine.shapes import download_bytes
 from simpletune.machine.ways_down import Change, ways_down
-from simpletune.wizard.readiness.check import FAILED, OK, SKIPPED, WARNING, Check, gb, gib
+from simpletune.wizard.measures import GIB, gib
+from simpletune.wizard.measures import size as gb
+from simpletune.wizard.readiness.check import FAILED, OK, SKIPPED, WARNING, Check
 from simpletune.wizard.readiness.subject import Subject
 
 _MOST_PROBLEMS = 10
-_GIGABYTE = 1 << 30  # what device_memory_gb counts in
 
 
 def file_checks(subject: Subject) -> Iterator[Check]:
@@ -78,7 +79,7 @@ def _limit(subject: Subject, device: Device) -> int | None:
     """The bytes a run can count on: of the device, or less when "device_memory_gb" says so."""
     here = None if device.memory_bytes is None else usable_memory(device.memory_bytes, device.kind)
     asked = subject.settings.device_memory_gb if subject.settings and device.kind == "cuda" else None
-    limits = [limit for limit in (here, None if asked is None else int(asked * _GIGABYTE)) if limit is not None]
+    limits = [limit for limit in (here, None if asked is None else int(asked * GIB)) if limit is not None]
     return min(limits, default=None)
 
 
