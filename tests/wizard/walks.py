@@ -27,7 +27,7 @@ TYPED: dict[str, tuple[str, ...]] = {
     "model.id": ("owner/name",),
     "data.trigger": ("a photo of ohwx ball",),
     "data.resolution": ("192",),
-    "data.repeats": ("7",),
+    "data.times": ("7",),
     "lora.rank": ("12",),
     "lora.alpha": ("6", "0.5"),
     "training.steps": ("77", "3 epochs"),
@@ -94,9 +94,7 @@ class Explorer:
     machine: str
     taken: set[tuple[str, str]] = field(default_factory=set)
     offered: dict[str, set[str]] = field(default_factory=dict)
-    ways: dict[tuple[str, str], dict[str, str]] = field(
-        default_factory=dict
-    )  # what had been answered where it was offered
+    ways: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)  # what led to where it was offered
     follows: dict[str, dict[str, str]] = field(default_factory=dict)  # screen -> answer -> the screen after it
     path: dict[str, str] = field(default_factory=dict)  # this walk's answers
     goal: dict[str, str] = field(default_factory=dict)  # the way to a screen that has answers left
@@ -106,12 +104,15 @@ class Explorer:
 
     def begin(self) -> bool:
         """Set out on another walk, to another of the screens with answers left; False when there are none."""
-        left = [
-            (screen, name) for screen, names in self.offered.items() for name in self._fresh(screen, sorted(names))[:1]
-        ]
+        left = self.left()
         self.goal = self.ways[left[self.walks % len(left)]] if left else {}
         self.path, self.edits, self.walks = {}, 0, self.walks + 1
         return bool(left) or not self.offered
+
+    def left(self) -> list[tuple[str, str]]:
+        """Screens that have answers left, each with one of them."""
+        fresh = {screen: self._fresh(screen, sorted(names)) for screen, names in self.offered.items()}
+        return [(screen, names[0]) for screen, names in fresh.items() if names]
 
     def end(self, made: Visit) -> None:
         """Count what the files were made with; what was changed again in the review is taken another time."""
@@ -141,6 +142,8 @@ class Explorer:
         if screen.id == "review":
             self.edits += 1
             return next((name for name in fresh if self.edits <= _EDITS), WRITE)
+        if screen.id == "depth":
+            return (*fresh, "everything")[0]
         wanted = self.goal.get(screen.id)
         if wanted in known and len(set(self.follows.get(screen.id, {}).values())) > 1:
             return str(wanted)  # a parting of the ways to what is left
@@ -148,7 +151,7 @@ class Explorer:
             return str(wanted)
         if screen.options is None and screen.recommended is None and not screen.default:
             return (*fresh, *known)[0]
-        return fresh[0] if fresh else "everything" if screen.id == "depth" else "recommended"
+        return fresh[0] if fresh else "recommended"
 
     def _note(self, screen: Screen, name: str, known: Iterable[str]) -> None:
         before = next(reversed(self.path), None)
@@ -208,7 +211,9 @@ def _texts(screen: Screen, world: World, flavour: str) -> tuple[str, ...]:
     paths = {"model.folder": world.model(flavour), "model.encoders": world.model("tiny"), "model.file": world.file}
     if screen.id in paths:
         return (str(paths[screen.id]),)
-    return TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
+    texts = TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
+    assert texts or screen.options is None, f"what is typed at {screen.id}? TYPED doesn't say"
+    return texts
 
 
 @dataclass(frozen=True)
@@ -235,7 +240,7 @@ def walk_all(
         explorer = Explorer(world, machine, taken)
         number = 0
         while explorer.begin():
-            assert number < _MOST_WALKS, f"there is always something left on {machine}"
+            assert number < _MOST_WALKS, f"there is always something left on {machine}: {explorer.left()}"
             config = root / f"{machine}-{number}" / "config.json"
             made = visit(config, explorer, facts(config.parent, machine))
             explorer.end(made)
