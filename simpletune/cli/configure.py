@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from simpletune.cli.display import wants_colour
+from simpletune.cli.display import PLACES, named_config, wants_colour
 from simpletune.cli.keys import KeyValue
 from simpletune.errors import UsageError
 from simpletune.wizard.prompters import may_prompt
@@ -20,7 +20,7 @@ _HANDS_FREE = "--defaults takes what is recommended, --answers FILE what the fil
 
 
 @click.command()
-@click.argument("config", default="config.json", type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--defaults", is_flag=True, help="Ask nothing: take the recommended answers.")
 @click.option("--dataset", "datasets", multiple=True, metavar="FOLDER", help="A folder of pictures; may be repeated.")
 @click.option(
@@ -35,7 +35,7 @@ _HANDS_FREE = "--defaults takes what is recommended, --answers FILE what the fil
 @click.option("--print", "print_", is_flag=True, help="Print the files as JSON, and write nothing.")
 @click.option("--no-input", is_flag=True, help="Never ask, as --defaults; fail where an answer is missing.")
 def configure(
-    config: Path,
+    config: Path | None,
     defaults: bool,
     datasets: tuple[str, ...],
     answers: Path | None,
@@ -46,7 +46,8 @@ def configure(
     print_: bool,
     no_input: bool,
 ) -> int:
-    """Make CONFIG (default: config.json here) and the data file beside it: by questions, or without any.
+    """Make CONFIG and the data file beside it: by questions, or without any. Without CONFIG it is config.json here, or
+    the one in config/ if that is there already.
 
     Run it again to change the files; what it doesn't ask about stays as it is.
     """
@@ -65,14 +66,17 @@ def configure(
         return _unattended(config, values, given, bool(preset), yes=yes, dry_run=dry_run, print_=print_)
     if not may_prompt():
         raise UsageError("this is no terminal, so nobody can be asked", _HANDS_FREE)
+    if yes:
+        raise UsageError("--yes writes without asking, and there is much to ask", _HANDS_FREE)
     return _interactive(config, values, given, bool(preset), dry_run=dry_run)
 
 
-def _config_path(config: Path) -> Path:
-    """The config.json that is meant: a folder's own; a name without an ending is that of a folder to be made."""
-    config = Path(os.path.expanduser(config))  # noqa: PTH111
-    is_folder = os.path.isdir(config) or not (config.suffix or os.path.exists(config))  # noqa: PTH110, PTH112 - never raise
-    config = config / "config.json" if is_folder else config
+def _config_path(named: Path | None) -> Path:
+    """The config.json that is meant: one that is there, a folder's own, or a new one; a name without an ending is that
+    of a folder to be made."""
+    config = named_config(named) if named else next((place for place in PLACES if place.is_file()), PLACES[0])
+    if not config.suffix and not os.path.exists(config):  # noqa: PTH110 - it never raises
+        config = config / "config.json"
     blocking = next((one for one in config.parents if os.path.exists(one) and not os.path.isdir(one)), None)  # noqa: PTH110, PTH112
     if blocking is not None:
         raise UsageError(f"{config} can't be: {blocking} is a file, not a folder", "name another place")
@@ -85,12 +89,13 @@ def _unattended(config: Path, sets: Any, given: Any, refit: bool, *, yes: bool, 
     from simpletune.errors import ConfigError
     from simpletune.wizard.compose import changes, checked, contents, diff
     from simpletune.wizard.facts import Facts
-    from simpletune.wizard.session import next_lines, picture_lines, written_lines
+    from simpletune.wizard.session import bytes_of, next_lines, picture_lines, written_lines
     from simpletune.wizard.start import broken, read_base
     from simpletune.wizard.unattended import answer_all, as_json, refuse_problems, replaced
 
-    if not (dry_run or print_) and (recovered := recover(config)):
+    if recovered := recover(config):
         click.echo(recovered, err=True)
+    seen = bytes_of(config)
     base = read_base(config, sets, refit=refit)
     if problems := broken(base):
         raise ConfigError(f"{config} can't be started from as it is", "correct it, or move it away", problems)
@@ -113,10 +118,11 @@ def _unattended(config: Path, sets: Any, given: Any, refit: bool, *, yes: bool, 
         return 0
     if not yes and not (may_prompt() and click.confirm("Write this?", default=True)):
         raise UsageError("nothing was written", "add --yes to write the files, or --dry-run to only look")
-    backups = write_together(config, made)
+    changed = changes(made)
+    backups = write_together(config, made, expected=seen)
     if warnings := [problem for problem in found if problem.severity == "warning"]:
         click.echo(render_all(warnings), err=True)
-    for line in (*picture_lines(state), *written_lines(made, backups, state.folder), *next_lines(state)):
+    for line in (*picture_lines(state), *written_lines(changed, backups, state.folder), *next_lines(state)):
         click.echo(line)
     return 0
 
@@ -132,13 +138,13 @@ def _interactive(config: Path, sets: Any, given: Any, refit: bool, *, dry_run: b
     from simpletune.wizard.session import Session
     from simpletune.wizard.streams import hangup_is_end_of_file
 
-    talker = prompter()
+    session = Session(prompter(), config, sets, dry_run=dry_run, refit=refit)
     with hangup_is_end_of_file():
         try:
-            outcome = Session(talker, config, sets, dry_run=dry_run, refit=refit).run(given)
+            outcome = session.run(given)
         except (KeyboardInterrupt, EOFError):
             with suppress(OSError):  # the terminal may be the thing that is gone
-                click.echo("\nstopped: your answers are kept, `simpletune configure` goes on from them", err=True)
+                click.echo(f"\nstopped: {session.left_behind}", err=True)
             return 130
         except Stopped:
             click.echo("stopped: nothing was written", err=True)

@@ -17,14 +17,20 @@ _COLOURS = {"error": "red", "warning": "yellow"}
 
 
 def find_config(named: Path | None) -> Path:
-    """The config.json a command is about: the one named, else the one here or in config/.
+    """The config.json a command is about: the one named, or a named folder's; else the one here or in config/.
 
     Raises UsageError when none is named and there is none.
     """
-    found = named or next((place for place in PLACES if place.is_file()), None)
+    found = named_config(named) if named else next((place for place in PLACES if place.is_file()), None)
     if found is None:
         raise UsageError("there is no config.json here, and none in config/", "name one, such as path/to/config.json")
     return found
+
+
+def named_config(named: Path) -> Path:
+    """What a name on the command line means: `~` understood, and of a folder the config.json in it."""
+    path = Path(os.path.expanduser(named))  # noqa: PTH111
+    return path / "config.json" if os.path.isdir(path) else path  # noqa: PTH112 - it never raises
 
 
 def wants_colour(stream: TextIO) -> bool:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import click
 
-from simpletune.cli.display import PLACES, wants_colour
+from simpletune.cli.display import PLACES, named_config, wants_colour
 from simpletune.config.journal import recover
 from simpletune.config.problems import shown
 from simpletune.errors import EnvironmentNotReady
@@ -37,7 +37,7 @@ def doctor(config: Path | None, as_json: bool, deep: bool, offline: bool) -> int
 
     Exits with 0 when training can start, 3 when something is missing: what to do stands below it.
     """
-    path = config or next((place for place in PLACES if place.is_file()), None)
+    path = named_config(config) if config else next((place for place in PLACES if place.is_file()), None)
     if path is not None and (note := recover(path)):
         click.echo(f"note: {shown(note)}", err=True)
     found = []

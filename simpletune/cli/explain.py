@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from simpletune.cli.display import PLACES
+from simpletune.cli.display import PLACES, named_config
 from simpletune.cli.keys import KeyName
 from simpletune.errors import UsageError
 
@@ -48,7 +48,7 @@ def explain(key: str, config: Path | None) -> None:
 
 def _files(named: Path | None) -> tuple[View | None, Settings | None]:
     """What the files say, and what follows from it if they have no errors."""
-    path = named or next((place for place in PLACES if place.is_file()), None)
+    path = named_config(named) if named else next((place for place in PLACES if place.is_file()), None)
     if path is None:
         return None, None
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -99,6 +100,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SimpletuneError as error:
         show_error(error)
         return error.exit_code
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _show_bug(error)
+            return 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"error: the output can't be written: {error.strerror}", err=True)
+        return 1
     except Exception as error:
         _show_bug(error)
         return 1

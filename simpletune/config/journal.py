@@ -55,14 +55,23 @@ class Step:
         return self.target.with_name(self.backup or f".{self.target.name}.{self.token}.old")
 
 
-def write_together(config_path: Path, contents: Mapping[Path, bytes], *, backup: bool = True) -> tuple[Path, ...]:
+def write_together(
+    config_path: Path,
+    contents: Mapping[Path, bytes],
+    *,
+    backup: bool = True,
+    expected: Mapping[Path, bytes | None] | None = None,
+) -> tuple[Path, ...]:
     """Write every file of `contents`, or none; returns the backups that were made.
 
     The journal and the lock stand beside `config_path`, which need not be among the files. Folders are made. A link is
     kept and its target written; a file keeps its mode. A file that has the content already isn't touched.
 
-    Raises UsageError when a target is a folder, is named twice or another process is writing, EnvironmentNotReady when
-    a folder is read-only or the disk is full. Then nothing was changed.
+    `expected` is what the files held when `contents` were made of them (None: there was none), so that nobody's change
+    in between is lost.
+
+    Raises UsageError when a target is a folder, is named twice, isn't as expected any more or another process is
+    writing, EnvironmentNotReady when a folder is read-only or the disk is full. Then nothing was changed.
     """
     config = _real(config_path)
     made: list[Path] = []
@@ -71,6 +80,7 @@ def write_together(config_path: Path, contents: Mapping[Path, bytes], *, backup:
             _make_folder(config.parent, made)
             with _locked(config):
                 _settle(config)
+                _unchanged(expected or {})
                 data = _targets(contents)
                 steps = _plan(data, backup)
                 for step in steps:
@@ -99,6 +109,13 @@ def recover(config_path: Path) -> str | None:
         return None  # what can't be looked at holds no journal of ours; reading the file says what is wrong with it
     with _translated(config), _locked(config):
         return _settle(config)
+
+
+def _unchanged(expected: Mapping[Path, bytes | None]) -> None:
+    for path, before in expected.items():
+        if (path.read_bytes() if path.is_file() else None) != before:
+            hint = "start again: it begins with that change"
+            raise UsageError(f"{path} was changed meanwhile, by another hand; nothing was written", hint)
 
 
 # --- writing

@@ -31,16 +31,27 @@ def load(config_path: Path, overrides: Sequence[str] = ()) -> tuple[Settings, li
     Raises ConfigError with all problems when the files have errors, EnvironmentNotReady when they are right and only
     this machine or the model they name is not ready for them.
     """
-    checked = check(config_path, overrides)
-    problems = list(checked.problems)
+    settings, problems = load_for_elsewhere(config_path, overrides)
     found = errors(problems)
-    if exit_code(problems) == ConfigError.exit_code:
-        count = f"{len(found)} error{'s' if len(found) > 1 else ''}"
-        raise ConfigError(f"{count} in the settings", "correct the files and try again", problems)
     if found:
         only_models = all(problem.kind == "model" for problem in found)
         missing = ModelUnavailable if only_models else EnvironmentNotReady
         raise missing("\n".join(problem.message for problem in found), found[0].hint)
+    return settings, problems
+
+
+def load_for_elsewhere(config_path: Path, overrides: Sequence[str] = ()) -> tuple[Settings, list[Problem]]:
+    """The settings of a run that need not be possible on this machine, and all problems but the files' own.
+
+    Raises ConfigError with all problems when the files have errors.
+    """
+    checked = check(config_path, overrides)
+    problems = list(checked.problems)
+    if exit_code(problems) == ConfigError.exit_code:
+        count = len(errors(problems))
+        raise ConfigError(
+            f"{count} error{'s' * (count > 1)} in the settings", "correct the files and try again", problems
+        )
     return settings_of(Path(config_path), checked.view), problems
 
 

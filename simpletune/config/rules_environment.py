@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Iterator
 
 from simpletune.config.installed import INSTALL_CUDA, is_installed, torch_build
@@ -43,6 +44,8 @@ def _device(whole: View) -> Iterator[Problem]:
         message = f'"device" is cuda, but the installed PyTorch {build.version} has no CUDA'
         release = build.version.partition("+")[0]
         hint = f"{INSTALL_CUDA}=={release}, which has CUDA on Linux; on Windows take the command that pytorch.org gives"
+        if shutil.which("nvidia-smi") is None:
+            hint = "no NVIDIA driver is here: train where the card is; here, --set device=cpu checks all the rest"
         yield whole.config.error("device", message, hint, kind="environment")
     elif device == "mps" and platform.system() != "Darwin":
         message = '"device" is mps, which is for Macs'

@@ -16,6 +16,18 @@ class Speed:
     bandwidth: float
 
 
+# Common cards by their memory in GB: what a card of that size, whose name isn't known, is likely to be.
+TYPICAL = {
+    6: ("RTX 2060", "RTX 3050"),
+    8: ("RTX 2070", "RTX 3070", "RTX 4060", "RTX 5060"),
+    12: ("RTX 3060", "RTX 4070", "RTX 5070"),
+    16: ("RTX 4060 Ti", "RTX 4080", "RTX 5080"),
+    24: ("RTX 3090", "RTX 4090"),
+    32: ("RTX 5090",),
+    48: ("RTX A6000", "L40"),
+    80: ("A100", "H100"),
+}
+
 # A row is meant by every name that holds all its words.
 CARDS = {
     "RTX 2060": Speed(25.8, 336),

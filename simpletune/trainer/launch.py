@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.config.journal import recover
-from simpletune.config.load import load
+from simpletune.config.load import load, load_for_elsewhere
 from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
@@ -26,7 +26,8 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
     """
     if note := recover(config):
         reporter.note(note)
-    settings, warnings = load(config, overrides)
+    # A plan can be looked at anywhere; what this machine lacks is said with it.
+    settings, warnings = (load_for_elsewhere if dry_run else load)(config, overrides)
     plan = preflight(settings, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     _raise_errors(config, plan.problems)
     if int(os.environ.get("RANK", "0")) == 0:

@@ -56,7 +56,8 @@ def ask(
 def _beginning(question: Question, state: State, default: Any, proposed: Any) -> tuple[Any, str | None]:
     """What is preselected at first, and what was wrong with the answer that stood there before."""
     wrong = None if default is MISSING else question.objection(state, default)
-    problem = None if wrong is None else f"{question.label(state, default)}: {wrong}"
+    said = "" if wrong is None else question.label(state, default)
+    problem = wrong if wrong is None or said in wrong else f"{said}: {wrong}"
     return (proposed if default is MISSING or (wrong is not None and proposed is not MISSING) else default), problem
 
 

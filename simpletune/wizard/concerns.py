@@ -58,7 +58,7 @@ def _about_sizes(survey: Survey, resolution: int, square: bool) -> Iterator[str]
     if small * 4 > survey.readable:
         yield (
             f"{small:,} of {survey.readable:,} pictures are smaller than {resolution} x {resolution}: enlarged ones "
-            "train blurred. A smaller resolution suits them better."
+            "train blurred. Larger pictures, or a smaller resolution, train sharper."
         )
     long = sum(count for (w, h), count in survey.sizes.items() if max(w, h) > WIDEST_ASPECT * min(w, h))
     if long and not square:

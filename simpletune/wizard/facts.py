@@ -93,12 +93,3 @@ class Facts:
 
         found: Access = self._once(("hub", repo_id, endpoint), find)
         return found
-
-    def is_asked(self, repo_id: str, endpoint: str | None) -> bool:
-        return ("hub", repo_id, endpoint) in self._known
-
-    def forget_hub(self) -> None:
-        """Ask again: somebody has logged in or accepted a licence meanwhile."""
-        with self._lock:
-            for key in [key for key in self._known if isinstance(key, tuple) and key[0] == "hub"]:
-                del self._known[key]

@@ -12,6 +12,7 @@ from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.data.survey import Survey
 from simpletune.machine import forecast as machine
+from simpletune.machine.cards import TYPICAL
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, Plan
 from simpletune.machine.timing import TimeRange, run_seconds
@@ -175,9 +176,10 @@ def captions(state: State) -> int:
 
 def _trained_on(entry: dict[str, Any], found: Survey) -> int:
     """Pictures of a set that are used: with captions from text files, those that have one."""
-    if entry.get("caption_strategy", "textfile") != "textfile" or not found.readable:
-        return found.usable
-    return round(found.usable * found.with_text / found.readable)
+    usable = found.usable
+    if entry.get("caption_strategy", "textfile") == "textfile" and found.readable:
+        usable = round(usable * found.with_text / found.readable)
+    return min(usable, entry.get("max_num_samples") or usable)
 
 
 def surveys(state: State) -> list[Survey]:
@@ -225,6 +227,11 @@ def memory_note(wanted: Plan, limit: int | None, *phases: str) -> str:
 
 def run_time(state: State, wanted: Plan) -> TimeRange:
     device = card(state)
+    typical = TYPICAL.get(round(device.device.memory_bytes / GIB)) if device.device.memory_bytes else None
+    if typical and device.kind == "cuda" and not device.here:
+        spans = [run_seconds(wanted, "cuda", name, None, 1) for name in typical]
+        basis = f"reckoned for cards like {typical[0]} and {typical[-1]}; none was measured"
+        return TimeRange(min(one.low for one in spans), max(one.high for one in spans), False, basis)
     name = device.name if device.here and device.kind == "cuda" else None
     return run_seconds(wanted, device.kind, name, device.device.capability, state.facts.machine.cpu_count)
 

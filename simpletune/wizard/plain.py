@@ -66,9 +66,10 @@ class PlainPrompter:
             if at == len(options):
                 raise Back
             if at is None:
-                self._problem(f"there is no option {answer!r}; type a number from 1 to {len(options)}")
+                how = "type one of the values" if by_value(options) else f"type a number from 1 to {len(options)}"
+                self._problem(f"there is no option {answer!r}; {how}")
             elif options[at].disabled:
-                self._problem(f"option {at + 1} is unavailable: {options[at].disabled}")
+                self._problem(f"{options[at].label} is unavailable: {options[at].disabled}")
             else:
                 return options[at].value
 
@@ -122,7 +123,8 @@ class PlainPrompter:
         self.say([*lines, *(self._hints(screen) if screen.options is None else [])])
         self._write([""])
         for at, option in enumerate(screen.options or ()):
-            self._write(paragraph(f"{at + 1}. {_described(screen, option)}", self._columns))
+            mark = "-" if by_value(screen.options or ()) else f"{at + 1}."
+            self._write(paragraph(f"{mark} {_described(screen, option)}", self._columns))
 
     def _hints(self, screen: Screen) -> list[str]:
         """What is recommended as a typed answer; how to type the words that mean something else, said once."""
@@ -151,8 +153,17 @@ def _described(screen: Screen, option: Option) -> str:
     return f"{option.label}{' (recommended)' if marked else ''}{': ' if remarks else ''}{remarks}"
 
 
+def by_value(options: Sequence[Option]) -> bool:
+    """Whether the answers are numbers themselves: numbering them would leave open which number is meant."""
+    return any(option.label[:1].isdigit() for option in options)
+
+
 def _choice_prompt(screen: Screen, start: int) -> str:
-    enter = "go back" if start == len(screen.options or ()) else str(start + 1)
+    options = screen.options or ()
+    if by_value(options):
+        enter = "go back" if start == len(options) else options[start].label
+        return f"Value, Enter for {enter}, {_commands(screen)}:"
+    enter = "go back" if start == len(options) else str(start + 1)
     return f"Number, Enter for {enter}, {_commands(screen)}:"
 
 
@@ -166,7 +177,12 @@ def _commands(screen: Screen) -> str:
 
 
 def _named(options: Sequence[Option], answer: str) -> int | None:
-    """The option of that number, else of that label in any case."""
+    """The option of that number, else of that label in any case; where labels are values, of the label's first word."""
+    if by_value(options):
+        labels = [option.label.lower().replace(",", "") for option in options]
+        wanted = answer.lower().replace(",", "")
+        found = [at for at, label in enumerate(labels) if wanted in (label, label.partition(" ")[0])]
+        return found[0] if len(found) == 1 else None
     if answer.isascii() and answer.isdigit():
         at = int(answer[:9]) - 1
         return at if 0 <= at < len(options) else None

@@ -70,7 +70,8 @@ def outside_prompt(surveys: Sequence[Survey], trigger: str = "") -> Proposal[str
     else:
         reason = "a subject outside the set, to see what else changes"
     lead = shared_lead([caption for survey in surveys for caption in survey.captions])
-    return Proposal(_with(trigger, f"{lead} {subject}".strip()), reason)
+    # A word goes before any subject; a phrase ("a picture of ohwx") is a subject itself.
+    return Proposal(_with("" if " " in trigger else trigger, f"{lead} {subject}".strip()), reason)
 
 
 def shared_lead(captions: Sequence[str]) -> str:

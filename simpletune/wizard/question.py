@@ -38,9 +38,9 @@ class Question:
     a typed answer; with `other` the options may be passed by and a value typed. parse: from what is typed to the value;
     raises NotUnderstood. object: what is wrong with a value, or None. write: puts the value into the state's files.
     read: the value that files on disk have, MISSING when they leave it open. fine: a fine point, which takes what is
-    proposed unless everything is to be asked. fitted: whether its answer is made to fit the machine and the model, so
-    that an answer in the files is void for others. figures: whether memory, disk and time depend on it. keys: what it
-    sets. after: lines to show once it was answered.
+    proposed unless everything is to be asked. fitted: "machine" for an answer made to fit the machine and the model,
+    "model" for one that fits the model alone: what the files say is void for others. figures: whether memory, disk and
+    time depend on it. keys: what it sets. after: lines to show once it was answered.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Question:
     other: str | None = None
     path: str | None = None
     fine: bool = False
-    fitted: bool = False
+    fitted: str = ""
     figures: bool = False
     keys: tuple[str, ...] = ()
     after: Callable[[State], list[str]] = field(default=no_lines)

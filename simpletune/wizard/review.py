@@ -61,7 +61,17 @@ def _row(step: Step, state: State, before: State) -> Option | None:
     changed = not same(old, value) if in_files else not step.answer.followed and step.origin == "given"
     mark = "* " if changed and (in_files or question.propose(state).value is not MISSING) else "  "
     was = f" (was {question.shown(old)})" if changed and in_files and old is not MISSING else ""
-    return Option(Choice(EDIT, question.id), f"{mark}{question.row}", f"{question.label(state, value)}{was}")
+    return Option(
+        Choice(EDIT, question.id),
+        f"{mark}{question.row}{_numbered(question.section)}",
+        f"{question.label(state, value)}{was}",
+    )
+
+
+def _numbered(section: str) -> str:
+    """What tells a further data set's rows from those of the first: " 2"."""
+    number = section.rpartition(" ")[2]
+    return f" {number}" if number.isdigit() else ""
 
 
 def before_of(question: Question, before: State) -> Any:

@@ -7,7 +7,8 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class Session:
         self.sets = sets
         self.dry_run = dry_run
         self.refit = refit  # the files there are were made for another machine
+        self.left_behind = "nothing was written"
+        """What somebody who stops now should know."""
         self.facts = Facts(config_path.parent)
 
     def run(self, given: Given) -> Outcome:
@@ -60,13 +63,14 @@ class Session:
             self.prompter.say([recovered])
         kept = self._from_draft()
         base, how = self._begin(kept)
-        self.seen = _bytes_of(self.config_path)
+        self.seen = bytes_of(self.config_path)
         flags = given(base)
         answers = {**_without_sets(kept.answers if kept else {}, self.facts, base), **flags}
 
         def save(answers: Mapping[str, Answer]) -> None:
             own = {name: answer for name, answer in answers.items() if flags.get(name) != answer}
-            draft.save(self.config_path, own, how)
+            if draft.save(self.config_path, own, how):
+                self.left_behind = "your answers are kept, `simpletune configure` goes on from them"
 
         interview = Interview(self.prompter, self.facts, base, answers, save, through=how == THROUGH)
         state = self._write(interview)
@@ -74,6 +78,7 @@ class Session:
             self.prompter.say(["", "A dry run: nothing was written, and the answers are kept for the next start."])
             return Outcome(written=False)
         draft.drop(self.config_path)
+        self.left_behind = "the files are written"
         return self._finish(state)
 
     # --- the beginning
@@ -83,9 +88,9 @@ class Session:
         wanted = kept.how if kept is not None and kept.how in (REVIEW, THROUGH, FRESH) else None
         while True:
             base = read_base(self.config_path, self.sets, refit=self.refit)
-            if not base.exists:
-                return base, NEW
             problems = [] if wanted == FRESH else broken(base)
+            if not base.exists and not problems:
+                return base, NEW
             how = self._ask_broken(problems) if problems else wanted or self._ask_existing()
             if how == STOP:
                 raise Stopped
@@ -180,11 +185,12 @@ class Session:
             if not self._confirmed() or (problem := self._changed_meanwhile(interview)):
                 continue
             try:
-                backups = write_together(self.config_path, made)
+                changed = changes(made)
+                backups = write_together(self.config_path, made, expected=self.seen)
             except SimpletuneError as error:
                 problem = f"nothing was written: {error.message}" + (f"; {error.hint}" if error.hint else "")
                 continue
-            self.prompter.say(written_lines(made, backups, state.folder))
+            self.prompter.say(written_lines(changed, backups, state.folder))
             return state
 
     def _changed_meanwhile(self, interview: Interview) -> str | None:
@@ -192,7 +198,7 @@ class Session:
 
         Raises ConfigError when they can't be read any more.
         """
-        now = _bytes_of(self.config_path)
+        now = bytes_of(self.config_path)
         names = [path.name for path in {**self.seen, **now} if self.seen.get(path) != now.get(path)]
         if not names:
             return None
@@ -275,9 +281,10 @@ _NO_EDITOR = "no editor is set: EDITOR names one"
 
 def _editor() -> list[str] | None:
     """The editor of VISUAL or EDITOR, as a command; else a common one that is there."""
-    named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if named:
-        return shlex.split(named, posix=os.name != "nt")
+    for named in (os.environ.get("VISUAL", ""), os.environ.get("EDITOR", "")):
+        with suppress(ValueError):  # a quote that isn't closed
+            if words := shlex.split(named, posix=os.name != "nt"):
+                return words
     found = next((path for name in ("nano", "vim", "vi", "notepad") if (path := shutil.which(name))), None)
     return [found] if found else None
 
@@ -292,11 +299,12 @@ def _at_line(editor: str, path: Path, line: int) -> list[str]:
     return [str(path)]
 
 
-def _bytes_of(config_path: Path) -> dict[Path, bytes]:
-    """The content of the files that the wizard starts from, of those that are there."""
+def bytes_of(config_path: Path) -> dict[Path, bytes | None]:
+    """The content of the files that the wizard starts from; None for one that isn't there."""
     base = read_base(config_path)
     files = (base.config_file, base.data_file, base.prompts_file)
-    return {file.path: file.path.read_bytes() for file in files if file is not None and file.path.is_file()}
+    paths = {config_path, config_path.parent / base.data_name, *(file.path for file in files if file is not None)}
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 def _without_sets(answers: Mapping[str, Answer], facts: Facts, base: Base) -> Mapping[str, Answer]:
@@ -308,7 +316,7 @@ def _without_sets(answers: Mapping[str, Answer], facts: Facts, base: Base) -> Ma
     return {name: answer for name, answer in answers.items() if name not in said}
 
 
-def written_lines(made: Mapping[Path, bytes], backups: tuple[Path, ...], folder: Path) -> list[str]:
+def written_lines(made: Iterable[Path], backups: tuple[Path, ...], folder: Path) -> list[str]:
     """What was written where."""
     names = [os.path.relpath(path, folder) for path in made if path.parent.name != ".simpletune"]
     lines = [f"Written to {folder}: {', '.join(names)}."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ _MOST_DIGITS = 6
 def read_base(config_path: Path, sets: Sets | None = None, *, refit: bool = False) -> Base:
     """The files at `config_path` as a beginning; a fresh one where there is no config.json. Raises nothing."""
     config = _read(config_path)
-    if config is None:
-        return Base(config_path, sets=sets or {})
+    if config is None:  # a data file made by hand is a beginning too
+        fresh = Base(config_path, sets=sets or {})
+        return replace(fresh, data_file=_read(_beside(config_path, fresh.data_name)))
     value = config.value if isinstance(config.value, dict) else {}
     data = _read(_beside(config_path, value.get("data_backend_config", DATA_FILE)))
     prompts = _read(_beside(config_path, value.get("validation_prompts_file")))
@@ -85,6 +87,10 @@ def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
         raise UsageError(f"--set {name} holds something that looks like an access token", "run `hf auth login` instead")
     if name.partition(".")[0] == DATASET:
         return _data_path(name), typed(raw, entry_keys("image")[_data_path(name)[2]])
+    if name.startswith("optimizer_config."):
+        return ("optimizer_config", name.partition(".")[2]), typed(
+            raw, {"type": ["number", "boolean", "string", "array"]}
+        )
     if name not in config_keys():
         message, hint_ = unknown_config_key(name)
         raise UsageError(f"--set: {message}", hint_)
@@ -107,6 +113,8 @@ def _refused(path: tuple[str | int, ...], value: Any) -> list[Problem]:
     """What the schema says against a value, as problems of the flag."""
     from simpletune.config.check import check_config, check_data
 
+    if path[0] == "optimizer_config" and len(path) == 2:
+        return []  # checked with the optimizer that the files name
     flag = f"--set {'.'.join(map(str, path))}"
     entry = {"id": "any", "instance_data_dir": "any", str(path[-1]): value}
     document = Document(JsonFile(Path(flag), None, ()), {path[0]: value} if len(path) == 1 else [entry])
@@ -116,11 +124,13 @@ def _refused(path: tuple[str | int, ...], value: Any) -> list[Problem]:
 
 def unused_sets(state: State) -> list[str]:
     """A sentence for each `--set` for a data set that there isn't."""
-    count = len(state.images)
+    base = state.base
+    there = len(base.data_file.value) if base.data_file is not None else 0
+    count = max(there, base.entry_of(len(state.images) - 1) + 1) if state.images else there
     return [
         f"--set {'.'.join(map(str, path))}: there is no data set {path[1]}; there {_are(count)}, counted from 0"
         for path in state.base.sets
-        if len(path) > 1 and int(path[1]) >= count
+        if path[0] == DATASET and int(path[1]) >= count
     ]
 
 

@@ -28,10 +28,11 @@ class _Missing:
 
 
 MISSING: Any = _Missing()
-DATA_FILE = "multidatabackend.json"
+CONFIG_FILE, DATA_FILE = "config.json", "multidatabackend.json"
 PROMPTS_FILE = "validation_prompts.json"
 TEXT_EMBEDS = "text_embeds"
 _LENGTHS = ("max_train_steps", "num_train_epochs")  # either can be given, not both
+_ARGUMENTS = "optimizer_config"
 REMOVED = "data.removed"  # an answer no question asks for: the ids of data sets taken out of the files
 
 
@@ -46,8 +47,8 @@ class Answer:
 @dataclass(frozen=True)
 class Base:
     """The files the wizard started from: the two, and that of the prompts; without any, their fresh beginnings. `sets`
-    are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), data sets counted as images. `refit`: what
-    the files say of precision, batch and the like was for another machine."""
+    are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), entries of the data file counted.
+    `refit`: what the files say of precision, batch and the like is to be made to fit the machine that is answered."""
 
     config_path: Path
     config_file: JsonFile | None = None
@@ -61,6 +62,15 @@ class Base:
         return self.config_file is not None
 
     @property
+    def data_name(self) -> str:
+        """What a fresh config.json's data file is called; that of another config in the same folder has its name."""
+        return DATA_FILE if self.config_path.name == CONFIG_FILE else f"{self.config_path.stem}-{DATA_FILE}"
+
+    @property
+    def prompts_name(self) -> str:
+        return PROMPTS_FILE if self.config_path.name == CONFIG_FILE else f"{self.config_path.stem}-{PROMPTS_FILE}"
+
+    @property
     def prompts(self) -> dict[str, str]:
         """The prompts of the file that config.json names, by name."""
         value = self.prompts_file.value if self.prompts_file is not None else None
@@ -69,7 +79,8 @@ class Base:
     @property
     def config(self) -> dict[str, Any]:
         """config.json's value; the keys of `--set` over it."""
-        value = copy.deepcopy(self.config_file.value) if self.config_file is not None else {}
+        fresh = {} if self.data_name == DATA_FILE else {"data_backend_config": self.data_name}
+        value = copy.deepcopy(self.config_file.value) if self.config_file is not None else fresh
         for one, other in (_LENGTHS, _LENGTHS[::-1]):
             if one in self.config_sets and other not in self.config_sets:
                 value.pop(other, None)
@@ -78,20 +89,27 @@ class Base:
     def sets_any(self, question_id: str, keys: Sequence[str]) -> bool:
         """Whether `--set` gives one of a question's keys: what somebody says in so many words is never replaced."""
         parts = question_id.split(".")
-        place: tuple[str | int, ...] = ("dataset", int(parts[1])) if parts[0] == "data" else ()
+        place: tuple[str | int, ...] = ("dataset", self.entry_of(int(parts[1]))) if parts[0] == "data" else ()
         return any((*place, key) in self.sets for key in keys)
 
     @property
     def config_sets(self) -> dict[str, Any]:
-        """What `--set key=value` gives."""
-        return {str(path[0]): copy.deepcopy(value) for path, value in self.sets.items() if len(path) == 1}
+        """What `--set key=value` gives; `--set optimizer_config.eps=value` adds to what the file has."""
+        given = {str(path[0]): copy.deepcopy(value) for path, value in self.sets.items() if len(path) == 1}
+        arguments = {
+            str(path[1]): value for path, value in self.sets.items() if path[0] == _ARGUMENTS and len(path) == 2
+        }
+        if arguments:
+            there = self.config_file.value.get(_ARGUMENTS, {}) if self.config_file is not None else {}
+            given[_ARGUMENTS] = {**there, **given.get(_ARGUMENTS, {}), **arguments}
+        return given
 
     @property
     def entries(self) -> list[dict[str, Any]]:
         """The data file's entries; the keys of `--set` over those that are there."""
         entries: list[dict[str, Any]] = copy.deepcopy(self.data_file.value) if self.data_file is not None else []
-        for index, entry in enumerate(images_of(entries)):
-            entry.update(self.sets_of(index))
+        for index, entry in enumerate(entries):
+            entry.update(self._sets_at(index))
         return entries
 
     @property
@@ -99,8 +117,17 @@ class Base:
         """The entries that are data sets."""
         return images_of(self.entries)
 
-    def sets_of(self, index: int) -> dict[str, Any]:
-        """What `--set dataset.INDEX.key=value` gives."""
+    def sets_of(self, image: int) -> dict[str, Any]:
+        """What `--set dataset.N.key=value` gives for a data set, counted from 0."""
+        return self._sets_at(self.entry_of(image))
+
+    def entry_of(self, image: int) -> int:
+        """Where a data set stands among all entries, as `train --set` counts them; a new one comes after them."""
+        entries = self.data_file.value if self.data_file is not None else []
+        places = [place for place, entry in enumerate(entries) if images_of([entry])]
+        return places[image] if image < len(places) else len(entries) + image - len(places)
+
+    def _sets_at(self, index: int) -> dict[str, Any]:
         return {
             str(path[2]): copy.deepcopy(value) for path, value in self.sets.items() if path[:2] == ("dataset", index)
         }
@@ -143,13 +170,18 @@ class State:
     def images(self) -> list[dict[str, Any]]:
         return images_of(self.entries)
 
-    @property
-    def refit(self) -> bool:
-        """Whether the files' answers that fit a machine and a model are void: it is another machine, or model."""
-        if self.base.config_file is None:
+    def is_void(self, fitted: str) -> bool:
+        """Whether what the files say is void for an answer that is `fitted` to the machine or to the model: there is
+        another model now, or, where fitting to the machine was asked for, another machine."""
+        if self.base.config_file is None or not fitted:
             return False
-        before = self.base.config_file.value.get("model_flavour", config_keys()["model_flavour"]["default"])
-        return self.base.refit or self.value("model_flavour") != before
+        other_machine = self._differs("device") or self._differs("device_memory_gb")
+        return self._differs("model_flavour") or (fitted == "machine" and self.base.refit and other_machine)
+
+    def _differs(self, key: str) -> bool:
+        """Whether a key is another than in the files."""
+        assert self.base.config_file is not None
+        return bool(self.value(key) != self.base.config_file.value.get(key, config_keys()[key].get("default")))
 
     def value(self, key: str) -> Any:
         """A key's value, its default when it is not given."""

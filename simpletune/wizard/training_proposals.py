@@ -42,11 +42,12 @@ def _seen(pictures: int, showings: int, repeats: float) -> str:
     """How often each picture is seen in a run of so many showings."""
     if showings < pictures:
         return f"long enough for a LoRA, though only {showings:,} of the {pictures:,} pictures are seen"
-    which = "the one picture" if pictures == 1 else f"each of the {pictures:,} pictures"
+    which = "the one picture" if pictures == 1 else f"a picture (of {pictures:,})"
     times = showings / pictures
     often = f"about {times:,.0f} times" if times >= 1.5 else "about once"
     epochs = f" ({times / (1 + repeats):,.0f} epochs)" if repeats else ""
-    return f"{which} is seen {often}{epochs}"
+    on_average = " on average" if repeats else ""
+    return f"{which} is seen {often}{on_average}{epochs}"
 
 
 def propose_checkpoint_interval(steps: int) -> Proposal[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 from simpletune.config import jsonfile
 from simpletune.config.problems import quoted, render
 from simpletune.config.suggest import close, did_you_mean
-from simpletune.errors import ConfigError, EnvironmentNotReady, UsageError
+from simpletune.errors import ConfigError, EnvironmentNotReady, SimpletuneError, UsageError
 from simpletune.wizard.facts import Facts
+from simpletune.wizard.outlook import panel
 from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions import questions
 from simpletune.wizard.questions.common import typed_path
@@ -40,13 +42,13 @@ def preset_answers(name: str) -> dict[str, Answer]:
 def dataset_answers(folders: Sequence[str], base: Base) -> dict[str, Answer]:
     """The answers that name the folders as data sets, after those the files have; one they have is no new one."""
     there = {_folder_of(entry, base) for entry in base.images}
-    folders = [folder for folder in dict.fromkeys(folders) if _typed(folder) not in there]
+    folders = [folder for folder in dict.fromkeys(map(_typed, folders)) if folder not in there]
     first = len(base.images)
     answers: dict[str, Answer] = {}
     if first and folders:
         answers[f"data.{first - 1}.more"] = Answer(True)
     for number, folder in enumerate(folders, first):
-        answers[f"data.{number}.folder"] = Answer(_typed(folder))
+        answers[f"data.{number}.folder"] = Answer(folder)
         answers[f"data.{number}.more"] = Answer(number < first + len(folders) - 1)
     return answers
 
@@ -70,9 +72,9 @@ def read_answers(path: Path) -> dict[str, Answer]:
 
     Raises ConfigError with every problem of the file.
     """
-    file = jsonfile.read(path)
+    file = _read(path)
     if file.problems:
-        said = "\n".join(f"{path}:{p.position.line}:{p.position.column}: {p.message}" for p in file.problems)
+        said = "\n".join(f"{_at(path, problem.position)}: {problem.message}" for problem in file.problems)
         raise ConfigError(said, 'a file of answers is an object such as {"lora.rank": 32}')
     if not isinstance(file.value, dict):
         raise ConfigError(f"{path} holds no object", 'write for instance {"lora.rank": 32}')
@@ -80,6 +82,19 @@ def read_answers(path: Path) -> dict[str, Answer]:
     for name, value in file.value.items():
         answers[name] = Answer(_from_here(path, name, value))
     return answers
+
+
+def _read(path: Path) -> jsonfile.JsonFile:
+    """A file, a pipe, or with `-` the standard input."""
+    if str(path) == "-":
+        return jsonfile.parse(Path("answers"), sys.stdin.buffer.read())
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return jsonfile.parse(path, path.read_bytes())
+    return jsonfile.read(path)
+
+
+def _at(path: Path, position: jsonfile.Position) -> str:
+    return f"{path}:{position.line}:{position.column}" if position.line else str(path)
 
 
 def _from_here(path: Path, name: str, value: Any) -> Any:
@@ -139,7 +154,7 @@ def _why_no_gpu(facts: Facts) -> str:
     return f"SD3 needs a GPU, and {found[0].name} can't be used: {found[0].why_not}"
 
 
-def _open(reached: Walk, question: Question) -> UsageError:
+def _open(reached: Walk, question: Question) -> SimpletuneError:
     """What to say of the question that couldn't be answered."""
     given = reached.state.answers.get(question.id)
     found = given.value if given is not None else question.read(reached.state)
@@ -148,7 +163,13 @@ def _open(reached: Walk, question: Question) -> UsageError:
         wrong = question.objection(reached.state, found)
         if question.id.startswith("data.") and question.id.endswith(".folder") and given is not None:
             return UsageError(f"--dataset {question.shown(found)}: {wrong}", "name a folder of pictures")
+        if question.options is not None and all(option.disabled for option in question.options(reached.state)):
+            way_out = next((line for line in panel(reached.state) if line.startswith("Too much")), None)
+            return UsageError(f"{question.id}: nothing there fits with the other answers: {wrong}", way_out)
         return UsageError(f"{question.id}: {question.shown(found)}: {wrong}", _how_to_say(question))
+    if question.id == "output":
+        why = question.propose(reached.state).reason
+        return EnvironmentNotReady(f"nowhere to put the result: {why}", "name a folder with --set output_dir=FOLDER")
     if question.id.startswith("data.") and question.id.endswith(".folder"):
         return UsageError("no folder of pictures is named", "add --dataset PATH; several times for several folders")
     return UsageError(f"{question.id} has no answer: {question.title}", _how_to_say(question))

@@ -86,7 +86,7 @@ def _step(question: Question, state: State, terms: Terms) -> Step | None:
 
 def in_files(question: Question, state: State) -> Any:
     """The answer that the files have, or --set gives; MISSING for one that was for another machine or model."""
-    void = question.fitted and state.refit and not state.base.sets_any(question.id, question.keys)
+    void = state.is_void(question.fitted) and not state.base.sets_any(question.id, question.keys)
     return MISSING if void else question.read(state)
 
 

@@ -482,3 +482,18 @@ def test_train_settles_what_was_left_and_says_so(pair, monkeypatch):
     with pytest.raises(ConfigError):
         launch(pair, (), reporter)
     assert reporter.notes[0].endswith("it was completed")
+
+
+def test_what_somebody_else_wrote_meanwhile_is_not_written_over(pair):
+    data = pair.with_name("multidatabackend.json")
+    seen = {pair: b"old", data: b"[old]"}
+    data.write_bytes(b"[theirs]")
+    with pytest.raises(UsageError, match=r"multidatabackend\.json was changed meanwhile"):
+        write_together(pair, both(pair), expected=seen)
+    assert (pair.read_bytes(), data.read_bytes()) == (b"old", b"[theirs]")
+    new = pair.with_name("new.json")
+    new.write_bytes(b"theirs")
+    with pytest.raises(UsageError, match="changed meanwhile"):
+        write_together(new, {new: b"ours"}, expected={new: None})
+    write_together(pair, both(pair), expected={pair: b"old", data: b"[theirs]"})
+    assert data.read_bytes() == b"[new]"

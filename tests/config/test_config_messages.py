@@ -21,6 +21,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(rules_environment, "torch_build", lambda: TorchBuild("2.13.0+cpu", None, None))
     monkeypatch.setattr(rules_environment, "is_installed", lambda name: name != "bitsandbytes")
     monkeypatch.setattr(rules_environment.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(rules_environment.shutil, "which", lambda _name: None)
 
 
 def snapshots():

@@ -90,7 +90,7 @@ def test_enter_takes_the_default():
 
 def test_why_an_answer_is_not_taken():
     text = asked(MODEL, "2", "x", "1")[1]
-    assert "Problem: option 2 is unavailable: needs 24 GB" in text
+    assert "Problem: sd3.5-large is unavailable: needs 24 GB" in text
     assert "Problem: there is no option 'x'; type a number from 1 to 3" in text
 
 
@@ -196,3 +196,33 @@ def test_reports_diffs_and_waiting_are_lines(monkeypatch):
         *["/data/[my set]/x", "a", "b", "Looking ...", "-a"],
         *["+" + "word " * 7 + "word", "+    word word word word"],
     ]
+
+
+RANK = Screen(
+    id="rank",
+    heading="6 of 10 · LoRA",
+    title="Which rank?",
+    about="",
+    options=(
+        Option(4, "4"),
+        Option(8, "8", disabled="too large"),
+        Option(1600, "1,600 steps"),
+        Option("o", "another ..."),
+    ),
+    recommended=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"), [("4", 4), ("", 4), ("1600", 1600), ("1,600 Steps", 1600), ("another", "o")]
+)
+def test_answers_that_are_numbers_are_typed_as_they_are(typed, value):
+    assert asked(RANK, typed)[0] == value
+
+
+def test_numbers_that_are_no_answer_choose_nothing():
+    """The second of the list isn't meant by 2, which is a rank that isn't offered."""
+    found, text = asked(RANK, "2", "8", "4")
+    assert found == 4
+    assert "there is no option '2'; type one of the values" in text
+    assert "8 is unavailable: too large" in text

@@ -170,8 +170,8 @@ def test_a_run_has_a_sensible_length(pictures, repeats, batch, flavour):
 
 
 def test_steps_are_told_as_showings():
-    assert proposals.propose_steps(20, 0, 1) == Proposal(2000, "each of the 20 pictures is seen about 100 times")
-    assert proposals.propose_steps(20, 3, 1).reason.endswith("100 times (25 epochs)")
+    assert proposals.propose_steps(20, 0, 1) == Proposal(2000, "a picture (of 20) is seen about 100 times")
+    assert proposals.propose_steps(20, 3, 1).reason.endswith("100 times on average (25 epochs)")
     assert "only 4,000 of the 10,000" in proposals.propose_steps(10_000, 0, 1).reason
     assert proposals.propose_checkpoint_interval(2000).value == 500
     assert proposals.propose_validation_interval(2000).value == 250
@@ -215,8 +215,10 @@ def test_prompts_with_a_trigger():
     plain = found({(9, 9): 9})
     values = [one.value for one in proposals.propose_prompts([plain], "ohwx dog")]
     assert values[0] == "ohwx dog"
-    assert all(value.startswith("ohwx dog") for value in values)
-    assert len(set(values)) == 3
+    assert values[1].startswith("ohwx dog")
+    assert values[2] in SUBJECTS  # a phrase is a subject itself, and no two are put together
+    (_, _, outside) = proposals.propose_prompts([plain], "ohwx")
+    assert outside.value.startswith("ohwx ")
     captioned = proposals.propose_prompts([found({(9, 9): 2}, ("ohwx dog runs", "a cat sits"))], "ohwx dog")
     assert {one.value for one in captioned[:2]} == {"ohwx dog runs", "ohwx dog a cat sits"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def whole_number(key: str) -> Callable[[str], Any]:
 
     def parse(text: str) -> int:
         try:
-            value = int(text.strip().replace("_", "").replace(",", ""))
+            value = int(re.sub(r"(?<=\d),(?=\d{3}(,|$))", "", text.strip()))
         except ValueError:
             raise NotUnderstood(f'"{text}" is not a whole number') from None
         if not low <= value <= high:

@@ -83,7 +83,10 @@ def _read(state: State) -> Any:
     kind, capped = state.value("device"), state.value("device_memory_gb") is not None
     if kind == "auto":
         kind = next((device.kind for device in state.facts.devices if device.usable), "cpu")
-        kind = "cuda" if capped and kind == "cpu" else kind
+        elsewhere = (
+            kind == "cpu" and state.base.exists and state.flavour.hub_id is not None
+        )  # it trains on a GPU, not here
+        kind = "cuda" if elsewhere or (capped and kind == "cpu") else kind
     if kind != "cpu" and (capped or state.facts.device(kind) is None):
         return OTHER_CARD if kind == "cuda" else OTHER_MAC
     return kind

@@ -134,7 +134,6 @@ FLAVOUR = Question(
     propose=_propose_flavour,
     read=_read_flavour,
     write=_write_flavour,
-    figures=True,
     keys=("model_flavour",),
 )
 
@@ -192,12 +191,12 @@ SOURCE = Question(
     section=SECTION,
     row="Where it is",
     title="Where is the model?",
-    about="SD3 is behind a licence: it has to be accepted on the model's page, and this machine logged in.",
+    about="SD3 is behind a licence: accept it on the model's page, then log in with `hf auth login`.",
     options=_sources,
     propose=lambda _state: Proposal(HUB, "the original; an interrupted download goes on where it stopped"),
     read=_read_source,
     write=_write_source,
-    keys=(_PATH,),
+    keys=(_PATH, "hf_endpoint", "pretrained_text_encoders_path"),
     after=lambda state: access_lines(state) if state.values.get("model.source") == HUB else [],
 )
 

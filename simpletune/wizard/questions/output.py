@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,12 @@ def _propose(state: State) -> Proposal[Any]:
     """A folder named after the first data set; if a run is in it that the answers can't continue, a new one."""
     first = name_of(state.picture_folder(0)) if state.images else "lora"
     stem = state.base.config.get("output_dir") or f"output/{first}"
-    candidates = [stem, f"{stem}-r{state.value('lora_rank')}", *(f"{stem}-{n}" for n in range(2, _MOST_FOLDERS))]
+    short = re.sub(r"-(r?\d+)$", "", stem) or stem
+    candidates = [stem, f"{short}-r{state.value('lora_rank')}", *(f"{short}-{n}" for n in range(2, _MOST_FOLDERS))]
     value = next((one for one in candidates if _object(state, one) is None), MISSING)
-    if value is MISSING or value == stem:
+    if value is MISSING:
+        return Proposal(value, str(_object(state, stem)))
+    if value == stem:
         return Proposal(value, "named after the pictures" if not state.base.exists else "as it is")
     return Proposal(value, f"{stem} holds a run that these answers can't continue")
 

@@ -42,7 +42,7 @@ def pictures(state: State) -> Iterator[Question]:
             yield questions.trigger
         yield questions.resolution
         yield questions.crop
-        yield questions.repeats
+        yield questions.times
         yield questions.more
         more = state.values[questions.more.id]
         index += 1
@@ -104,9 +104,9 @@ class DataSetQuestions:
             read=self._read_resolution,
             write=self._write_resolution,
             show=_shown_size,
-            fitted=True,
+            fitted="machine",
             figures=True,
-            keys=("resolution",),
+            keys=("resolution", "resolution_type"),
         )
         self.crop = self._question(
             "crop",
@@ -120,8 +120,8 @@ class DataSetQuestions:
             fine=True,
             keys=("crop",),
         )
-        self.repeats = self._question(
-            "repeats",
+        self.times = self._question(
+            "times",
             "Seen an epoch",
             "How often is each picture seen in an epoch?",
             "More than once lets a small set keep up with a large one.",
@@ -169,8 +169,7 @@ class DataSetQuestions:
         )
 
     def _propose_trigger(self, state: State) -> Proposal[str]:
-        words = " ".join(re.findall(r"[^\W_]+", state.picture_folder(self.index).name))
-        return Proposal(f"a picture of {words or 'ohwx'}", "the folder's name; a rare word calls it up more surely")
+        return proposals.propose_trigger(self._survey(state))
 
     def _survey(self, state: State) -> Survey:
         return state.facts.survey(state.picture_folder(self.index))
@@ -188,7 +187,7 @@ class DataSetQuestions:
 
     def _is_old(self, state: State) -> bool:
         """Whether the data set stood in the files already, so that keys left out have their defaults."""
-        return state.base.exists and self.index < len(state.base_images)
+        return self.index < len(state.base_images)
 
     def _writes(self, key: str) -> Callable[[State, Any], None]:
         return lambda state, value: state.image(self.index).__setitem__(key, value)
@@ -227,8 +226,8 @@ class DataSetQuestions:
         return [
             *lines(found, edge),
             *words,
-            f"  {found.usable:,} steps an epoch, with one picture a step",
-            f"  encoded, about {size(expected)}, kept in {cache}",
+            f"An epoch is up to {found.usable:,} steps of one picture.",
+            f"The encoded pictures take about {size(expected)}, in {cache}.",
         ]
 
     def _resolutions(self, state: State) -> tuple[Option, ...]:

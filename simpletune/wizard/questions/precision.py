@@ -50,9 +50,10 @@ _MIX_WORDS = {
 
 
 def precision(state: State) -> Iterator[Question]:
+    small = state.flavour.hub_id is None  # all of it is small: nothing that has to be asked
     yield COMPUTE
-    yield BASE
-    yield ENCODERS
+    yield replace(BASE, fine=small)
+    yield replace(ENCODERS, fine=small)
     if state.values[ENCODERS.id] == EACH:
         for index in range(3 if state.value("use_t5") else 2):
             yield _encoder(index)
@@ -80,7 +81,7 @@ COMPUTE = Question(
     read=read_key("mixed_precision"),
     write=write_key("mixed_precision", leave_default=True),
     fine=True,
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=("mixed_precision",),
 )
@@ -141,7 +142,7 @@ BASE = Question(
     propose=_propose_base,
     read=read_key(BASE_KEY),
     write=write_key(BASE_KEY),
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=(BASE_KEY,),
 )
@@ -218,7 +219,7 @@ ENCODERS = Question(
     propose=_propose_mix,
     read=_read_mix,
     write=_write_mix,
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=(*ENCODER_KEYS, "use_t5"),
 )
@@ -240,7 +241,7 @@ def _encoder(index: int) -> Question:
         propose=lambda _state: Proposal("int8-quanto" if index == 2 else "no_change", "the default"),
         read=read_key(key),
         write=write_key(key),
-        fitted=True,
+        fitted="machine",
         figures=True,
         keys=(key,),
     )

@@ -79,7 +79,7 @@ VALIDATION_SIZE = Question(
     write=_write_size,
     show=_shown_sides,
     fine=True,
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=("validation_resolution",),
 )

@@ -21,7 +21,7 @@ from simpletune.wizard.questions.common import (
 )
 from simpletune.wizard.questions.sample_size import VALIDATION_SIZE
 from simpletune.wizard.screen import Option
-from simpletune.wizard.state import MISSING, PROMPTS_FILE, State
+from simpletune.wizard.state import MISSING, State
 
 SECTION = "Sample pictures"
 PROPOSED, OWN, NONE, KEPT = "proposed", "own", "none", "kept"
@@ -101,7 +101,7 @@ def _store(state: State, prompts: list[str]) -> None:
     if alone:
         state.config["validation_prompt"] = alone[0]
     if listed := prompts[len(alone) :]:
-        state.config["validation_prompts_file"] = named or PROMPTS_FILE
+        state.config["validation_prompts_file"] = named or state.base.prompts_name
         state.prompts = dict(zip(names_of(listed, state.base.prompts), listed, strict=True))
 
 
@@ -199,7 +199,7 @@ INTERVAL = Question(
     show=lambda value: f"every {value:,} steps",
     fine=True,
     figures=True,
-    fitted=True,
+    fitted="model",
     keys=("validation_step_interval",),
 )
 

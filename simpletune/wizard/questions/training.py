@@ -9,7 +9,7 @@ from typing import Any
 from simpletune.config.installed import is_installed
 from simpletune.config.rules_environment import OPTIMIZER_LIBRARIES
 from simpletune.config.schema import config_keys
-from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, Plan
 from simpletune.wizard import proposals
 from simpletune.wizard.outlook import (
     card,
@@ -138,7 +138,7 @@ STEPS = Question(
     read=_read_steps,
     write=_write_steps,
     show=lambda value: value if isinstance(value, str) else f"{value:,} steps",
-    fitted=True,
+    fitted="model",
     figures=True,
     keys=("max_train_steps", "num_train_epochs"),
 )
@@ -159,8 +159,20 @@ def _batches(state: State) -> tuple[Option, ...]:
 
 
 def _fits_batch(state: State, size: int) -> bool:
+    return fits(state, _least(state, size), TRAIN)
+
+
+def _least(state: State, size: int) -> Plan:
+    """A batch's plan with all that saves memory in a step."""
     batch = replace(plan(state), train_batch_size=size)
-    return fits(state, replace(batch, gradient_checkpointing=True, gradient_checkpointing_interval=1), TRAIN)
+    return replace(batch, gradient_checkpointing=True, gradient_checkpointing_interval=1)
+
+
+def _object_batch(state: State, value: Any) -> str | None:
+    wrong = within_schema("train_batch_size")(state, value)
+    if wrong or _fits_batch(state, value):
+        return wrong
+    return f"too large: {memory_note(_least(state, value), None, TRAIN)}"
 
 
 BATCH = Question(
@@ -172,12 +184,12 @@ BATCH = Question(
     options=_batches,
     other="another number",
     parse=whole_number("train_batch_size"),
-    object=within_schema("train_batch_size"),
+    object=_object_batch,
     propose=lambda state: proposals.propose_batch(pictures(state), lambda size: _fits_batch(state, size)),
     read=read_key("train_batch_size"),
     write=write_key("train_batch_size"),
     fine=True,
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=("train_batch_size",),
 )
@@ -201,7 +213,7 @@ CHECKPOINTING = Question(
     read=read_key("gradient_checkpointing"),
     write=write_key("gradient_checkpointing", leave_default=True),
     fine=True,
-    fitted=True,
+    fitted="machine",
     figures=True,
     keys=("gradient_checkpointing",),
 )
@@ -238,7 +250,7 @@ def _encoding_question(key: str, row: str, title: str, phase: str) -> Question:
         read=read_key(key),
         write=write_key(key, leave_default=True),
         fine=True,
-        fitted=True,
+        fitted="machine",
         figures=True,
         keys=(key,),
     )
@@ -288,7 +300,6 @@ OPTIMIZER = Question(
     read=read_key("optimizer"),
     write=write_key("optimizer"),
     fine=True,
-    fitted=True,
     figures=True,
     keys=("optimizer",),
 )
@@ -317,7 +328,7 @@ LEARNING_RATE = Question(
     write=write_key("learning_rate"),
     show=lambda value: f"{value:g}" if isinstance(value, int | float) else str(value),
     fine=True,
-    fitted=True,
+    fitted="model",
     keys=("learning_rate",),
 )
 
@@ -361,6 +372,6 @@ CHECKPOINTS = Question(
     write=write_key("checkpoint_step_interval"),
     show=lambda value: f"every {value:,} steps",
     fine=True,
-    fitted=True,
+    fitted="model",
     keys=("checkpoint_step_interval",),
 )
