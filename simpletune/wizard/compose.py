@@ -52,15 +52,17 @@ def contents(state: State) -> dict[Path, bytes]:
 def _content(file: jsonfile.JsonFile | None, value: Any) -> bytes:
     """`value` as a change of `file`; the file's own bytes where nothing changes, a byte order mark included."""
     text = edited(file, value)
-    mark = codecs.BOM_UTF8 if file is not None and text == file.text and _has_mark(file.path) else b""
-    return mark + text.encode()
+    same = file is not None and text == file.text
+    marked = same and file is not None and (_bytes_of(file.path) or b"").startswith(codecs.BOM_UTF8)
+    return (codecs.BOM_UTF8 if marked else b"") + text.encode()
 
 
-def _has_mark(path: Path) -> bool:
+def _bytes_of(path: Path) -> bytes | None:
+    """A file's content; None when there is none to read."""
     try:
-        return path.read_bytes().startswith(codecs.BOM_UTF8)
-    except OSError:
-        return False
+        return path.read_bytes()
+    except (OSError, ValueError):
+        return None
 
 
 def checked(state: State) -> Checked:
@@ -122,7 +124,7 @@ def changes(made: Mapping[Path, bytes]) -> dict[Path, tuple[str, str]]:
     """The files that would change, with their text before ("" for a new one) and after."""
     found = {}
     for path, content in made.items():
-        before = path.read_bytes() if path.is_file() else b""
+        before = _bytes_of(path) or b""
         if before != content:
             found[path] = (before.decode("utf-8", "replace"), content.decode("utf-8"))
     return found

@@ -304,7 +304,7 @@ def bytes_of(config_path: Path) -> dict[Path, bytes | None]:
     base = read_base(config_path)
     files = (base.config_file, base.data_file, base.prompts_file)
     paths = {config_path, config_path.parent / base.data_name, *(file.path for file in files if file is not None)}
-    return {path: path.read_bytes() if path.is_file() else None for path in paths}
+    return {path: path.read_bytes() if os.path.isfile(path) else None for path in paths}  # noqa: PTH113 - it never raises
 
 
 def _without_sets(answers: Mapping[str, Answer], facts: Facts, base: Base) -> Mapping[str, Answer]:

@@ -26,7 +26,8 @@ from simpletune.wizard.flow import Interview
 from simpletune.wizard.question import OTHER, same
 from simpletune.wizard.review import EDIT, WRITE, Choice
 from simpletune.wizard.screen import Back, Option, Screen
-from simpletune.wizard.start import read_base
+from simpletune.wizard.session import Outcome, Session
+from simpletune.wizard.start import parse_sets, read_base
 from simpletune.wizard.state import Answer, Base, State
 from simpletune.wizard.walk import Walk
 
@@ -303,3 +304,19 @@ def write(made: Visit) -> None:
 def edit(question_id: str) -> Choice:
     """The review's row of a question."""
     return Choice(EDIT, question_id)
+
+
+def use(
+    config: Path,
+    policy: Policy,
+    machine: str = "none",
+    *,
+    given: Mapping[str, Answer] | None = None,
+    sets: Sequence[str] = (),
+    dry_run: bool = False,
+) -> tuple[Outcome, Scripted]:
+    """One whole use of the wizard on `config`: the draft, the interview, the writing, the offer to train."""
+    prompter = Scripted(policy)
+    session = Session(prompter, config, parse_sets(sets), dry_run=dry_run)
+    session.facts = facts(config.parent, machine)
+    return session.run(lambda _base: dict(given or {})), prompter

@@ -48,8 +48,7 @@ def _object(state: State, value: Any) -> str | None:
     if wrong := understood_by(some_text)(state, value) or unfillable(value):
         return wrong
     path = state.resolve(value)
-    wrong = _not_a_new_folder(path)
-    if wrong:
+    if wrong := _not_a_new_folder(path) or _among_pictures(state, path):
         return wrong
     changed = changed_since(state, path)
     return (
@@ -67,6 +66,11 @@ def _not_a_new_folder(path: Path) -> str | None:
         return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} can't be written to"
     except OSError as error:
         return f"{path} can't be used: {error.strerror}"
+
+
+def _among_pictures(state: State, path: Path) -> str | None:
+    inside = any(path.is_relative_to(state.picture_folder(index)) for index in range(len(state.images)))
+    return f"{path} is inside a folder of pictures, and those are only read: choose one outside" if inside else None
 
 
 def changed_since(state: State, folder: Path) -> list[str]:
