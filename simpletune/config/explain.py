@@ -49,6 +49,7 @@ def explain(name: str, whole: View | None = None, settings: Settings | None = No
     `whole` are the files, if there are any; `settings` what follows from them, if they have no errors. Raises
     UsageError with the validator's suggestion for a name that is none, and for a data set that isn't there.
     """
+    name = _meant(name)
     first, _, rest = name.partition(".")
     if first == DATASET and rest:
         return _of_entry(name, rest, whole)
@@ -62,6 +63,14 @@ def explain(name: str, whole: View | None = None, settings: Settings | None = No
         raise UsageError(shown(message), hint and shown(hint))
     now = () if whole is None else (_now(whole.config, name, settings),)
     return _explanation(name, keys[name], f"config.json, {keys[name]['x-group']}", now)
+
+
+def _meant(name: str) -> str:
+    """The key that is meant: lora_rank by `--lora_rank` or LORA_RANK, dataset.repeats by `repeats` alone."""
+    folded = name.lstrip("-").lower().replace("-", "_") if name not in config_keys() else name
+    known = folded if folded in config_keys() else name
+    alone = folded in entry_keys("image") and folded not in (*config_keys(), *entry_keys("text_embeds"))
+    return f"{DATASET}.{folded}" if alone else known
 
 
 def _of_entry(name: str, rest: str, whole: View | None) -> Explanation:

@@ -138,10 +138,8 @@ def test_whatever_stands_in_the_file(project, capsys, text, key):
     ("key", "words"),
     [
         ("lr", 'did you mean "learning_rate"'),
-        ("--learning_rate", 'did you mean "learning_rate"'),
         ("lora_rnk", 'did you mean "lora_rank"'),
         ("network_dim", 'did you mean "lora_rank"'),
-        ("repeats", "simpletune explain dataset.repeats"),
         ("dataset.num_repeats", 'did you mean "repeats"'),
         ("dataset.lora_rank", "belongs in config.json"),
         ("dataset.1.repeats", "belongs to dataset_type image"),
@@ -159,6 +157,15 @@ def test_unknown_keys_get_the_validators_suggestion(project, capsys, key, words)
     error = capsys.readouterr().err
     assert words in error
     assert "\x1b" not in error
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [("--lora_rank", "lora_rank"), ("LORA-RANK", "lora_rank"), ("repeats", "dataset.repeats"), ("seed", "seed")],
+)
+def test_a_key_is_known_by_how_it_is_typed_elsewhere(typed, key, capsys):
+    assert run(["explain", typed]) == 0
+    assert capsys.readouterr().out.startswith(f"{key}: ")
 
 
 def test_a_config_that_is_not_there(capsys):
