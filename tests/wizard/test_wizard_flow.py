@@ -12,8 +12,9 @@ from walks import Walked, walk_all
 from simpletune.config.schema import entry_keys
 from simpletune.config.validate import Problem, check
 from simpletune.wizard.compose import changes, checked, contents
+from simpletune.wizard.start import parse_sets
 from simpletune.wizard.state import Answer, Base
-from simpletune.wizard.unattended import answer_all
+from simpletune.wizard.unattended import answer_all, dataset_answers
 
 WALKED_ON = ("none", "8gb", "unusable", "apple")
 MOST_KEYS = 30
@@ -48,6 +49,31 @@ def test_the_same_answers_give_the_same_bytes_whoever_asks(walks: list[Walked]) 
         world = facts(walked.config.parent, walked.machine)
         reached = answer_all(world, Base(walked.config), {name: Answer(value) for name, value in answers.items()})
         assert contents(reached.state) == contents(walked.visit.state), walked
+
+
+PROMPTS = {"validation_prompt", "validation_prompts_file"}  # several make a file of their own, which no flag does
+
+
+def test_the_same_values_by_set_give_the_same_bytes(walks: list[Walked]) -> None:
+    """Each key that a walk wrote is given by --set, each folder by --dataset; the rest is answered."""
+    for walked in walks:
+        state, config = walked.visit.state, walked.visit.config
+        keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - PROMPTS
+        sets = [f"{key}={json.dumps(config[key])}" for key in keys if key in config]
+        sets += [
+            f"dataset.{index}.{key}={json.dumps(entry[key])}"
+            for index, entry in enumerate(state.images)
+            for key in keys - {"instance_data_dir"}
+            if key in entry
+        ]
+        base = Base(walked.config, sets=parse_sets(sets))
+        folders = [str(state.picture_folder(index)) for index in range(len(state.images))]
+        flags = dataset_answers(folders, base) if len(set(folders)) == len(folders) else {}  # each folder once
+        asked = [step.question for step in walked.visit.walk.steps]
+        said = {question.id for question in asked if base.sets_any(question.id, question.keys)}
+        rest = {name: Answer(value) for name, value in walked.visit.answers.items() if name not in said}
+        reached = answer_all(facts(walked.config.parent, walked.machine), base, {**rest, **flags})
+        assert contents(reached.state) == contents(state), walked
 
 
 def test_going_through_written_files_without_changing_anything_changes_nothing(walks: list[Walked]) -> None:
