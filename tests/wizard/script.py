@@ -180,6 +180,8 @@ def fit_to_be_shown(screen: Screen) -> None:
         assert not {"MISSING", "None"} & set(text.split()), f"{screen.id}: {text!r}"
     if screen.options is not None:
         _choice_is_sound(screen, screen.options)
+    elif screen.default and not screen.problem and screen.check is not None:
+        assert screen.check(str(screen.default)) is None, f"{screen.id}: Enter alone is refused: {screen.default!r}"
 
 
 def _choice_is_sound(screen: Screen, options: Sequence[Option]) -> None:

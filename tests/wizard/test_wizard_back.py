@@ -20,6 +20,7 @@ from simpletune.wizard.questions import questions
 from simpletune.wizard.review import ADD, EDIT, REMOVE, Choice
 from simpletune.wizard.screen import Screen
 from simpletune.wizard.state import Answer, Base
+from simpletune.wizard.unattended import dataset_answers, preset_answers
 from simpletune.wizard.walk import Terms, walk
 
 MACHINES = ("none", "8gb", "apple")
@@ -254,3 +255,45 @@ def test_from_everything_back_to_the_main_things(place: Place) -> None:
     made = place.visit(Retreat())
     assert "lora.alpha" not in [screen.id for screen in made.prompter.screens[-8:]]
     assert "lora_alpha" not in made.config
+
+
+def test_back_to_what_flags_answered(place: Place) -> None:
+    """A preset and a folder named on the command line are answers like others: Back leads to them."""
+    folder = str(place.world.pictures[0])
+    flags = {**preset_answers("8gb"), **dataset_answers([folder], Base(place.config))}
+    turns = (("model", BACK), ("hardware.memory", 24), ("precision.base", BACK), ("data.0.more", False))
+    made = visit(place.config, in_turn(*turns, then=always({})), place.facts["none"], answers=flags)
+    assert made.prompter.asked[:4] == ["depth", "model", "hardware.memory", "model"]
+    assert not made.prompter.screens[0].can_go_back
+    wanted = {"hardware": "other-cuda", "hardware.memory": 24, "data.0.folder": Typed(folder)}
+    assert made.files == place.visit(always(wanted)).files
+
+
+def test_an_answer_that_stops_holding_is_asked_again_and_says_why(place: Place) -> None:
+    """Eight billion weights in int8 fit 80 GB and not 8: the question comes back, with why and with another choice."""
+    folder = Typed(str(place.world.pictures[0]))
+    wanted = {"hardware": "other-cuda", "hardware.memory": 80, "model": "sd3.5-large", "data.0.folder": folder}
+    turns = (("precision.base", "int8-quanto"), ("review", edit("hardware.memory")), ("hardware.memory", 8))
+    made = place.visit(in_turn(*turns, then=always(wanted)))
+    again = [screen for screen in made.prompter.screens if screen.id == "precision.base"][-1]
+    assert again.problem is not None
+    assert again.problem.startswith("int8-quanto: too large")
+    assert again.default == again.recommended != "int8-quanto"
+    assert made.files == place.visit(always({**wanted, "hardware.memory": 8})).files
+
+
+def test_where_nothing_fits_the_panel_says_the_way_down(place: Place) -> None:
+    """However it came about, there is a sentence and a way back."""
+    wanted = {"hardware": "other-cuda", "hardware.memory": 6, "data.0.folder": Typed(str(place.world.pictures[0]))}
+    turns = (
+        ("data.0.resolution", Typed("3072")),
+        ("precision.base", BACK),
+        ("data.0.more", BACK),
+        ("data.0.resolution", 512),
+    )
+    made = place.visit(in_turn(*turns, then=always(wanted)))
+    tight = next(screen for screen in made.prompter.screens if screen.id == "precision.base")
+    assert all(option.disabled for option in tight.options or ())
+    assert tight.problem is not None
+    assert "go back" in tight.problem
+    assert any(line.startswith("Too much") for line in tight.panel)

@@ -291,3 +291,15 @@ def test_another_model_on_files_that_are_there(tmp_path: Path) -> None:
     assert (made.config["seed"], made.config["lora_rank"]) == (3, 64)
     assert made.config["validation_resolution"] == 128
     assert json.loads(text_of(made, "multidatabackend.json"))[0]["resolution"] == 128
+
+
+def test_going_through_the_main_things_keeps_the_fine_points(tmp_path: Path) -> None:
+    """They are the files', and what is recommended beside them goes by them: nothing has to be asked twice."""
+    values = {**CUDA, "train_batch_size": 6, "learning_rate": 3e-5, "lora_alpha": 3, "max_train_steps": 900}
+    config = written(tmp_path, values, [{**PICTURES, "repeats": 5, "crop": True}])
+    made = visit(config, always({}), facts(tmp_path, "80gb"), through=True)
+    assert len(made.prompter.asked) == len(set(made.prompter.asked)) > 8
+    assert {key: made.config[key] for key in ("train_batch_size", "learning_rate", "lora_alpha")} == {
+        "train_batch_size": 6, "learning_rate": 3e-5, "lora_alpha": 3,
+    }  # fmt: skip
+    assert made.config["max_train_steps"] != 900

@@ -214,6 +214,7 @@ ANSWERS = {
     "an unknown question": ({"lora.rang": 3}, 'did you mean "lora.rank"'),
     "out of range": ({"lora.rank": 100_000}, "lora.rank: 100000: "),
     "another kind of value": ({"lora.rank": [1]}, "lora.rank: [1]: "),
+    "true for one": ({"data.0.times": True}, "True is not a number of times"),
     "no such choice": ({"precision.base": "int3"}, "int3 is not one of the choices"),
     "what doesn't fit": ({"precision.base": "no_change"}, "too large"),
     "a folder that there isn't": ({"data.0.folder": "nowhere"}, "nowhere"),
