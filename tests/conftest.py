@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, so that what passed once passes again; HYPOTHESIS_EXPLORE=1 looks at others.
+settings.register_profile("repeatable", derandomize=True)
+if not os.environ.get("HYPOTHESIS_EXPLORE"):
+    settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session", autouse=True)

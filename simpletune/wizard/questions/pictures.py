@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +54,27 @@ class DataSetQuestions:
     def __init__(self, index: int) -> None:
         self.index = index
         self.section = f"Pictures {index + 1}" if index else "Pictures"
-        self.folder = self._question(
+
+    @cached_property
+    def folder(self) -> Question:
+        return self._question(
             "folder",
             "Folder",
-            "Which folder holds the pictures?" if not index else "Which folder holds the further pictures?",
+            "Which folder holds the pictures?" if not self.index else "Which folder holds the further pictures?",
             "Subfolders are searched too. The folder is only read: nothing in it is changed or deleted.",
             propose=lambda _state: Proposal(MISSING, ""),
             read=self._read_folder,
             write=self._write_folder,
             path="folder",
             parse=typed_path,
-            object=lambda state, value: _folder_objection(state, index, value),
+            object=lambda state, value: _folder_objection(state, self.index, value),
             keys=("instance_data_dir",),
             after=self._report,
         )
-        self.captions = self._question(
+
+    @cached_property
+    def captions(self) -> Question:
+        return self._question(
             "captions",
             "Captions",
             "Where do the captions come from?",
@@ -79,7 +85,10 @@ class DataSetQuestions:
             write=self._writes("caption_strategy"),
             keys=("caption_strategy",),
         )
-        self.trigger = self._question(
+
+    @cached_property
+    def trigger(self) -> Question:
+        return self._question(
             "trigger",
             "Caption of all",
             "Which phrase stands for these pictures?",
@@ -91,7 +100,10 @@ class DataSetQuestions:
             object=understood_by(some_text),
             keys=("instance_prompt",),
         )
-        self.resolution = self._question(
+
+    @cached_property
+    def resolution(self) -> Question:
+        return self._question(
             "resolution",
             "Resolution",
             "At which resolution are they trained?",
@@ -108,7 +120,10 @@ class DataSetQuestions:
             figures=True,
             keys=("resolution", "resolution_type"),
         )
-        self.crop = self._question(
+
+    @cached_property
+    def crop(self) -> Question:
+        return self._question(
             "crop",
             "Shape",
             "Are they cropped?",
@@ -120,7 +135,10 @@ class DataSetQuestions:
             fine=True,
             keys=("crop",),
         )
-        self.times = self._question(
+
+    @cached_property
+    def times(self) -> Question:
+        return self._question(
             "times",
             "Seen an epoch",
             "How often is each picture seen in an epoch?",
@@ -131,14 +149,17 @@ class DataSetQuestions:
             object=lambda _state, value: None if _is_count(value) else f"{value!r} is not a number of times",
             propose=self._propose_repeats,
             read=self._read_repeats,
-            write=lambda state, value: state.image(index).__setitem__("repeats", value - 1),
+            write=lambda state, value: state.image(self.index).__setitem__("repeats", value - 1),
             show=_seen,
             fine=True,
             figures=True,
             keys=("repeats",),
         )
-        self.more = Question(
-            id=f"data.{index}.more",
+
+    @cached_property
+    def more(self) -> Question:
+        return Question(
+            id=f"data.{self.index}.more",
             section=self.section,
             row="Further pictures",
             title="Add another folder of pictures?",
@@ -146,10 +167,16 @@ class DataSetQuestions:
             options=lambda _state: (Option(False, "no"), Option(True, "yes")),
             propose=lambda _state: Proposal(False, "one folder is the usual case"),
             read=lambda state: (
-                len(state.images) > index + 1 if state.base.exists or len(state.images) > index + 1 else MISSING
+                len(state.images) > self.index + 1
+                if state.base.exists or len(state.images) > self.index + 1
+                else MISSING
             ),
             write=self._write_more,
         )
+
+    def _read_more(self, state: State) -> Any:
+        more = len(state.images) > self.index + 1
+        return more if state.base.exists or more else MISSING
 
     def _write_more(self, state: State, more: bool) -> None:
         if not more:
