@@ -166,11 +166,7 @@ class DataSetQuestions:
             about="Several folders can each have their own captions, resolution and repeats.",
             options=lambda _state: (Option(False, "no"), Option(True, "yes")),
             propose=lambda _state: Proposal(False, "one folder is the usual case"),
-            read=lambda state: (
-                len(state.images) > self.index + 1
-                if state.base.exists or len(state.images) > self.index + 1
-                else MISSING
-            ),
+            read=self._read_more,
             write=self._write_more,
         )
 
