@@ -100,6 +100,8 @@ REPLACED = {"device", "device_memory_gb", "model_flavour", "pretrained_model_nam
             "pretrained_text_encoders_path", "output_dir", "max_train_steps", "num_train_epochs", "resolution",
             "instance_data_dir", "instance_prompt", "validation_resolution"}  # fmt: skip
 """Keys that are set to something else, so that it trains here and in seconds, and keys whose values are any text."""
+COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repeats"}
+"""Keys of which one value is as good as another, but none."""
 WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
 
 
@@ -110,7 +112,7 @@ def used(walked: Walked) -> set[tuple[str, str]]:
     of_sets = {key for key in keys if key in entry_keys("image")}
     values = [(key, state.value(key)) for key in keys - of_sets]
     values += [(key, state.entry_value(index, key)) for key in of_sets for index in range(len(state.images))]
-    return {(key, json.dumps(value)) for key, value in values}
+    return {(key, json.dumps(value if key not in COUNTS else value > 1)) for key, value in values}
 
 
 def covering(walks: Sequence[Walked]) -> list[Walked]:
