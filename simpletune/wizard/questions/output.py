@@ -139,10 +139,8 @@ def _unsafe(state: State) -> str | None:
 
 
 def _propose_editor(state: State) -> Proposal[bool]:
-    if not vscode_settings_path(state.folder).parent.is_dir():
-        return Proposal(False, "nothing else in this folder is VS Code's")
-    unsafe = _unsafe(state)
-    return Proposal(unsafe is None, unsafe or "the folder is one of VS Code's")
+    """No: a file that is the editor's own is changed only if somebody says so."""
+    return Proposal(False, _unsafe(state) or "the settings are yours; yes adds one entry to them")
 
 
 EDITOR = Question(
