@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import fields, replace
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -74,11 +75,14 @@ def test_disk_grows_with_what_is_kept():
 
 
 def test_it_is_fast_enough_to_ask_for_every_option_on_a_screen():
+    """The median of this thread's own time: what else the machine does meanwhile is no fault of the forecast's."""
     forecast(MEASURED)
-    begin = time.perf_counter()
+    seconds = []
     for rank in range(1, 101):
+        begin = time.thread_time()
         forecast(replace(MEASURED, lora_rank=rank))
-    assert (time.perf_counter() - begin) / 100 < 0.002
+        seconds.append(time.thread_time() - begin)
+    assert median(seconds) < 0.002
 
 
 @settings(max_examples=50, deadline=None)
