@@ -151,6 +151,9 @@ def _names(stem: str) -> Sequence[str]:
 def _image_set(whole: View, entry: Keys, index: int, texts: Sequence[TextEmbeds], origins: dict[str, str]) -> ImageSet:
     values = {field.name: _value(entry, field.name) for field in fields(ImageSet)}
     values["resolution"], values["resolution_type"] = resolution_of(entry, whole)
+    if named := entry["dataset_name"]:
+        path = entry.resolve("dataset_name", named)
+        values["dataset_name"] = str(path) if exists(path) or not looks_like_hub_id(named) else named
     _note(origins, f"{DATA_KEY}.{index}", entry)
     if entry["resolution"] is None:
         origins[f"{DATA_KEY}.{index}.resolution"] = origins["resolution"]

@@ -15,21 +15,42 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One `dataset_type: image` entry of multidatabackend.json."""
+    """One `dataset_type: image` or `eval` entry of multidatabackend.json."""
 
     id: str
-    type: str  # local
-    instance_data_dir: Path
-    caption_strategy: str  # textfile | filename | instanceprompt
+    dataset_type: str  # image | eval
+    type: str  # local | webdataset | s3 | huggingface
+    instance_data_dir: Path | None  # a path for local and webdataset
+    s3_url: str | None
+    s3_endpoint: str | None
+    dataset_name: str | None  # hub id, or the absolute path of a folder or Parquet file
+    dataset_config: str | None
+    dataset_split: str
+    dataset_revision: str | None
+    image_column: str | None
+    streaming: bool
+    cache_dir_pictures: Path
+    caption_strategy: str  # textfile | filename | instanceprompt | csv | jsonl | parquet | huggingface
+    metadata_path: Path | None
+    filename_column: str | None
+    caption_column: str | tuple[str, ...] | None
+    width_column: str | None
+    height_column: str | None
     instance_prompt: str | None
     prepend_instance_prompt: bool
     only_instance_prompt: bool
+    caption_filter: tuple[str, ...]  # regular expressions
+    caption_shuffle_count: int  # orders of a caption's parts; 0 = as written
+    caption_shuffle_keep: int  # parts that stay first
+    caption_separator: str
     resolution: int  # pixels: shorter edge (pixel), or edge of the square of equal area (pixel_area)
     resolution_type: str  # pixel | pixel_area
     crop: bool
-    crop_style: str  # center | random | corner
+    crop_style: str  # center | random | corner | face
     crop_aspect: str  # square | preserve | closest
     crop_aspect_buckets: tuple[float, ...]  # width / height
+    crop_variants: int  # crops of each picture, for crop_style random
+    horizontal_flip: bool
     minimum_image_size: int | None  # pixels, shorter edge
     maximum_image_size: int | None  # pixels, shorter edge; larger ones are downsampled before the crop
     target_downsample_size: int | None  # pixels, shorter edge, what those are downsampled to
@@ -37,9 +58,21 @@ class ImageSet:
     maximum_aspect_ratio: float | None
     max_upscale_threshold: float | None  # largest allowed (target - size) / size; 0.25 allows 1.25 times
     max_num_samples: int | None
+    mask_source: str  # none | alpha | folder
+    mask_data_dir: Path | None
+    is_regularisation_data: bool
+    regularisation_weight: float
     repeats: int  # extra times each picture is seen an epoch: 0 = once
+    probability: float  # share of the showings that an epoch has
+    start_step: int
+    end_step: int | None  # the first step without it
     cache_dir_vae: Path
     text_embeds: str  # id of a TextEmbeds
+
+    @property
+    def where(self) -> str:
+        """Where its pictures are, as a person knows it: a folder, a bucket or a data set's name."""
+        return str(self.instance_data_dir or self.s3_url or self.dataset_name)
 
 
 @dataclass(frozen=True)
@@ -132,6 +165,7 @@ class Settings:
     vae_batch_size: int
     text_encoder_batch_size: int
     num_eval_images: int  # pictures held out by seed for the fixed-noise validation loss; never trained on
+    max_unreadable_share: float  # of a data set's pictures; more end the run before anything loads
     image_sets: tuple[ImageSet, ...]
     text_embeds: tuple[TextEmbeds, ...]
 

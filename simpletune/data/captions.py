@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simpletune.data.reading import read_start
-from simpletune.data.sources import TEXT_EXTENSION, ImageFile, Reason, Rejected, shown
+from simpletune.data.sources import ImageFile, Reason, Rejected, Source, shown, text_name
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -17,25 +15,33 @@ LARGEST_CAPTION_FILE = 1 << 20
 """Bytes. A larger text file is something else that happens to stand there."""
 
 NOT_UTF8 = "not UTF-8, read as Latin-1 (Windows-1252)"
-SEVERAL_LINES = "more than one line: the first that isn't blank is used"
+SEVERAL_LINES = "more than one line: one of them is drawn a step"
 
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, and what a person should know of how it was read (each a text that many captions may share)."""
+    """A picture's captions, one of which is drawn a step, and what a person should know of how they were read.
 
-    text: str
+    There is at least one. A note is a text that many captions may share.
+    """
+
+    texts: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def text(self) -> str:
+        """The first."""
+        return self.texts[0]
 
-def read_caption(image: ImageFile, image_set: ImageSet) -> Caption | Rejected:
+
+def read_caption(image: ImageFile, image_set: ImageSet, source: Source) -> Caption | Rejected:
     """What the data set's caption_strategy says of a picture, with the instance prompt before it or in its place."""
     prompt = _one_line(image_set.instance_prompt or "")
     if image_set.only_instance_prompt or image_set.caption_strategy == "instanceprompt":
-        return Caption(prompt) if prompt else Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
-    found = name_caption(image) if image_set.caption_strategy == "filename" else _from_text_file(image)
+        return Caption((prompt,)) if prompt else Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
+    found = name_caption(image) if image_set.caption_strategy == "filename" else _from_text_file(image, source)
     if isinstance(found, Caption) and image_set.prepend_instance_prompt and prompt:
-        return Caption(f"{prompt} {found.text}", found.notes)
+        return Caption(tuple(f"{prompt} {text}" for text in found.texts), found.notes)
     return found
 
 
@@ -64,48 +70,39 @@ def name_caption(image: ImageFile) -> Caption | Rejected:
     if not stem.isascii():
         stem = stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     text = _one_line(stem.replace("_", " ").replace("-", " "))
-    return Caption(text) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
+    return Caption((text,)) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
 
 
-def text_caption(image: ImageFile) -> Caption | Rejected | None:
-    """The first line of the text file beside a picture; None when there is no such file."""
-    if not image.may_have_text:
-        return None
-    path = _text_path(image)
-    data = _read(path)
+def text_caption(image: ImageFile, source: Source) -> Caption | Rejected | None:
+    """The lines of the text file that belongs to a picture; None when there is no such file."""
+    data = _read(image, source)
     if not isinstance(data, bytes):
         return data
     text, notes = decode_text(data)
-    lines = [line for line in map(_one_line, text.splitlines()) if line]
+    lines = tuple(dict.fromkeys(line for line in map(_one_line, text.splitlines()) if line))
     if not lines:
-        return Rejected(Reason.NO_CAPTION, f"caption file {_shown_name(path)} is empty")
-    return Caption(lines[0], notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
+        return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} is empty")
+    return Caption(lines, notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
 
 
-def _from_text_file(image: ImageFile) -> Caption | Rejected:
-    found = text_caption(image)
+def _from_text_file(image: ImageFile, source: Source) -> Caption | Rejected:
+    found = text_caption(image, source)
     if found is None:
-        return Rejected(Reason.NO_CAPTION, f"no caption file {_shown_name(_text_path(image))}")
+        return Rejected(Reason.NO_CAPTION, f"no caption file {_text_file(image)}")
     return found
 
 
-def _text_path(image: ImageFile) -> str:
-    return os.path.splitext(image.path)[0] + TEXT_EXTENSION  # noqa: PTH122
+def _text_file(image: ImageFile) -> str:
+    return shown(text_name(image.name).rpartition("/")[2])
 
 
-def _shown_name(path: str) -> str:
-    return shown(Path(path).name)
-
-
-def _read(path: str) -> bytes | Rejected | None:
+def _read(image: ImageFile, source: Source) -> bytes | Rejected | None:
     try:
-        data = read_start(path, LARGEST_CAPTION_FILE + 1)
-    except FileNotFoundError:
-        return None
+        data = source.read_text(image, LARGEST_CAPTION_FILE + 1)
     except OSError as error:
-        return Rejected(Reason.NO_CAPTION, f"caption file {_shown_name(path)} can't be read: {error.strerror}")
-    if len(data) > LARGEST_CAPTION_FILE:
-        return Rejected(Reason.NO_CAPTION, f"{_shown_name(path)} is over 1 MiB: not a caption")
+        return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} can't be read: {error.strerror}")
+    if data is not None and len(data) > LARGEST_CAPTION_FILE:
+        return Rejected(Reason.NO_CAPTION, f"{_text_file(image)} is over 1 MiB: not a caption")
     return data
 
 

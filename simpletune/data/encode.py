@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simpletune import files
 from simpletune.data.cache import Stored, TensorCache
 from simpletune.data.geometry import Placement
 from simpletune.data.images import PREPARATION, prepare
 from simpletune.data.pipeline import Halving, read_ahead, release, threads, writing
 from simpletune.data.scan import Exclusion, Sample
-from simpletune.data.sources import Reason, shown
+from simpletune.data.sources import Reason, Source, shown
 from simpletune.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,9 +41,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EncodedPictures:
-    """Where each sample's latent is, by (set_id, name), and the pictures that couldn't be read after all."""
+    """Where each sample's latents are, by (set_id, name), one a placement; and the pictures that couldn't be read."""
 
-    entries: Mapping[tuple[str, str], Stored]
+    entries: Mapping[tuple[str, str], tuple[Stored, ...]]
     excluded: tuple[Exclusion, ...]
 
 
@@ -55,7 +54,8 @@ def text_key(caption: str, text_identity: str) -> str:
 
 def latent_key(image_sha256: str, placement: Placement, vae_identity: str) -> str:
     """Names a picture's latent: its file's bytes, what is cut out of it at which size, and the VAE with its dtype."""
-    return _key("latent", PREPARATION, image_sha256, placement.resized, placement.crop, vae_identity)
+    mirrored = ["mirrored"] if placement.mirrored else []
+    return _key("latent", PREPARATION, image_sha256, placement.resized, placement.crop, vae_identity, *mirrored)
 
 
 def fill_text_cache(
@@ -92,6 +92,7 @@ def fill_text_cache(
 
 def fill_latent_cache(
     samples: Sequence[Sample],
+    sources: Mapping[str, Source],
     cache_dirs: Mapping[str, Path],
     family: Family,
     model_files: ModelFiles,
@@ -99,12 +100,13 @@ def fill_latent_cache(
     device: torch.device,
     reporter: Reporter,
 ) -> EncodedPictures:
-    """Encode the pictures that aren't cached; `cache_dirs` are the data sets' folders by id.
+    """Encode the pictures that aren't cached; `sources` and `cache_dirs` are the data sets' by id.
 
     A picture that can't be read any more is named once and left out. Raises DataError when that leaves a data set
     empty or the VAE gives a non-finite number, OutOfMemory when one picture alone doesn't fit.
     """
     run = _Pictures(
+        sources=sources,
         caches={set_id: TensorCache(folder) for set_id, folder in cache_dirs.items()},
         identity=family.vae_identity(model_files, settings),
         reporter=reporter,
@@ -121,10 +123,10 @@ def fill_latent_cache(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A picture ready for the VAE; its key is of the very bytes that were decoded, in case the file has changed."""
+    """A placement ready for the VAE; its key is of the very bytes that were decoded, in case the file has changed."""
 
     sample: Sample
-    key: str
+    stored: Stored
     pixels: np.ndarray[Any, Any]
 
 
@@ -132,29 +134,31 @@ class _Prepared:
 class _Pictures:
     """The latents of one call: what is known of each picture so far."""
 
+    sources: Mapping[str, Source]
     caches: Mapping[str, TensorCache]
     identity: str
     reporter: Reporter
-    entries: dict[tuple[str, str], Stored] = field(default_factory=dict)
+    entries: dict[tuple[str, str], tuple[Stored, ...]] = field(default_factory=dict)
     excluded: list[Exclusion] = field(default_factory=list)
 
     def find_missing(self, samples: Sequence[Sample]) -> list[Sample]:
         """Fill `entries` from the files' bytes; gives the samples whose entry has to be encoded."""
         with threads() as pool, self.reporter.phase("Reading pictures", len(samples), "image") as phase:
-            for sample, digest in zip(samples, pool.map(_digest, samples), strict=True):
+            for sample, digest in zip(samples, pool.map(self._digest, samples), strict=True):
                 if isinstance(digest, DataError):
                     self._exclude(sample, digest)
                 else:
-                    self._enter(sample, latent_key(digest, sample.placement, self.identity))
+                    self._enter(sample, digest)
                 phase.advance()
-        missing = set(_missing(self.entries, "picture", self.reporter))
+        known = {(id, index): stored for id, every in self.entries.items() for index, stored in enumerate(every)}
+        missing = {id for id, _ in _missing(known, "picture", self.reporter)}
         return [sample for sample in samples if sample.id in missing]
 
     def encode(
         self, missing: Sequence[Sample], encode: Callable[[np.ndarray[Any, Any], Sequence[str]], Tensor], size: int
     ) -> None:
         """Encode in batches of one bucket each, reading ahead and writing behind."""
-        ordered = sorted(missing, key=lambda sample: (sample.placement.bucket, sample.id))
+        ordered = sorted(missing, key=lambda sample: (sample.bucket, sample.id))
         batches = Halving(size, "vae_batch_size", self.reporter)
         with (
             threads() as pool,
@@ -164,8 +168,7 @@ class _Pictures:
             for group in _groups(self._prepared(ordered, pool, 2 * size, phase), size):
                 for batch, latents in batches.run(group, lambda part: _encode_pixels(part, encode)):
                     for item, latent in zip(batch, latents.cpu(), strict=True):
-                        writer.put(self.entries[item.sample.id], {LATENTS: latent}, shown(item.sample.name))
-                    phase.advance(len(batch))
+                        writer.put(item.stored, {LATENTS: latent}, shown(item.sample.name))
 
     def check_sets(self, samples: Sequence[Sample]) -> None:
         """Raises DataError when a data set has lost all its pictures."""
@@ -183,27 +186,39 @@ class _Pictures:
         for sample, prepared in read_ahead(pool, self._prepare, ordered, ahead):
             if isinstance(prepared, DataError):
                 self._exclude(sample, prepared)
-                phase.advance()
-            elif self._enter(sample, prepared.key) in seen:
-                phase.advance()
             else:
-                seen.add(self.entries[sample.id])
-                yield prepared
+                digest, pictures = prepared
+                for stored, pixels in zip(self._enter(sample, digest), pictures, strict=True):
+                    if stored not in seen:
+                        seen.add(stored)
+                        yield _Prepared(sample, stored, pixels)
+            phase.advance()
 
-    def _prepare(self, sample: Sample) -> _Prepared | DataError:
+    def _prepare(self, sample: Sample) -> tuple[str, list[np.ndarray[Any, Any]]] | DataError:
+        """The SHA-256 of a picture's bytes, and its pixels in each placement."""
+        where = self.sources[sample.set_id].location(sample.name)
         try:
-            data = sample.path.read_bytes()
-            pixels = prepare(sample, data)
+            data = self.sources[sample.set_id].read(sample.name)
+            size = sample.width, sample.height
+            pictures = [prepare(where, data, size, placement) for placement in sample.placements]
         except DataError as error:
             return error
         except OSError as error:
-            return _unreadable(sample, error)
-        key = latent_key(hashlib.sha256(data).hexdigest(), sample.placement, self.identity)
-        return _Prepared(sample, key, pixels)
+            return _unreadable(where, error)
+        return hashlib.sha256(data).hexdigest(), pictures
 
-    def _enter(self, sample: Sample, key: str) -> Stored:
-        self.entries[sample.id] = Stored(self.caches[sample.set_id], key)
+    def _enter(self, sample: Sample, digest: str) -> tuple[Stored, ...]:
+        cache = self.caches[sample.set_id]
+        keys = [latent_key(digest, placement, self.identity) for placement in sample.placements]
+        self.entries[sample.id] = tuple(Stored(cache, key) for key in keys)
         return self.entries[sample.id]
+
+    def _digest(self, sample: Sample) -> str | DataError:
+        source = self.sources[sample.set_id]
+        try:
+            return hashlib.sha256(source.read(sample.name)).hexdigest()
+        except OSError as error:
+            return _unreadable(source.location(sample.name), error)
 
     def _exclude(self, sample: Sample, error: DataError) -> None:
         self.entries.pop(sample.id, None)
@@ -230,7 +245,7 @@ def _missing(stored: Mapping[T, Stored], what: str, reporter: Reporter) -> list[
 
 def _groups(prepared: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared]]:
     """Up to `size` pictures in a row that share a bucket."""
-    for _, same in groupby(prepared, key=lambda item: item.sample.placement.bucket):
+    for _, same in groupby(prepared, key=lambda item: item.sample.bucket):
         while group := list(islice(same, size)):
             yield group
 
@@ -238,18 +253,11 @@ def _groups(prepared: Iterable[_Prepared], size: int) -> Iterator[list[_Prepared
 def _encode_pixels(
     batch: Sequence[_Prepared], encode: Callable[[np.ndarray[Any, Any], Sequence[str]], Tensor]
 ) -> Tensor:
-    return encode(np.stack([item.pixels for item in batch]), [item.key for item in batch])
+    return encode(np.stack([item.pixels for item in batch]), [item.stored.key for item in batch])
 
 
-def _digest(sample: Sample) -> str | DataError:
-    try:
-        return files.sha256(sample.path)
-    except OSError as error:
-        return _unreadable(sample, error)
-
-
-def _unreadable(sample: Sample, error: OSError) -> DataError:
-    return DataError(f"{shown(str(sample.path))}: {error.strerror}")
+def _unreadable(where: str, error: OSError) -> DataError:
+    return DataError(f"{shown(where)}: {error.strerror or error}")
 
 
 def _key(*parts: Any) -> str:

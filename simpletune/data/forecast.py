@@ -15,12 +15,16 @@ def plan_of(settings: Settings, preflight: Preflight) -> Plan:
     """The plan of a run whose pictures have been looked at; there must be some to train on."""
     samples = (*preflight.training, *preflight.held_out)
     prompts = {*settings.validation_prompts.values(), settings.validation_negative_prompt}
-    texts = {sample.caption for sample in samples} | (prompts if settings.validation_prompts else set()) | {""}
+    texts = (
+        {caption for sample in samples for caption in sample.captions}
+        | (prompts if settings.validation_prompts else set())
+        | {""}
+    )
     saved = -(-preflight.total_steps // settings.checkpoint_step_interval)
     return replace(
         sketch(settings),
         bucket=max(preflight.buckets, key=lambda bucket: bucket[0] * bucket[1]),
-        pictures=len(samples),
+        pictures=sum(len(sample.placements) for sample in samples),
         captions=len(texts),
         steps=preflight.total_steps,
         checkpoints=min(saved, settings.checkpoints_total_limit),

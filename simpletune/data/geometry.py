@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from simpletune.data.sources import Reason, Rejected, name_bytes
@@ -34,20 +34,41 @@ WIDEST_ASPECT = 8.0
 
 @dataclass(frozen=True)
 class Placement:
-    """All sizes in pixels, of the upright picture. `crop` is (left, top, right, bottom) inside `resized`."""
+    """All sizes in pixels, of the upright picture. `crop` is (left, top, right, bottom) inside `resized`.
+
+    With `mirrored` what was cut out is turned left to right at last.
+    """
 
     resized: tuple[int, int]
     crop: tuple[int, int, int, int]
     bucket: tuple[int, int]
+    mirrored: bool = False
 
 
-def place(width: int, height: int, image_set: ImageSet, alignment: int, *, seed: int = 0, name: str = "") -> Placement:
-    """Place a picture of `width` x `height`; `seed` and `name` alone decide where a random crop lies."""
+def placements(
+    width: int, height: int, image_set: ImageSet, alignment: int, *, seed: int = 0, name: str = ""
+) -> tuple[Placement, ...]:
+    """Every way in which a picture of `width` x `height` is shown: crop_variants crops, each mirrored too if asked for.
+
+    All are of one bucket. `seed` and `name` alone decide where random crops lie.
+    """
+    count = image_set.crop_variants if image_set.crop and image_set.crop_style == "random" else 1
+    crops = [place(width, height, image_set, alignment, seed=seed, name=name, variant=index) for index in range(count)]
+    distinct = tuple(dict.fromkeys(crops))
+    if not image_set.horizontal_flip:
+        return distinct
+    return distinct + tuple(replace(placement, mirrored=True) for placement in distinct)
+
+
+def place(
+    width: int, height: int, image_set: ImageSet, alignment: int, *, seed: int = 0, name: str = "", variant: int = 0
+) -> Placement:
+    """Place a picture of `width` x `height`; `seed`, `name` and `variant` alone decide where a random crop lies."""
     bucket = bucket_size(target_aspect(width / height, image_set), image_set, alignment)
     scale = max(bucket[0] / width, bucket[1] / height, _scale_before_crop(min(width, height), image_set))
     resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
     room = resized[0] - bucket[0], resized[1] - bucket[1]
-    left, top = _corner(room, image_set, seed, name)
+    left, top = _corner(room, image_set, seed, name, variant)
     return Placement(resized, (left, top, left + bucket[0], top + bucket[1]), bucket)
 
 
@@ -118,12 +139,19 @@ def _scale_before_crop(shorter: int, image_set: ImageSet) -> float:
     return (image_set.target_downsample_size or limit) / shorter
 
 
-def _corner(room: tuple[int, int], image_set: ImageSet, seed: int, name: str) -> tuple[int, int]:
+def _corner(room: tuple[int, int], image_set: ImageSet, seed: int, name: str, variant: int) -> tuple[int, int]:
     """The crop's left and top, given how many pixels stick out to the right and below."""
     if not image_set.crop or image_set.crop_style == "center":
         return room[0] // 2, room[1] // 2
     if image_set.crop_style == "corner":
         return 0, 0
-    digest = hashlib.sha256(b"\0".join((b"crop", str(seed).encode(), image_set.id.encode(), name_bytes(name)))).digest()
+    parts = [
+        b"crop",
+        str(seed).encode(),
+        image_set.id.encode(),
+        name_bytes(name),
+        *([str(variant).encode()] * (variant > 0)),
+    ]
+    digest = hashlib.sha256(b"\0".join(parts)).digest()
     across, down = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:16], "big")
     return across % (room[0] + 1), down % (room[1] + 1)

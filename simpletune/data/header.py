@@ -17,8 +17,7 @@ from typing import BinaryIO
 from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from simpletune.data.quick_header import quick_size
-from simpletune.data.reading import read_ends
-from simpletune.data.sources import Reason, Rejected
+from simpletune.data.sources import ImageFile, Reason, Rejected, Source
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -62,19 +61,19 @@ class Header:
     height: int
 
 
-def read_header(path: str, size_bytes: int) -> Header | Rejected:
+def read_header(source: Source, listed: ImageFile) -> Header | Rejected:
     """A picture's size, or why it can't be used. Reads some kilobytes, unless the file's end looks cut off.
 
-    `size_bytes` is the file's size as it was listed, above 0.
+    The size it was listed with is above 0 bytes.
     """
     try:
-        start, end = read_ends(path, _SMALL_FILE, size_bytes)
+        start, end = source.read_ends(listed, _SMALL_FILE)
         size = quick_size(start, end)
         if size is not None and size[0] * size[1] <= MAX_PIXELS:
             return Header(*size)
-        if len(start) == size_bytes:
+        if len(start) == listed.size_bytes:
             return _inspect(io.BytesIO(start))
-        with open(path, "rb") as file:  # noqa: PTH123 - as in read_ends
+        with source.open(listed.name) as file:
             return _inspect(file)
     except FileNotFoundError:
         return Rejected(Reason.CHANGED, "the file vanished")

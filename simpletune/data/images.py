@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -14,9 +13,6 @@ from simpletune.data.geometry import Placement
 from simpletune.data.header import SIDEWAYS, SIXTEEN_BIT_MODES, open_picture, orientation, refusal
 from simpletune.data.sources import Reason, shown
 from simpletune.errors import DataError
-
-if TYPE_CHECKING:
-    from simpletune.data.scan import Sample
 
 PREPARATION = 1
 """Counts up when the pixels made from a file change, so that cached latents of the old ones aren't used."""
@@ -27,6 +23,7 @@ _DRAFT_MARGIN = 2
 _REDUCING_GAP = 3.0
 """Pillow averages whole pixels first while that leaves this many times the final size: faster, and not visible."""
 
+_MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,28 +38,28 @@ _MODE_OF_COLOUR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
-def load_rgb(path: Path, data: bytes | None = None) -> Image.Image:
+def load_rgb(where: str, data: bytes) -> Image.Image:
     """A whole picture as upright 8-bit RGB: transparency on white, first frame of an animation, colours in sRGB.
 
-    `data` are the file's bytes, where they have been read already. Raises DataError naming the file and its fault.
+    `data` are the file's bytes, `where` names it. Raises DataError naming the file and its fault.
     """
-    image = _open(path, data)
-    return _decode(path, image, orientation(image))
+    image = _open(where, data)
+    return _decode(where, image, orientation(image))
 
 
-def prepare(sample: Sample, data: bytes | None = None) -> np.ndarray[Any, Any]:
-    """A sample's pixels, uint8 (H, W, 3) of its bucket's size, resized and cropped as its placement says.
+def prepare(where: str, data: bytes, size: tuple[int, int], placement: Placement) -> np.ndarray[Any, Any]:
+    """A picture's pixels, uint8 (H, W, 3) of its bucket's size, resized, cropped and mirrored as the placement says.
 
-    Raises DataError when the file can't be decoded, or hasn't the size it was scanned with.
+    `size` is the upright (width, height) in pixels that it was scanned with. Raises DataError, naming it by `where`,
+    when the file can't be decoded or hasn't that size any more.
     """
-    image = _open(sample.path, data)
+    image = _open(where, data)
     turn = orientation(image)
-    _check_size(sample, _turned(image.size, turn))
-    drafted = image.draft(None, _turned(_times(sample.placement.resized, _DRAFT_MARGIN), turn))
+    _check_size(where, size, _turned(image.size, turn))
+    drafted = image.draft(None, _turned(_times(placement.resized, _DRAFT_MARGIN), turn))
     extent = drafted[1][2:] if drafted else image.size
-    pixels: np.ndarray[Any, Any] = np.array(
-        _cut(_decode(sample.path, image, turn), _turned(extent, turn), sample.placement)
-    )
+    cut = _cut(_decode(where, image, turn), _turned(extent, turn), placement)
+    pixels: np.ndarray[Any, Any] = np.array(cut.transpose(_MIRROR) if placement.mirrored else cut)
     return pixels
 
 
@@ -77,40 +74,36 @@ def _cut(picture: Image.Image, extent: tuple[float, float], placement: Placement
     return picture.resize(placement.bucket, Image.Resampling.LANCZOS, box, _REDUCING_GAP)
 
 
-def _open(path: Path, data: bytes | None) -> Image.Image:
+def _open(where: str, data: bytes) -> Image.Image:
     try:
-        content = path.read_bytes() if data is None else data
-    except OSError as error:
-        raise _failure(path, str(error.strerror)) from error
-    try:
-        image = open_picture(io.BytesIO(content))
+        image = open_picture(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        raise _failure(path, Reason.UNREADABLE.value) from error
+        raise _failure(where, Reason.UNREADABLE.value) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged headers
-        raise _failure(path, f"its header is damaged ({error})") from error
+        raise _failure(where, f"its header is damaged ({error})") from error
     refused = refusal(image)
     if refused is not None:
-        raise _failure(path, refused.detail)
+        raise _failure(where, refused.detail)
     return image
 
 
-def _decode(path: Path, image: Image.Image, turn: int) -> Image.Image:
+def _decode(where: str, image: Image.Image, turn: int) -> Image.Image:
     try:
         image.load()
         rgb = _to_rgb(image)
     except Exception as error:  # a damaged stream can make a decoder raise nearly anything
-        raise _failure(path, f"it is damaged or truncated ({error})") from error
+        raise _failure(where, f"it is damaged or truncated ({error})") from error
     return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
 
 
-def _failure(path: Path, what: str) -> DataError:
-    return DataError(f"{shown(str(path))}: {what}", hint="replace the file or take it out of the folder")
+def _failure(where: str, what: str) -> DataError:
+    return DataError(f"{shown(where)}: {what}", hint="replace the file or take it out of the folder")
 
 
-def _check_size(sample: Sample, size: tuple[int, int]) -> None:
-    if size != (sample.width, sample.height):
-        was, now = f"{sample.width}x{sample.height}", f"{size[0]}x{size[1]}"
-        raise _failure(sample.path, f"{Reason.CHANGED.value}: it was {was} and is {now}")
+def _check_size(where: str, scanned: tuple[int, int], size: tuple[int, int]) -> None:
+    if size != scanned:
+        was, now = (f"{width}x{height}" for width, height in (scanned, size))
+        raise _failure(where, f"{Reason.CHANGED.value}: it was {was} and is {now}")
 
 
 def _turned(size: tuple[Any, Any], turn: int) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from simpletune.data.cache import Stored
 from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
-from simpletune.data.plan import MicroBatchRefs, Plan, PlannedStep, SampleRef, sample_id
+from simpletune.data.plan import MicroBatchRefs, Plan, PlannedStep, SampleRef, drawn, sample_id
+from simpletune.data.scan import Sample
 
 PREFETCH = 2
 """Steps that are read ahead."""
@@ -50,19 +51,24 @@ class StepBatch:
 
 
 class Loader:
-    """Batches of a plan for one rank. `latents` and `captions` say where each (set_id, name) is cached."""
+    """Batches of a plan for one rank.
+
+    `latents` says where each (set_id, name) is cached, one entry a placement; `texts` where each caption is.
+    """
 
     def __init__(
         self,
         plan: Plan,
-        latents: Mapping[tuple[str, str], Stored],
-        captions: Mapping[tuple[str, str], Stored],
+        samples: Iterable[Sample],
+        latents: Mapping[tuple[str, str], tuple[Stored, ...]],
+        texts: Mapping[str, Stored],
         device: torch.device,
         rank: int = 0,
     ) -> None:
         self._plan = plan
+        self._captions = {sample.id: sample.captions for sample in samples}
         self._latents = latents
-        self._captions = captions
+        self._texts = texts
         self._device = device
         self._rank = rank
 
@@ -101,13 +107,14 @@ class Loader:
             _offer(error, ready, closed)
 
     def _micro_batch(self, refs: MicroBatchRefs, planned: PlannedStep) -> MicroBatch:
-        batch = self.collate(refs or planned.ranks[0][0])
+        batch = self.collate(refs or planned.ranks[0][0], planned.epoch)
         return replace(batch, weight=planned.weight(refs))
 
-    def collate(self, refs: MicroBatchRefs) -> MicroBatch:
-        """Samples of one bucket as a batch of weight 1."""
-        latents = [self._latents[ref.id].load()[LATENTS] for ref in refs]
-        texts = [self._captions[ref.id].load() for ref in refs]
+    def collate(self, refs: MicroBatchRefs, epoch: int = 0) -> MicroBatch:
+        """Samples of one bucket as a batch of weight 1, each in the placement and with the caption of this epoch."""
+        seed = self._plan.seed
+        latents = [drawn(self._latents[ref.id], "placement", seed, epoch, ref).load()[LATENTS] for ref in refs]
+        texts = [self._texts[drawn(self._captions[ref.id], "caption", seed, epoch, ref)].load() for ref in refs]
         return MicroBatch(
             refs=refs,
             weight=1.0,

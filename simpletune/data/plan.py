@@ -22,12 +22,10 @@ workers and of Python's generators.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, TypeVar
 
-from simpletune.data.geometry import Placement
 from simpletune.data.sources import name_bytes
 
 Bucket = tuple[int, int]
@@ -42,11 +40,10 @@ class Placed(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def path(self) -> Path: ...
-    @property
-    def placement(self) -> Placement: ...
+    def bucket(self) -> Bucket: ...
 
 
+ChoiceT = TypeVar("ChoiceT")
 PlacedT = TypeVar("PlacedT", bound=Placed)
 
 
@@ -84,15 +81,17 @@ class PlannedStep:
         return len(batch) / self.sample_count
 
 
-def split_eval(samples: Iterable[PlacedT], count: int, seed: int) -> tuple[tuple[PlacedT, ...], tuple[PlacedT, ...]]:
+def split_eval(
+    samples: Iterable[PlacedT], count: int, seed: int, location: Callable[[PlacedT], str]
+) -> tuple[tuple[PlacedT, ...], tuple[PlacedT, ...]]:
     """(training samples, `count` held out), a choice by seed alone that doesn't depend on the samples' order.
 
     A file that is in several data sets is held out of all of them, so that what is validated on was never trained on.
     """
     ordered = sorted(samples, key=lambda sample: _hash("eval", seed, sample.set_id, sample.name))
     held_out = ordered[:count]
-    files = {sample.path for sample in held_out}
-    training = sorted((sample for sample in ordered if sample.path not in files), key=_by_name)
+    files = {location(sample) for sample in held_out}
+    training = sorted((sample for sample in ordered if not files or location(sample) not in files), key=_by_name)
     return tuple(training), tuple(sorted(held_out, key=_by_name))
 
 
@@ -101,13 +100,21 @@ def bucketed(samples: Iterable[Placed], repeats: Mapping[str, int]) -> dict[Buck
     buckets: dict[Bucket, list[SampleRef]] = {}
     for sample in samples:
         refs = (SampleRef(sample.set_id, sample.name, repeat) for repeat in range(1 + repeats.get(sample.set_id, 0)))
-        buckets.setdefault(sample.placement.bucket, []).extend(refs)
+        buckets.setdefault(sample.bucket, []).extend(refs)
     return {bucket: tuple(sorted(buckets[bucket])) for bucket in sorted(buckets)}
 
 
 def sample_id(ref: SampleRef) -> int:
     """A 63-bit number that stands for a showing in the trainer's random streams, the same in every run and epoch."""
     return int.from_bytes(_hash("sample", 0, ref.set_id, ref.name, ref.repeat)[:8], "big") >> 1
+
+
+def drawn(choices: Sequence[ChoiceT], stream: str, seed: int, epoch: int, ref: SampleRef) -> ChoiceT:
+    """The one of a sample's captions or placements that a showing has: a function of its arguments alone."""
+    if len(choices) == 1:
+        return choices[0]
+    number = int.from_bytes(_hash(stream, seed, epoch, ref.set_id, ref.name, ref.repeat)[:8], "big")
+    return choices[number % len(choices)]
 
 
 @dataclass

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.config import jsonfile
@@ -18,12 +17,18 @@ from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
 from simpletune.data.plan import Bucket, Plan, bucketed, split_eval
 from simpletune.data.scan import Exclusion, Sample, ScanResult, scan
-from simpletune.data.sources import PICTURE_EXTENSIONS, shown
+from simpletune.data.sources import PICTURE_EXTENSIONS, Source, SourceError, open_source, shown
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet, Settings
 
 REPORT_WIDTH = 80
+_WHERE = {
+    "local": "instance_data_dir",
+    "webdataset": "instance_data_dir",
+    "s3": "s3_url",
+    "huggingface": "dataset_name",
+}
 _EXAMPLES = 3
 _ENLARGED_MUCH = 2.0
 
@@ -33,7 +38,8 @@ class Preflight:
     """The pictures a run trains on and holds out, its plan (None without any to train on), and all problems."""
 
     results: tuple[ScanResult, ...]
-    folders: Mapping[str, Path]
+    sources: Mapping[str, Source]
+    places: Mapping[str, str]
     training: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     plan: Plan | None
@@ -47,7 +53,7 @@ class Preflight:
     @cached_property
     def buckets(self) -> dict[Bucket, int]:
         """Training pictures by bucket, repeats not counted."""
-        counts = Counter(sample.placement.bucket for sample in self.training)
+        counts = Counter(sample.bucket for sample in self.training)
         return {bucket: counts[bucket] for bucket in sorted(counts)}
 
     @property
@@ -69,7 +75,7 @@ class Preflight:
 
     def lines(self) -> list[str]:
         """The report, in lines of at most REPORT_WIDTH characters."""
-        lines = [line for result in self.results for line in _set_lines(result, self.folders[result.set_id])]
+        lines = [line for result in self.results for line in _set_lines(result, self.places[result.set_id])]
         lines += list(self._bucket_lines())
         lines += list(self._step_lines())
         return [_fit(line) for line in lines]
@@ -100,23 +106,28 @@ class Preflight:
 def preflight(settings: Settings, world_size: int = 1) -> Preflight:
     """Scan every data set and plan the run for `world_size` processes. What is wrong is in `problems`, not raised."""
     places = _Places(settings)
-    results, problems = [], []
+    results, problems, sources = [], [], {}
     for image_set in settings.image_sets:
         try:
-            result = scan(image_set, settings.aspect_bucket_alignment, settings.seed)
-        except OSError as error:
+            source = sources[image_set.id] = open_source(image_set)
+            result = scan(image_set, source, settings.aspect_bucket_alignment, settings.seed)
+        except SourceError as error:
             problems.append(places.unlisted(image_set, error))
             result = ScanResult(image_set.id, (), (), 0, {})
         else:
             problems += places.set_problems(image_set, result)
         results.append(result)
     samples = [sample for result in results for sample in result.samples]
-    training, held_out = split_eval(samples, settings.num_eval_images, settings.seed)
+
+    def location(sample: Sample) -> str:
+        return sources[sample.set_id].location(sample.name)
+
+    training, held_out = split_eval(samples, settings.num_eval_images, settings.seed, location)
     plan = _plan(settings, training, world_size)
     problems += places.plan_problems(settings, samples, plan)
     total = plan.total_steps(settings.max_train_steps, settings.num_train_epochs) if plan else 0
-    folders = {image_set.id: image_set.instance_data_dir for image_set in settings.image_sets}
-    return Preflight(tuple(results), folders, training, held_out, plan, total, tuple(problems))
+    where = {image_set.id: image_set.where for image_set in settings.image_sets}
+    return Preflight(tuple(results), sources, where, training, held_out, plan, total, tuple(problems))
 
 
 def _plan(settings: Settings, training: tuple[Sample, ...], world_size: int) -> Plan | None:
@@ -134,34 +145,32 @@ class _Places:
         self._config = jsonfile.read(settings.config_path)
         self._data = jsonfile.read(settings.data_backend_config)
 
-    def unlisted(self, image_set: ImageSet, error: OSError) -> Problem:
-        message = (
-            f'data set "{image_set.id}": the folder {image_set.instance_data_dir} can\'t be read: {error.strerror}'
-        )
-        return self._in_set(image_set, "instance_data_dir", message, "check the path and its permissions")
+    def unlisted(self, image_set: ImageSet, error: SourceError) -> Problem:
+        message = f'data set "{image_set.id}": {error.message}'
+        return self._in_set(image_set, _WHERE[image_set.type], message, error.hint)
 
     def set_problems(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
         named = f'data set "{image_set.id}"'
-        folder = image_set.instance_data_dir
+        folder, key = image_set.where, _WHERE[image_set.type]
         if not result.found:
             other = f"; {_count(result.other, 'file')} of other kinds {'is' if result.other == 1 else 'are'} there"
             message = f"{named}: no pictures in {folder}{other if result.other else ''}"
-            yield self._in_set(image_set, "instance_data_dir", message, f"pictures end in {_extensions()}")
+            yield self._in_set(image_set, key, message, f"pictures end in {_extensions()}")
             return
         if not result.samples:
             message = f"{named}: none of the {_count(result.found, 'picture')} in {folder} can be used"
-            yield self._in_set(image_set, "instance_data_dir", message, "; ".join(_reasons(result.excluded)))
+            yield self._in_set(image_set, key, message, "; ".join(_reasons(result.excluded)))
         elif result.excluded:
             message = f"{named}: {len(result.excluded)} of {_count(result.found, 'picture')} aren't used"
             hint = "; ".join(_reasons(result.excluded))
-            yield self._in_set(image_set, "instance_data_dir", message, hint, WARNING)
+            yield self._in_set(image_set, key, message, hint, WARNING)
         for note, names in result.notes.items():
             message = f"{named}: {_count(len(names), 'caption')}: {note}"
             yield self._in_set(image_set, "caption_strategy", message, f"see {_some(names)}", WARNING)
         yield from self._enlarged(image_set, result)
 
     def _enlarged(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
-        much = [s.name for s in result.samples if enlargement(s.width, s.height, s.placement) > _ENLARGED_MUCH]
+        much = [s.name for s in result.samples if enlargement(s.width, s.height, s.placements[0]) > _ENLARGED_MUCH]
         if much and image_set.max_upscale_threshold is None:
             message = (
                 f'data set "{image_set.id}": {_count(len(much), "picture")} enlarged more than twice: {_some(much)}'
@@ -198,9 +207,9 @@ def _problem(file: jsonfile.JsonFile, path: jsonfile.JsonPath, message: str, hin
     return Problem(file.path.name, line, column, key, shown(message), shown(hint), severity, excerpt=file.line(line))
 
 
-def _set_lines(result: ScanResult, folder: Path) -> Iterator[str]:
+def _set_lines(result: ScanResult, where: str) -> Iterator[str]:
     other = f"; other files: {result.other}" if result.other else ""
-    yield f'data set "{result.set_id}" ({folder})'
+    yield f'data set "{result.set_id}" ({where})'
     used, excluded = len(result.samples), len(result.excluded)
     yield f"  {_count(result.found, 'picture')} found, {used} used, {excluded} excluded{other}"
     for reason in _reasons(result.excluded):

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.data.captions import Caption, read_caption
-from simpletune.data.geometry import Placement, objection, place
+from simpletune.data.geometry import Placement, objection, placements
 from simpletune.data.header import read_header
 from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
-from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, list_images, name_bytes
+from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, Source, Stamp, name_bytes
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -30,20 +29,28 @@ _FILES_TIMED = 64
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture that can be trained on. `width` and `height` are its own, upright, in pixels."""
+    """A picture that can be trained on. `width` and `height` are its own, upright, in pixels.
+
+    `captions` and `placements` are what it can be shown as, at least one of each; the placements share a bucket.
+    """
 
     set_id: str
     name: str
-    path: Path
+    stamp: Stamp
     width: int
     height: int
-    caption: str
-    placement: Placement
+    captions: tuple[str, ...]
+    placements: tuple[Placement, ...]
 
     @property
     def id(self) -> tuple[str, str]:
         """What names the sample in a run: (set_id, name)."""
         return self.set_id, self.name
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(width, height) in pixels, of every placement."""
+        return self.placements[0].bucket
 
 
 @dataclass(frozen=True)
@@ -69,13 +76,13 @@ class ScanResult:
         return Counter(exclusion.reason for exclusion in self.excluded)
 
 
-def scan(image_set: ImageSet, alignment: int, seed: int) -> ScanResult:
-    """Scan one data set; the result depends on the folder's content and the arguments, nothing else.
+def scan(image_set: ImageSet, source: Source, alignment: int, seed: int) -> ScanResult:
+    """Scan one data set; the result depends on the source's content and the arguments, nothing else.
 
-    Raises OSError when the data set's folder can't be listed.
+    Raises SourceError when the data set can't be listed.
     """
-    listing = list_images(image_set.instance_data_dir)
-    looked = _look_at_all(listing.files, lambda file: _look_at(file, image_set, alignment, seed))
+    listing = source.list()
+    looked = _look_at_all(listing.files, lambda file: _look_at(file, source, image_set, alignment, seed))
     rejected = list(listing.rejected) + [(file.name, found) for file, found in looked if isinstance(found, Rejected)]
     usable = [found for _, found in looked if not isinstance(found, Rejected)]
     kept, over = _limit(usable, image_set, seed)
@@ -109,18 +116,19 @@ def _look_at_all(
     return list(zip(files, found, strict=True))
 
 
-def _look_at(file: ImageFile, image_set: ImageSet, alignment: int, seed: int) -> _Usable | Rejected:
-    header = read_header(file.path, file.size_bytes)
+def _look_at(file: ImageFile, source: Source, image_set: ImageSet, alignment: int, seed: int) -> _Usable | Rejected:
+    header = read_header(source, file)
     if isinstance(header, Rejected):
         return header
-    placement = place(header.width, header.height, image_set, alignment, seed=seed, name=file.name)
-    refused = objection(header.width, header.height, image_set, placement)
+    width, height = header.width, header.height
+    placed = placements(width, height, image_set, alignment, seed=seed, name=file.name)
+    refused = objection(width, height, image_set, placed[0])
     if refused is not None:
         return refused
-    caption = read_caption(file, image_set)
+    caption = read_caption(file, image_set, source)
     if not isinstance(caption, Caption):
         return caption
-    sample = Sample(image_set.id, file.name, Path(file.path), header.width, header.height, caption.text, placement)
+    sample = Sample(image_set.id, file.name, file.stamp, width, height, caption.texts, placed)
     return sample, caption.notes
 
 

@@ -1,18 +1,19 @@
-"""Which files of a data set's folder are pictures, in an order that never varies, and why the others aren't.
+"""Where a data set's pictures are, and why some of them aren't used: what every source of pictures has in common.
 
-The folder is only read. Files and folders whose names begin with a dot are passed over; links are followed, each
-folder once, so that a loop of links ends.
+`local.py` reads a folder, `webdataset.py` tar shards, `s3.py` a bucket, `huggingface.py` a data set of the hub. All of
+them only read.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import ImageSet
+    from simpletune.progress import Reporter
 
 PICTURE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
@@ -26,7 +27,10 @@ OTHER_PICTURE_EXTENSIONS = frozenset(
 TEXT_EXTENSION = ".txt"
 """What a caption's file ends in; the rest of its name is the picture's."""
 
-_ASKED_EVERY = 64
+Stamp = tuple[int, int, int, int]
+"""Four whole numbers that change whenever a file does: size in bytes, times of change, inode, or what a source has.
+
+In a folder: (size, mtime in ns, ctime in ns, inode)."""
 
 
 class Reason(str, Enum):
@@ -71,20 +75,18 @@ class Exclusion:
 class ImageFile:
     """A file that may be a picture; `name` is its path inside the data set, with forward slashes.
 
-    `path` is a str, as a Path for each would take a tenth of a scan's time. `may_have_text` is False when the folder's
-    listing shows that no text file of its name stands beside it.
+    `may_have_text` is False when the source's listing shows that no text file of its name stands beside it.
     """
 
-    path: str
     name: str
     size_bytes: int
-    mtime_ns: int
+    stamp: Stamp
     may_have_text: bool = True
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A folder's content: files to look into, pictures already known to be unusable, and how many files are neither."""
+    """A source's content, sorted by name: files to look into, pictures known to be unusable, how many are neither."""
 
     files: tuple[ImageFile, ...]
     rejected: tuple[tuple[str, Rejected], ...]
@@ -101,145 +103,65 @@ def name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def list_images(root: Path) -> Listing:
-    """Every picture-like file under `root`, sorted by name.
+class SourceError(OSError):
+    """A source can't be listed or read at all: what is wrong, and what to do about it."""
 
-    Raises OSError when `root` itself can't be listed; a folder below it that can't is one rejected entry.
-    """
-    walk = Walk(root)
-    found = sorted(walk.pictures(), key=lambda picture: picture.name)
-    files, rejected = [], list(walk.closed)
-    for picture in found:
-        verdict = picture.look()
-        if isinstance(verdict, ImageFile):
-            files.append(verdict)
-        else:
-            rejected.append((picture.name, verdict))
-    return Listing(tuple(files), tuple(sorted(rejected, key=_name)), sum(walk.others.values()))
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
 
 
-def _name(entry: tuple[str, Rejected]) -> str:
-    return entry[0]
+class Source(Protocol):
+    """The pictures of one data set.
 
-
-class _Folder:
-    """One folder of a walk: `prefix` is its name inside the data set, `texts` the .txt files in it, lower-cased."""
-
-    __slots__ = ("listed", "prefix", "texts")
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.texts: set[str] = set()
-        self.listed = False
-
-    def may_hold_text(self, path: str, name: str) -> bool:
-        """Whether a text file of this name, at this path, may be here. A pipe is none, as opening it can take forever.
-
-        File systems differ in how they compare letter cases and accents: cases are ignored, for accents they are asked.
-        """
-        if name.lower() in self.texts:
-            return True
-        return not (self.listed and name.isascii()) and os.path.isfile(path)  # noqa: PTH113
-
-
-class Found:
-    """A picture-like file as its folder's listing shows it; nothing has been asked of the file itself yet."""
-
-    __slots__ = ("_entry", "_extension", "_folder", "name")
-
-    def __init__(self, entry: os.DirEntry[str], folder: _Folder, extension: str) -> None:
-        self._entry, self._folder, self._extension = entry, folder, extension
-        self.name = folder.prefix + entry.name
-
-    def look(self) -> ImageFile | Rejected:
-        """The file, if it can be a picture at all."""
-        entry = self._entry
-        if self._extension in OTHER_PICTURE_EXTENSIONS:
-            return Rejected(Reason.UNSUPPORTED, f"{self._extension} files aren't read; save it as PNG or JPEG")
-        try:
-            status = entry.stat()
-        except OSError as error:
-            if entry.is_symlink():
-                return Rejected(Reason.BROKEN_LINK, str(error.strerror))
-            return Rejected(Reason.UNREADABLE, str(error.strerror))
-        if not stat.S_ISREG(status.st_mode):
-            return Rejected(Reason.NOT_A_FILE, "a pipe, socket or device can't be read as a picture")
-        if status.st_size == 0:
-            return Rejected(Reason.ZERO_BYTES, "there is nothing in it; copy it again from where it came")
-        stem = -len(self._extension)
-        may_have_text = self._folder.may_hold_text(
-            entry.path[:stem] + TEXT_EXTENSION, entry.name[:stem] + TEXT_EXTENSION
-        )
-        return ImageFile(entry.path, self.name, status.st_size, status.st_mtime_ns, may_have_text)
-
-
-class Walk:
-    """A folder walk. Linked folders wait until the real ones are done, so a picture goes by its real name.
-
-    `closed` are folders that couldn't be listed, `others` counts files that aren't pictures by extension; both grow as
-    it goes on. Once `stop` says so, it ends early: `stopped`.
+    Picklable, as worker processes get a copy, and safe to use from several threads. Everything but `location` raises
+    OSError: for a picture its strerror is told, for the source as a whole it is a SourceError. What a network does
+    now and then (a dropped connection, a slow answer) is tried again before that.
     """
 
-    def __init__(self, root: Path, stop: Callable[[], bool] = lambda: False) -> None:
-        self.closed: list[tuple[str, Rejected]] = []
-        self.others: Counter[str] = Counter()
-        self.stopped = False
-        self._stop = stop
-        self._root = os.fspath(root)
-        self._seen: set[tuple[int, int]] = set()
-        self._folders: list[tuple[str, str]] = []
-        self._linked_folders: list[tuple[str, str]] = []
+    def fetch(self, reporter: Reporter) -> None:
+        """Bring to this machine what must be here before anything can be listed, showing progress; once is enough."""
+        ...
 
-    def pictures(self) -> Iterator[Found]:
-        """Every picture-like file, folder by folder, as the listing goes on. Raises OSError if the root can't be."""
-        yield from self._enter(self._root, "")
-        while (self._folders or self._linked_folders) and not self.stopped:
-            waiting = self._folders or self._linked_folders
-            path, name = waiting.pop(0)
-            try:
-                yield from self._enter(path, f"{name}/")
-            except PermissionError:
-                self.closed.append((f"{name}/", Rejected(Reason.PERMISSION, "the folder can't be opened")))
-            except OSError as error:
-                self.closed.append((f"{name}/", Rejected(Reason.UNREADABLE, f"the folder: {error.strerror}")))
+    def list(self) -> Listing:
+        """Every picture-like file. Raises SourceError when the whole can't be listed, or hasn't been fetched yet."""
+        ...
 
-    def _enter(self, path: str, prefix: str) -> Iterator[Found]:
-        status = os.stat(path)  # noqa: PTH116 - a Path an entry costs half of a scan's time
-        if (status.st_dev, status.st_ino) in self._seen:
-            return
-        self._seen.add((status.st_dev, status.st_ino))
-        folder, below = _Folder(prefix), []
-        with os.scandir(path) as entries:
-            for number, entry in enumerate(entries):
-                if number % _ASKED_EVERY == 0 and self._stop():
-                    self.stopped = True
-                    return
-                if entry.name.startswith("."):
-                    continue
-                extension = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                if extension == TEXT_EXTENSION and _is_file(entry):
-                    folder.texts.add(entry.name.lower())
-                if _is_folder(entry):
-                    below.append(entry)
-                elif extension in PICTURE_EXTENSIONS or extension in OTHER_PICTURE_EXTENSIONS:
-                    yield Found(entry, folder, extension)
-                else:
-                    self.others[extension] += 1
-        folder.listed = True
-        for entry in sorted(below, key=lambda entry: entry.name):
-            waiting = self._linked_folders if entry.is_symlink() else self._folders
-            waiting.append((entry.path, prefix + entry.name))
+    def read(self, name: str) -> bytes:
+        """All bytes of a picture."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """A picture as a file to read and seek in, for a look at its header."""
+        ...
+
+    def read_ends(self, file: ImageFile, limit: int) -> tuple[bytes, bytes]:
+        """All of a picture of at most `limit` bytes and its last eight; of a larger one some of the first."""
+        ...
+
+    def read_text(self, file: ImageFile, limit: int) -> bytes | None:
+        """The first `limit` bytes of the text file that has the picture's name; None when there is none."""
+        ...
+
+    def captions(self, file: ImageFile) -> tuple[str, ...]:
+        """What the data set itself says of a picture (caption_strategy huggingface); () where it says nothing."""
+        ...
+
+    def location(self, name: str) -> str:
+        """Where a picture is, as a person can find it; the same file has the same location in every data set."""
+        ...
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:
-        return False
+def open_source(image_set: ImageSet) -> Source:
+    """The source that a data set names. Raises SourceError when a package it needs isn't installed."""
+    if image_set.type == "local":
+        from simpletune.data.local import Folder
+
+        assert image_set.instance_data_dir is not None
+        return Folder(str(image_set.instance_data_dir))
+    raise ValueError(f"no source of type {image_set.type}")
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def text_name(name: str) -> str:
+    """The name of the text file that belongs to a picture: its own with .txt in place of the extension."""
+    return os.path.splitext(name)[0] + TEXT_EXTENSION  # noqa: PTH122

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from simpletune.data.captions import Caption, name_caption, text_caption
 from simpletune.data.header import Header, read_header
+from simpletune.data.local import Folder, Found, Walk
 from simpletune.data.names import reads_like_a_caption, speaking_words
 from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
-from simpletune.data.sources import Found, ImageFile, Rejected, Walk
+from simpletune.data.sources import ImageFile, Rejected
 from simpletune.data.survey import Survey
 from simpletune.data.survey_problems import cannot_use, no_pictures, no_reply, none_readable, none_so_far
 
@@ -65,8 +66,8 @@ class _Tally:
         self.sizes[header.width, header.height] += 1
         if isinstance(text, Caption):
             self.texts["with"] += 1
-            self.captions[text.text] += 1
-            self.words.update(_WORD.findall(text.text.lower()))
+            self.captions.update(text.texts)
+            self.words.update(*(_WORD.findall(line.lower()) for line in text.texts))
             self.notes.update(text.notes)
         else:
             self.texts["missing" if text is None else "empty"] += 1
@@ -84,6 +85,7 @@ class _Work:
         self.finished = threading.Event()
         self._folder, self._budget = folder, budget
         self._began = time.monotonic()
+        self._source = Folder(str(folder))
         self._walk = Walk(folder, lambda: self._is_past(_LISTING_SHARE))
         self._listed: list[Found] = []
         self._listed_all = False
@@ -135,13 +137,13 @@ class _Work:
 
     def _look_at(self, found: Found) -> None:
         file = found.look()
-        header = file if isinstance(file, Rejected) else read_header(file.path, file.size_bytes)
+        header = file if isinstance(file, Rejected) else read_header(self._source, file)
         if isinstance(header, Rejected):
             with self._lock:
                 self._tally.add_unreadable(found.name, header)
             return
         assert isinstance(file, ImageFile)  # as it has a header
-        text, name = text_caption(file), name_caption(file)
+        text, name = text_caption(file, self._source), name_caption(file)
         with self._lock:
             self._tally.add(header, text, name)
 

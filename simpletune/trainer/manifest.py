@@ -66,19 +66,19 @@ def adapter_metadata(settings: Settings, step: int) -> dict[str, str]:
 
 
 def data_manifest(
-    trained: Sequence[Sample], held_out: Sequence[Sample], latent_keys: Mapping[tuple[str, str], str]
+    trained: Sequence[Sample], held_out: Sequence[Sample], latent_keys: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[str, Any]:
-    """Every picture used, with its caption and the key of its latent, which stands for its bytes and crop."""
+    """Every picture used, with its captions and the keys of its latents, which stand for its bytes and crops."""
 
     def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
         return [
             {
                 "data_set": sample.set_id,
                 "name": sample.name,
-                "caption": sample.caption,
+                "captions": list(sample.captions),
                 "size": [sample.width, sample.height],
-                "bucket": list(sample.placement.bucket),
-                "latent": latent_keys[sample.set_id, sample.name],
+                "bucket": list(sample.bucket),
+                "latents": list(latent_keys[sample.set_id, sample.name]),
             }
             for sample in samples
         ]

@@ -33,7 +33,7 @@ class Material:
     trained: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     plan: Plan
-    latents: Mapping[tuple[str, str], Stored]  # by (set id, name)
+    latents: Mapping[tuple[str, str], tuple[Stored, ...]]  # by (set id, name), one a placement
     texts: Mapping[str, Stored]  # by caption or prompt
     manifest: Mapping[str, Any]
 
@@ -63,7 +63,9 @@ def gather(
     with phases.measure("encode images"):
         samples = [*preflight.training, *preflight.held_out]
         folders = {image_set.id: image_set.cache_dir_vae for image_set in settings.image_sets}
-        encoded = fill_latent_cache(samples, folders, family, files, settings, processes.device, reporter)
+        encoded = fill_latent_cache(
+            samples, preflight.sources, folders, family, files, settings, processes.device, reporter
+        )
     if processes.is_main:
         processes.wait()
     return _material(settings, preflight, files, encoded.entries, texts, processes.world_size)
@@ -89,7 +91,7 @@ def _captions_by_cache(settings: Settings, preflight: Preflight) -> dict[TextEmb
     wanted = {default: [EMPTY_CAPTION, *validation.prompts(settings)]}
     caches = {image_set.id: settings.text_embeds_of(image_set) for image_set in settings.image_sets}
     for sample in (*preflight.training, *preflight.held_out):
-        wanted.setdefault(caches[sample.set_id], []).append(sample.caption)
+        wanted.setdefault(caches[sample.set_id], []).extend(sample.captions)
     return wanted
 
 
@@ -97,7 +99,7 @@ def _material(
     settings: Settings,
     preflight: Preflight,
     files: ModelFiles,
-    latents: Mapping[tuple[str, str], Stored],
+    latents: Mapping[tuple[str, str], tuple[Stored, ...]],
     texts: Mapping[str, Stored],
     world_size: int,
 ) -> Material:
@@ -116,9 +118,9 @@ def _material(
         settings.gradient_accumulation_steps,
         world_size,
     )
-    keys = {sample_id: stored.key for sample_id, stored in latents.items()}
+    keys = {sample_id: [stored.key for stored in every] for sample_id, every in latents.items()}
     return Material(files, trained, held_out, plan, latents, texts, data_manifest(trained, held_out, keys))
 
 
-def _readable(samples: Sequence[Sample], latents: Mapping[tuple[str, str], Stored]) -> tuple[Sample, ...]:
+def _readable(samples: Sequence[Sample], latents: Mapping[tuple[str, str], Any]) -> tuple[Sample, ...]:
     return tuple(sample for sample in samples if sample.id in latents)

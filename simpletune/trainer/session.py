@@ -215,8 +215,8 @@ def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> N
 
 
 def _loader(material: Material, processes: Processes) -> Loader:
-    captions = {sample.id: material.texts[sample.caption] for sample in material.trained + material.held_out}
-    return Loader(material.plan, material.latents, captions, processes.device, processes.rank)
+    samples = material.trained + material.held_out
+    return Loader(material.plan, samples, material.latents, material.texts, processes.device, processes.rank)
 
 
 def _held_out(material: Material, loader: Loader) -> tuple[MicroBatch, ...]:

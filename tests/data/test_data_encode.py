@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_helpers import colours, image_set, run_settings
+from data_helpers import colours, image_set, prepared, run_settings, scan, sources
 from fake_family import FakeFamily, latent, text_vector
 
 from simpletune.data.cache import Stored, TensorCache
@@ -20,8 +20,6 @@ from simpletune.data.encode import (
     text_key,
 )
 from simpletune.data.geometry import Placement
-from simpletune.data.images import prepare
-from simpletune.data.scan import scan
 from simpletune.errors import DataError, OutOfMemory
 
 CPU = torch.device("cpu")
@@ -39,7 +37,9 @@ def pictures(save, folder, family, told, tmp_path):
     def run(settings=None, **changes):
         samples = scan(image_set(folder, **changes), 16, 1).samples
         arguments = (family, None, settings or run_settings(), CPU, told)
-        return samples, fill_latent_cache(samples, {"pictures": tmp_path / "vae"}, *arguments)
+        return samples, fill_latent_cache(
+            samples, sources(image_set(folder)), {"pictures": tmp_path / "vae"}, *arguments
+        )
 
     return run
 
@@ -174,8 +174,8 @@ class TestPictures:
         samples, result = pictures()
         assert len(family.pictures) == 10
         for sample in samples:
-            found = result.entries[sample.id].load()[LATENTS]
-            assert found.equal(latent(prepare(sample)[None])[0])
+            found = result.entries[sample.id][0].load()[LATENTS]
+            assert found.equal(latent(prepared(sample, folder)[None])[0])
         assert pictures()[1] == result
         assert family.loaded == ["vae"]
         assert told.warnings == []
@@ -213,14 +213,14 @@ class TestPictures:
         save("a.png", colours(64, 64, 1))
         save("a.jpg", colours(64, 64, 100))
         samples, result = pictures()
-        one, two = (result.entries[sample.id].load()[LATENTS] for sample in samples)
+        one, two = (result.entries[sample.id][0].load()[LATENTS] for sample in samples)
         assert not one.equal(two)
 
     def test_a_damaged_entry_is_encoded_again_and_said(self, save, pictures, family, told):
         save("a.png", colours(64, 64, 1))
         save("b.png", colours(64, 64, 2))
         samples, result = pictures()
-        stored = result.entries[samples[0].id]
+        (stored,) = result.entries[samples[0].id]
         whole = stored.cache.path(stored.key).read_bytes()
         stored.cache.path(stored.key).write_bytes(whole[:-1] + b"?")
         family.pictures.clear()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from data_helpers import colours, image_set
+from data_helpers import colours, image_set, scan
 from PIL import Image, ImageCms, ImageOps
 
 from simpletune.data.images import load_rgb, prepare
-from simpletune.data.scan import scan
 from simpletune.errors import DataError
 
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from data_helpers import colours, image_set
+from data_helpers import colours, image_set, scan
 from PIL import Image
 
-from simpletune.data.scan import scan
-from simpletune.data.sources import Reason, list_images, shown
+from simpletune.data.local import list_images
+from simpletune.data.sources import Reason, shown
 
 
 def reasons(folder: Path, **changes) -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_odd_names(save, folder):
     Path(os.fsdecode(broken)).write_bytes((folder / "a.png").read_bytes())
     result = scan(image_set(folder, crop=True, crop_style="random"), 16, seed=1)
     assert len(result.samples) == 6
-    captions = {sample.name: sample.caption for sample in result.samples}
+    captions = {sample.name: sample.captions[0] for sample in result.samples}
     assert captions["new\nline.png"] == "new line"
     assert captions["😀.png"] == "😀"
     assert captions["\udcff.png"] == "\ufffd"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from data_helpers import Told, colours, image_set, run_settings
+from data_helpers import Told, colours, image_set, prepared, run_settings, scan, sources
 
 from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, fill_latent_cache, fill_text_cache
-from simpletune.data.images import prepare
-from simpletune.data.scan import scan
 from simpletune.models.registry import get_family
 
 CPU = torch.device("cpu")
@@ -71,10 +69,10 @@ def test_latents(family, save, folder, tmp_path):
     files = family.locate(settings)
     samples = scan(image_set(folder), 16, 1).samples
     arguments = ({"pictures": tmp_path / "vae"}, counting, files, settings, CPU, told)
-    result = fill_latent_cache(samples, *arguments)
-    stored = result.entries[samples[1].id]
-    oracle = family.load_vae(files, settings, CPU).encode(prepare(samples[1])[None], [stored.key])[0]
+    result = fill_latent_cache(samples, sources(image_set(folder)), *arguments)
+    (stored,) = result.entries[samples[1].id]
+    oracle = family.load_vae(files, settings, CPU).encode(prepared(samples[1], folder)[None], [stored.key])[0]
     torch.testing.assert_close(stored.load()[LATENTS], oracle)
     assert stored.load()[LATENTS].shape == (family.latent_channels, 8, 8)
-    fill_latent_cache(samples, *arguments)
+    fill_latent_cache(samples, sources(image_set(folder)), *arguments)
     assert counting.loaded == ["load_vae"]

@@ -31,7 +31,9 @@ def test_the_plan_is_that_of_the_settings_and_the_pictures(project: Make) -> Non
     assert plan.text_encoder_precisions[2] == "int4-quanto"
     assert plan.bucket in pictures.buckets
     assert plan.pictures == pictures.used
-    assert plan.captions == len({s.caption for s in (*pictures.training, *pictures.held_out)} | {"a red bird", ""})
+    assert plan.captions == len(
+        {c for s in (*pictures.training, *pictures.held_out) for c in s.captions} | {"a red bird", ""}
+    )
     assert plan.validation_sizes == ((128, 64), (64, 64))
     assert (plan.validation_prompts, plan.steps, plan.checkpoints) == (1, 10, 3)
     assert all(phase.bytes > 0 for phase in forecast(plan).phases)
