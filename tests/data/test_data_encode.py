@@ -31,7 +31,7 @@ def family() -> FakeFamily:
 
 
 @pytest.fixture
-def pictures(save, folder, family, told, tmp_path):
+def pictures(folder, family, told, tmp_path):
     """Scan the folder and fill the latent cache; gives (samples, result)."""
 
     def run(settings=None, **changes):
@@ -167,7 +167,7 @@ class TestText:
 
 
 class TestPictures:
-    def test_every_picture_by_its_bucket_and_a_warm_run_loads_nothing(self, save, pictures, family, told):
+    def test_every_picture_by_its_bucket_and_a_warm_run_loads_nothing(self, save, folder, pictures, family, told):
         for number in range(5):
             save(f"{number}.png", colours(64, 64, number))
             save(f"wide-{number}.jpg", colours(96, 48, number))
@@ -204,7 +204,7 @@ class TestPictures:
             save(name, picture)
         _, result = pictures()
         assert len(family.pictures) == 1
-        assert len({stored.key for stored in result.entries.values()}) == 1
+        assert len({stored.key for (stored,) in result.entries.values()}) == 1
         (save("a.png", picture)).rename(save("b.png", picture).with_name("renamed.png"))
         pictures()
         assert len(family.pictures) == 1
@@ -238,7 +238,8 @@ class TestPictures:
         (folder / "b.png").unlink()
         content = (folder / "c.png").read_bytes()
         (folder / "c.png").write_bytes(content[:60] + b"x" * 20 + content[80:])
-        arguments = ({"pictures": tmp_path / "vae"}, family, None, run_settings(), CPU, told)
+        folders = {"pictures": tmp_path / "vae"}
+        arguments = (sources(image_set(folder)), folders, family, None, run_settings(max_unreadable_share=0.5), CPU, told)
         result = fill_latent_cache(samples, *arguments)
         assert sorted(name for _, name in result.entries) == ["a.png", "d.png"]
         assert sorted(exclusion.name for exclusion in result.excluded) == ["b.png", "c.png"]
@@ -257,11 +258,12 @@ class TestPictures:
 
     def test_two_data_sets_keep_to_their_own_caches(self, save, folder, family, told, tmp_path):
         save("a.png", colours(64, 64))
-        samples = [s for set_id in "xy" for s in scan(image_set(folder, id=set_id), 16, 1).samples]
+        sets = [image_set(folder, id=set_id) for set_id in "xy"]
+        samples = [sample for one in sets for sample in scan(one, 16, 1).samples]
         folders = {"x": tmp_path / "x", "y": tmp_path / "y"}
-        result = fill_latent_cache(samples, folders, family, None, run_settings(), CPU, told)
-        assert {set_id: stored.cache.folder for (set_id, _), stored in result.entries.items()} == folders
-        assert all(stored.sound() for stored in result.entries.values())
+        result = fill_latent_cache(samples, sources(*sets), folders, family, None, run_settings(), CPU, told)
+        assert {set_id: stored.cache.folder for (set_id, _), (stored,) in result.entries.items()} == folders
+        assert all(stored.sound() for (stored,) in result.entries.values())
 
     def test_the_folder_stays_as_it_was_read_only(self, save, pictures, folder):
         for number in range(3):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from data_helpers import colours, image_set, scan
+from data_helpers import colours, image_set, prepared, scan
 from PIL import Image, ImageCms, ImageOps
 
-from simpletune.data.images import load_rgb, prepare
+from simpletune.data.images import load_rgb
 from simpletune.errors import DataError
 
 
+def load(path) -> Image.Image:
+    return load_rgb(str(path), path.read_bytes())
+
+
 def pixels(path) -> np.ndarray:
-    picture = load_rgb(path)
+    picture = load(path)
     assert picture.mode == "RGB"
     return np.asarray(picture).astype(int)
 
@@ -141,22 +145,20 @@ def test_orientations(folder, turn, name):
 def test_what_cant_be_decoded_names_the_file(folder, content):
     (folder / "x.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"x\.jpg"):
-        load_rgb(folder / "x.jpg")
-    with pytest.raises(DataError, match=r"gone\.jpg: No such file"):
-        load_rgb(folder / "gone.jpg")
+        load(folder / "x.jpg")
 
 
 def test_truncated_data_names_the_file(save):
     path = save("x.jpg", colours(300, 200))
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match=r"x\.jpg.*damaged or truncated"):
-        load_rgb(path)
+        load(path)
 
 
 def test_a_bomb_is_refused_undecoded(folder):
     Image.new("1", (20000, 20000)).save(folder / "x.png")
     with pytest.raises(DataError, match="over 178 megapixels"):
-        load_rgb(folder / "x.png")
+        load(folder / "x.png")
 
 
 @pytest.mark.parametrize("turn", [1, 3, 6, 8])
@@ -167,9 +169,9 @@ def test_prepare_equals_resizing_and_then_cropping(save, folder, name, turn, sty
     exif[0x0112] = turn
     save(name, colours(1203, 801), exif=exif, **({"quality": 95} if name == "x.jpg" else {}))
     (sample,) = scan(image_set(folder, crop=True, crop_style=style), 16, 1).samples
-    found = prepare(sample)
-    whole = load_rgb(sample.path).resize(sample.placement.resized, Image.Resampling.LANCZOS)
-    expected = np.asarray(whole.crop(sample.placement.crop)).astype(int)
+    found = prepared(sample, folder)
+    whole = load(folder / name).resize(sample.placements[0].resized, Image.Resampling.LANCZOS)
+    expected = np.asarray(whole.crop(sample.placements[0].crop)).astype(int)
     assert found.shape == (64, 64, 3)
     assert found.dtype == np.uint8
     assert np.abs(found - expected).max() <= 4
@@ -180,10 +182,10 @@ def test_prepare_refuses_a_picture_that_changed_its_size(save, folder):
     (sample,) = scan(image_set(folder), 16, 1).samples
     save("x.png", colours(60, 80))
     with pytest.raises(DataError, match="changed since it was scanned: it was 80x60 and is 60x80"):
-        prepare(sample)
+        prepared(sample, folder)
 
 
 def test_prepare_enlarges_extreme_shapes_without_a_huge_picture_in_between(save, folder):
     save("x.png", colours(2000, 2))
     (sample,) = scan(image_set(folder, crop=True), 16, 1).samples
-    assert prepare(sample).shape == (64, 64, 3)
+    assert prepared(sample, folder).shape == (64, 64, 3)
