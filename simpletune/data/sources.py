@@ -53,6 +53,16 @@ class Reason(str, Enum):
     CHANGED = "changed since it was scanned"
 
 
+UNREADABLE_REASONS = frozenset(
+    reason.value
+    for reason in (
+        Reason.ZERO_BYTES, Reason.UNREADABLE, Reason.TRUNCATED, Reason.UNSUPPORTED, Reason.PIXEL_KIND,
+        Reason.TOO_LARGE, Reason.PERMISSION, Reason.BROKEN_LINK, Reason.NOT_A_FILE, Reason.CHANGED,
+    )
+)  # fmt: skip
+"""Those that say something is wrong with a file, and not that a person's limits leave it out."""
+
+
 @dataclass(frozen=True)
 class Rejected:
     """A picture can't be used: the kind of reason, and what is so about this one."""
