@@ -46,14 +46,25 @@ class Placement:
 
 
 def placements(
-    width: int, height: int, image_set: ImageSet, alignment: int, *, seed: int = 0, name: str = ""
+    width: int,
+    height: int,
+    image_set: ImageSet,
+    alignment: int,
+    *,
+    seed: int = 0,
+    name: str = "",
+    focus: tuple[float, float] | None = None,
 ) -> tuple[Placement, ...]:
     """Every way in which a picture of `width` x `height` is shown: crop_variants crops, each mirrored too if asked for.
 
-    All are of one bucket. `seed` and `name` alone decide where random crops lie.
+    All are of one bucket. `seed` and `name` alone decide where random crops lie. `focus` is the point that face crops
+    keep in their middle, as far as the picture's edges let them, as shares of width and height.
     """
     count = image_set.crop_variants if image_set.crop and image_set.crop_style == "random" else 1
-    crops = [place(width, height, image_set, alignment, seed=seed, name=name, variant=index) for index in range(count)]
+    crops = [
+        place(width, height, image_set, alignment, seed=seed, name=name, variant=index, focus=focus)
+        for index in range(count)
+    ]
     distinct = tuple(dict.fromkeys(crops))
     if not image_set.horizontal_flip:
         return distinct
@@ -61,14 +72,22 @@ def placements(
 
 
 def place(
-    width: int, height: int, image_set: ImageSet, alignment: int, *, seed: int = 0, name: str = "", variant: int = 0
+    width: int,
+    height: int,
+    image_set: ImageSet,
+    alignment: int,
+    *,
+    seed: int = 0,
+    name: str = "",
+    variant: int = 0,
+    focus: tuple[float, float] | None = None,
 ) -> Placement:
     """Place a picture of `width` x `height`; `seed`, `name` and `variant` alone decide where a random crop lies."""
     bucket = bucket_size(target_aspect(width / height, image_set), image_set, alignment)
     scale = max(bucket[0] / width, bucket[1] / height, _scale_before_crop(min(width, height), image_set))
     resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
     room = resized[0] - bucket[0], resized[1] - bucket[1]
-    left, top = _corner(room, image_set, seed, name, variant)
+    left, top = _around(focus, resized, bucket) if focus else _corner(room, image_set, seed, name, variant)
     return Placement(resized, (left, top, left + bucket[0], top + bucket[1]), bucket)
 
 
@@ -139,9 +158,18 @@ def _scale_before_crop(shorter: int, image_set: ImageSet) -> float:
     return (image_set.target_downsample_size or limit) / shorter
 
 
+def _around(focus: tuple[float, float], resized: tuple[int, int], bucket: tuple[int, int]) -> tuple[int, int]:
+    """The left and top of a crop with the focus in its middle, moved no further than the picture reaches."""
+    across, down = (
+        min(max(0, round(share * whole - part / 2)), whole - part)
+        for share, whole, part in zip(focus, resized, bucket, strict=True)
+    )
+    return across, down
+
+
 def _corner(room: tuple[int, int], image_set: ImageSet, seed: int, name: str, variant: int) -> tuple[int, int]:
     """The crop's left and top, given how many pixels stick out to the right and below."""
-    if not image_set.crop or image_set.crop_style == "center":
+    if not image_set.crop or image_set.crop_style in {"center", "face"}:
         return room[0] // 2, room[1] // 2
     if image_set.crop_style == "corner":
         return 0, 0
