@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from simpletune.config import jsonfile
 from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
-from simpletune.data.plan import Bucket, Plan, bucketed, split_eval
+from simpletune.data.plan import Bucket, Plan, make_plan, schedule_of, split_eval
 from simpletune.data.scan import Exclusion, Sample, ScanResult, scan
 from simpletune.data.sources import PICTURE_EXTENSIONS, Source, SourceError, open_source, shown
 
@@ -85,7 +85,7 @@ class Preflight:
             return
         yield "buckets (width x height in pixels)"
         for (width, height), pictures in self.buckets.items():
-            showings = len(self.plan.buckets[width, height])
+            showings = self.plan.buckets[width, height]
             batches = -(-showings // self.plan.batch_size)
             left = showings % self.plan.batch_size
             smaller = f", the last of {left}" if left else ""
@@ -95,7 +95,7 @@ class Preflight:
         if self.plan is None:
             yield "nothing to train on"
             return
-        showings, epochs = self.plan.samples_per_epoch, self.total_steps / self.plan.steps_per_epoch
+        showings, epochs = self.plan.samples_per_epoch, self.plan.epochs(self.total_steps)
         repeated = "" if showings == len(self.training) else " (repeats counted)"
         yield f"an epoch: {_count(showings, 'picture')}{repeated}, {_count(self.plan.steps_per_epoch, 'step')}"
         yield f"the run: {_count(self.total_steps, 'step')}, {epochs:.4g} epochs"
@@ -122,7 +122,8 @@ def preflight(settings: Settings, world_size: int = 1) -> Preflight:
     def location(sample: Sample) -> str:
         return sources[sample.set_id].location(sample.name)
 
-    training, held_out = split_eval(samples, settings.num_eval_images, settings.seed, location)
+    evaluated = {image_set.id for image_set in settings.image_sets if image_set.dataset_type == "eval"}
+    training, held_out = split_eval(samples, evaluated, settings.num_eval_images, settings.seed, location)
     plan = _plan(settings, training, world_size)
     problems += places.plan_problems(settings, samples, plan)
     total = plan.total_steps(settings.max_train_steps, settings.num_train_epochs) if plan else 0
@@ -133,9 +134,9 @@ def preflight(settings: Settings, world_size: int = 1) -> Preflight:
 def _plan(settings: Settings, training: tuple[Sample, ...], world_size: int) -> Plan | None:
     if not training:
         return None
-    repeats = {image_set.id: image_set.repeats for image_set in settings.image_sets}
+    schedules = {image_set.id: schedule_of(image_set) for image_set in settings.image_sets}
     accumulation = settings.gradient_accumulation_steps
-    return Plan(bucketed(training, repeats), settings.seed, settings.train_batch_size, accumulation, world_size)
+    return make_plan(training, schedules, settings.seed, settings.train_batch_size, accumulation, world_size)
 
 
 class _Places:

@@ -11,7 +11,7 @@ import torch
 from simpletune.config.settings import Settings, TextEmbeds
 from simpletune.data.cache import Stored
 from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, fill_latent_cache, fill_text_cache
-from simpletune.data.plan import Plan, bucketed
+from simpletune.data.plan import Plan, make_plan, schedule_of
 from simpletune.data.preflight import Preflight
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError
@@ -110,9 +110,10 @@ def _material(
             "every picture that could be read is held out for the validation loss",
             'lower "num_eval_images" or add pictures',
         )
-    repeats = {image_set.id: image_set.repeats for image_set in settings.image_sets}
-    plan = Plan(
-        bucketed(trained, repeats),
+    schedules = {image_set.id: schedule_of(image_set) for image_set in settings.image_sets}
+    plan = make_plan(
+        trained,
+        schedules,
         settings.seed,
         settings.train_batch_size,
         settings.gradient_accumulation_steps,
