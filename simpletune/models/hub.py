@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,25 +22,56 @@ _KEY = '"pretrained_model_name_or_path"'
 _LOCAL_WAY = f"or set {_KEY} to a local folder in the diffusers layout, or to a single .safetensors file"
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A repository of the hub, and how whoever asks for it calls things in messages.
+
+    endpoint: the address of a mirror, which HF_ENDPOINT wins over. gated: whether it is known to be behind a licence.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    endpoint: str | None = None
+    gated: bool = False
+    name_key: str = _KEY
+    revision_key: str = '"revision"'
+    mirror_way: str = 'name a mirror with "hf_endpoint"'
+    local_way: str = _LOCAL_WAY
+
+    @property
+    def address(self) -> str | None:
+        return os.environ.get("HF_ENDPOINT") or self.endpoint
+
+
 def download(source: str, flavour: Flavour, settings: Settings, reporter: Reporter | None) -> tuple[Path, str | None]:
     """The snapshot of a hub model with the files a run needs, and its commit. An interrupted download goes on."""
+    gated = flavour.gated and source == flavour.hub_id
+    asked = Asked(source, settings.revision, settings.hf_endpoint, gated)
+    folder = fetch(asked, patterns(settings.use_t5), reporter)
+    return folder, folder.name if folder.parent.name == "snapshots" else None
+
+
+def fetch(asked: Asked, wanted: Sequence[str], reporter: Reporter | None, unwanted: Sequence[str] = ()) -> Path:
+    """The snapshot of a repository with the files that match a pattern of `wanted` and none of `unwanted`.
+
+    Raises ModelUnavailable, with what to do, when the hub doesn't give them and they aren't here already.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    endpoint = os.environ.get("HF_ENDPOINT") or settings.hf_endpoint
-    wanted = {
-        "repo_id": source,
-        "revision": settings.revision,
-        "allow_patterns": patterns(settings.use_t5),
-        "endpoint": endpoint,
+    arguments = {
+        "repo_id": asked.repo_id,
+        "revision": asked.revision,
+        "allow_patterns": list(wanted),
+        "ignore_patterns": list(unwanted) or None,
+        "endpoint": asked.address,
     }
     try:
-        pending, done = _pending_bytes(wanted)
-        with _shown(reporter, source, pending, done) as bars:
-            folder = Path(huggingface_hub.snapshot_download(**wanted, **bars))
+        pending, done = _pending_bytes(arguments)
+        with _shown(reporter, asked.repo_id, pending, done) as bars:
+            return Path(huggingface_hub.snapshot_download(**arguments, **bars))
     except (HfHubHTTPError, HFValidationError, OSError, ConnectionError) as error:
-        raise unavailable(error, source, flavour, settings, endpoint) from error
-    return folder, folder.name if folder.parent.name == "snapshots" else None
+        raise unavailable(error, asked) from error
 
 
 def patterns(use_t5: bool) -> list[str]:
@@ -55,9 +87,7 @@ def patterns(use_t5: bool) -> list[str]:
     return wanted
 
 
-def unavailable(
-    error: Exception, source: str, flavour: Flavour, settings: Settings, endpoint: str | None
-) -> ModelUnavailable:
+def unavailable(error: Exception, asked: Asked) -> ModelUnavailable:
     """What a hub error means for the person, and what to do about it."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -67,30 +97,32 @@ def unavailable(
         RevisionNotFoundError,
     )
 
+    source, local_way = asked.repo_id, asked.local_way
     licence = f"https://huggingface.co/{source}"
-    accept = f"accept its licence at {licence}, then run `hf auth login`; {_LOCAL_WAY}"
+    accept = f"accept its licence at {licence}, then run `hf auth login`; {local_way}"
     if isinstance(error, GatedRepoError):
         return ModelUnavailable(f"{source} is gated: the hub gives it only to those who accepted its licence", accept)
     if isinstance(error, RevisionNotFoundError):
-        return ModelUnavailable(f"{source} has no revision {settings.revision!r}", 'check "revision", or leave it out')
+        hint = f"check {asked.revision_key}, or leave it out"
+        return ModelUnavailable(f"{source} has no revision {asked.revision!r}", hint)
     if isinstance(error, RepositoryNotFoundError):
-        if flavour.gated and source == flavour.hub_id:
+        if asked.gated:
             return ModelUnavailable(f"the hub doesn't give {source} to this account", accept)
         return ModelUnavailable(
-            f"the hub has no model {source!r}, or it is private",
-            f"check the name, or run `hf auth login`; {_LOCAL_WAY}",
+            f"the hub has no model {source!r}, or it is private", f"check the name, or run `hf auth login`; {local_way}"
         )
     if isinstance(error, HFValidationError):
-        return ModelUnavailable(f"{_KEY} is {source!r}: neither a path nor a hub name", "a hub name is OWNER/NAME")
-    where = endpoint or "https://huggingface.co"
+        message = f"{asked.name_key} is {source!r}: neither a path nor a hub name"
+        return ModelUnavailable(message, "a hub name is OWNER/NAME")
+    where = asked.address or "https://huggingface.co"
     if isinstance(error, LocalEntryNotFoundError):
         return ModelUnavailable(
             f"{source} isn't (fully) on this machine and {where} can't be reached",
-            f'connect to the network, or name a mirror with "hf_endpoint"; {_LOCAL_WAY}',
+            f"connect to the network, or {asked.mirror_way}; {local_way}",
         )
     return ModelUnavailable(
         f"{source} can't be downloaded from {where}: {_first_line(error)}",
-        f"run the same command again: the download goes on where it stopped; {_LOCAL_WAY}",
+        f"run the same command again: the download goes on where it stopped; {local_way}",
     )
 
 
