@@ -119,7 +119,7 @@ def close_pairs(hashes: Sequence[int]) -> Iterator[tuple[int, int]]:
         low, high = band * _BITS // _BANDS, (band + 1) * _BITS // _BANDS
         keys = (values >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(keys, kind="stable")
-        borders = np.flatnonzero(np.diff(keys[order])) + 1
+        borders: np.ndarray[Any, Any] = np.flatnonzero(np.diff(keys[order])) + 1
         for members in np.split(order, borders):
             yield from _pairs_within(members, values)
 

@@ -98,4 +98,5 @@ def _detected(model: int, pixels: Any) -> list[tuple[int, int, int, int]]:
 def _classifier(model: int) -> Any:
     import cv2
 
-    return cv2.CascadeClassifier(cv2.data.haarcascades + _MODELS[model])
+    folder: str = getattr(cv2, "data").haarcascades  # noqa: B009 - its type stubs leave it out
+    return cv2.CascadeClassifier(folder + _MODELS[model])
