@@ -8,7 +8,8 @@ import re
 import pytest
 from data_helpers import colours, image_set, run_settings
 
-from simpletune.data.preflight import REPORT_WIDTH, preflight
+from simpletune.data.preflight import preflight
+from simpletune.data.preflight_lines import REPORT_WIDTH
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_counts_buckets_and_steps(save, folder, files):
     assert "11 pictures found, 10 used, 1 excluded; other files: 1" in text
     assert "1 empty file (0 bytes): empty.png" in text
     assert re.search(r"64 x 64 +\d pictures +\d batches", text)
-    assert "an epoch: 16 pictures (repeats counted), 8 steps" in text
+    assert "an epoch: 16 pictures of 8, repeats and shares counted, 8 steps" in text
     assert "the run: 50 steps, 6.25 epochs" in text
     assert report.summary() == (
         "11 pictures found, 10 used, 1 excluded, 2 held out; 2 buckets, 8 steps an epoch, 50 in all"
@@ -83,7 +84,7 @@ def test_some_exclusions_and_odd_captions_are_warnings(save, folder, files):
     assert {problem.severity for problem in report.problems} == {"warning"}
     assert 'data set "pictures": 1 of 3 pictures aren\'t used' in messages
     assert any("Latin-1" in message for message in messages)
-    assert any("first that isn't blank" in message for message in messages)
+    assert any("one of them is drawn a step" in message for message in messages)
 
 
 def test_fewer_pictures_than_a_batch_is_a_warning(save, folder, files):
@@ -112,3 +113,43 @@ def test_the_plan_is_for_as_many_processes(save, folder, files):
     for number in range(8):
         save(f"{number}.png", colours(64, 64))
     assert preflight(run_settings(image_set(folder), **files), world_size=2).steps_per_epoch == 2
+
+
+def test_more_unreadable_pictures_than_allowed_end_it(save, folder, files):
+    for number in range(6):
+        save(f"{number}.png", colours(64, 64))
+    (folder / "empty.png").touch()
+    (folder / "web.png").write_text("<html>")
+    (folder / "phone.heic").write_bytes(b"x")
+    settings = run_settings(image_set(folder), **files)
+    (problem,) = preflight(settings).problems
+    assert (problem.severity, problem.file, problem.path) == ("error", "config.json", "max_unreadable_share")
+    assert "3 of 9 pictures can't be read, more than max_unreadable_share 0.25 allows" in problem.message
+    assert "web.png" in problem.hint
+    (warning,) = preflight(run_settings(image_set(folder), max_unreadable_share=0.34, **files)).problems
+    assert warning.severity == "warning"
+
+
+def test_limits_of_a_person_are_not_counted_as_unreadable(save, folder, files):
+    save("0.png", colours(64, 64))
+    for number in range(1, 9):
+        save(f"{number}.png", colours(30, 30))
+    report = preflight(run_settings(image_set(folder, minimum_image_size=40, repeats=1), **files))
+    assert [problem.severity for problem in report.problems] == ["warning"]
+
+
+def test_eval_sets_are_held_out_and_gaps_are_errors(save, folder, files):
+    for number in range(4):
+        save(f"{number}.png", colours(64, 64, number))
+    (folder / "other").mkdir()
+    for number in range(3):
+        save(f"other/{number}.png", colours(64, 64, 50 + number))
+    sets = [image_set(folder, start_step=3), image_set(folder / "other", id="judged", dataset_type="eval")]
+    report = preflight(run_settings(*sets, max_train_steps=9, **files))
+    assert {sample.id for sample in report.held_out} == {("judged", f"{n}.png") for n in range(3)}
+    assert [sample.name for sample in report.training] == [f"{n}.png" for n in range(4)]
+    (problem,) = report.problems
+    assert problem.message == "no data set is trained on from step 0 to step 2"
+    assert any('"judged", for the validation loss (' in line for line in report.lines())
+    report = preflight(run_settings(sets[1], **files))
+    assert report.problems[0].message == "every one of the 3 pictures is in an eval data set"
