@@ -28,7 +28,8 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
         reporter.note(note)
     # A plan can be looked at anywhere; what this machine lacks is said with it.
     settings, warnings = (load_for_elsewhere if dry_run else load)(config, overrides)
-    plan = preflight(settings, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    # A dry run fetches nothing: it says what would have to be.
+    plan = preflight(settings, int(os.environ.get("WORLD_SIZE", "1")), None if dry_run else reporter)
     _raise_errors(config, plan.problems)
     if int(os.environ.get("RANK", "0")) == 0:
         _show(plan, [*warnings, *plan.problems], reporter)
