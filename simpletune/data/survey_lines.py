@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ _CAPTIONS_SHOWN = 2
 _UNREADABLE_SHOWN = 3
 
 Rows = Sequence[tuple[str, int]]
+Sizes = Mapping[tuple[int, int], int]
+"""How many pictures there are of each (width, height) in pixels."""
 
 
 def lines(survey: Survey, resolution: int, width: int | None = None, bars: str | None = None) -> list[str]:
@@ -48,7 +50,7 @@ def lines(survey: Survey, resolution: int, width: int | None = None, bars: str |
     report = [line for text in _counts(survey) for line in wrapped(text, width)]
     report += (fit(text, width) for text in _examples(survey))
     if survey.readable:
-        report += _histograms(survey, resolution, width, _terminal_bars() if bars is None else bars)
+        report += histograms(survey.sizes, resolution, width, terminal_bars() if bars is None else bars)
         report += (line for text in _below(survey, resolution) for line in wrapped(text, width))
     return report
 
@@ -101,9 +103,10 @@ def _below(survey: Survey, resolution: int) -> Iterator[str]:
         yield f"  {of} have fewer pixels than {resolution} x {resolution} and would be enlarged"
 
 
-def _histograms(survey: Survey, resolution: int, width: int, bars: str) -> list[str]:
-    sizes = "shorter edge, pixels", _size_rows(survey, resolution)
-    shapes = "shape", _shape_rows(survey)
+def histograms(counted: Sizes, resolution: int, width: int, bars: str) -> list[str]:
+    """Pictures by shorter edge and by shape, side by side where `width` columns are enough for it."""
+    sizes = "shorter edge, pixels", size_rows(counted, resolution)
+    shapes = "shape", shape_rows(counted)
     if width < _SIDE_BY_SIDE:
         return [*_histogram(*sizes, width, bars), *_histogram(*shapes, width, bars)]
     half = width // 2
@@ -129,11 +132,11 @@ def bar(share: float, room: int, bars: str) -> str:
     return bars[-1] * full + (bars[rest - 1] if rest else "")
 
 
-def _size_rows(survey: Survey, resolution: int) -> Rows:
+def size_rows(sizes: Sizes, resolution: int) -> Rows:
     """Pictures by shorter edge, in ranges of which `resolution` is a border; empty ones at either end left out."""
     borders = [0, resolution // 2, resolution * 3 // 4, resolution, resolution * 3 // 2, resolution * 2]
     counts = [0] * len(borders)
-    for (width, height), count in survey.sizes.items():
+    for (width, height), count in sizes.items():
         edge = min(width, height)
         counts[max(index for index, border in enumerate(borders) if edge >= border)] += count
     names = [f"below {borders[1]}"]
@@ -143,14 +146,16 @@ def _size_rows(survey: Survey, resolution: int) -> Rows:
     return [(names[index], counts[index]) for index in range(used[0], used[-1] + 1)]
 
 
-def _shape_rows(survey: Survey) -> Rows:
+def shape_rows(sizes: Sizes) -> Rows:
+    """Pictures by the names of their aspect ratios."""
     counts = dict.fromkeys((name for name, _, _ in SHAPES), 0)
-    for (width, height), count in survey.sizes.items():
+    for (width, height), count in sizes.items():
         counts[shape_of(width, height)] += count
     return [(name, count) for name, count in counts.items() if count]
 
 
-def _terminal_bars() -> str:
+def terminal_bars() -> str:
+    """What this terminal can draw bars with."""
     if os.environ.get("ACCESSIBLE", "0") not in {"", "0"}:
         return NONE
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
