@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simpletune.config import architecture
 from simpletune.config.families import Flavour
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
+from simpletune.machine.hub_snapshot import snapshot
 from simpletune.models import components
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ def fetch(asked: Asked, wanted: Sequence[str], reporter: Reporter | None, unwant
 
     Raises ModelUnavailable, with what to do, when the hub doesn't give them and they aren't here already.
     """
-    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     arguments = {
@@ -67,9 +66,7 @@ def fetch(asked: Asked, wanted: Sequence[str], reporter: Reporter | None, unwant
         "endpoint": asked.address,
     }
     try:
-        pending, done = _pending_bytes(arguments)
-        with _shown(reporter, asked.repo_id, pending, done) as bars:
-            return Path(huggingface_hub.snapshot_download(**arguments, **bars))
+        return snapshot(arguments, reporter)
     except (HfHubHTTPError, HFValidationError, OSError, ConnectionError) as error:
         raise unavailable(error, asked) from error
 
@@ -128,63 +125,3 @@ def unavailable(error: Exception, asked: Asked) -> ModelUnavailable:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _pending_bytes(wanted: dict[str, Any]) -> tuple[int, int]:
-    """Bytes of all wanted files and of those here already; (0, 0) when the hub can't be asked."""
-    import huggingface_hub
-    from huggingface_hub.errors import DryRunError
-
-    try:
-        listing = huggingface_hub.snapshot_download(**wanted, dry_run=True)
-    except DryRunError:
-        return 0, 0  # offline or refused: the real call finds the cached files, or raises what is to be said
-    total = sum(item.file_size for item in listing)
-    return total, total - sum(item.file_size for item in listing if item.will_download)
-
-
-@contextmanager
-def _shown(reporter: Reporter | None, source: str, total: int, done: int) -> Iterator[dict[str, Any]]:
-    """Arguments that lead the hub's byte counts to the reporter; the hub's own bars where there is none."""
-    if reporter is None or total == done:
-        yield {"tqdm_class": _bar_class(lambda _bytes: None)}
-        return
-    with reporter.phase(f"downloading {source}", total, "B", done=done) as phase:
-        yield {"tqdm_class": _bar_class(phase.advance)}
-
-
-def _bar_class(advance: Callable[[float], None]) -> Any:
-    """A silent progress bar that tells `advance` the bytes received.
-
-    Newer hubs show one bar of bytes received and one of bytes written: only the furthest of them counts.
-    """
-    from huggingface_hub.utils import tqdm
-
-    counts: dict[int, float] = {}
-    furthest = 0.0
-
-    class Bar(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._bytes = kwargs.get("unit") == "B"
-            super().__init__(*args, **(kwargs | {"file": _Nowhere()}))
-
-        def update(self, n: float | None = 1) -> bool | None:
-            nonlocal furthest
-            if self._bytes and n:
-                counts[id(self)] = counts.get(id(self), 0.0) + n
-                if counts[id(self)] > furthest:
-                    advance(counts[id(self)] - furthest)
-                    furthest = counts[id(self)]
-            return super().update(n)
-
-    return Bar
-
-
-class _Nowhere:
-    """A text stream that drops what is written, for bars that are shown elsewhere."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
