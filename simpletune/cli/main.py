@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Entry] = {
     "configure": Entry("simpletune.cli.configure:configure", "Make the two files, by questions or without."),
     "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
+    "caption": Entry("simpletune.cli.caption:caption", "Write captions for pictures, with a model that sees them."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),
     "explain": Entry("simpletune.cli.explain:explain", "Say what a key means, costs, and is now."),
