@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from simpletune import files
+from simpletune.data.entries import entry_path
 from simpletune.errors import DataError
 
 _DIGEST = "sha256"
@@ -30,7 +31,7 @@ class TensorCache:
 
     def path(self, key: str) -> Path:
         """Where the entry of `key`, a hex digest, lies or would lie."""
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return entry_path(self.folder, key)
 
     def contains(self, key: str) -> bool:
         """Whether the entry is there and sound; reads all of it."""

@@ -1,8 +1,12 @@
-"""Pictures as the VAE gets them: upright RGB in sRGB on white, resized with Lanczos and cropped to their bucket."""
+"""Pictures as the VAE gets them: upright RGB in sRGB on white, resized with Lanczos and cropped to their bucket.
+
+A change of the pixels counts up `PREPARATION` in `entries.py`.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +17,6 @@ from simpletune.data.geometry import Placement
 from simpletune.data.header import SIDEWAYS, SIXTEEN_BIT_MODES, open_picture, orientation, refusal
 from simpletune.data.sources import Reason, shown
 from simpletune.errors import DataError
-
-PREPARATION = 1
-"""Counts up when the pixels made from a file change, so that cached latents of the old ones aren't used."""
 
 _DRAFT_MARGIN = 2
 """A JPEG may be decoded smaller, but to at least this many times its final size: Lanczos does the last part."""
@@ -53,14 +54,34 @@ def prepare(where: str, data: bytes, size: tuple[int, int], placement: Placement
     `size` is the upright (width, height) in pixels that it was scanned with. Raises DataError, naming it by `where`,
     when the file can't be decoded or hasn't that size any more.
     """
+    return prepare_all(where, data, size, (placement,))[0]
+
+
+def prepare_all(
+    where: str, data: bytes, size: tuple[int, int], placements: Sequence[Placement]
+) -> list[np.ndarray[Any, Any]]:
+    """What `prepare` gives for each placement; those of one resized size share one decoding."""
+    made: dict[Placement, np.ndarray[Any, Any]] = {}
+    for resized in dict.fromkeys(placement.resized for placement in placements):
+        picture, extent = _decoded_for(where, data, size, resized)
+        cuts: dict[Any, Image.Image] = {}
+        for placement in (one for one in placements if one.resized == resized):
+            part = placement.crop, placement.bucket
+            cuts[part] = cut = cuts.get(part) or _cut(picture, extent, placement)
+            made[placement] = np.array(cut.transpose(_MIRROR) if placement.mirrored else cut)
+    return [made[placement] for placement in placements]
+
+
+def _decoded_for(
+    where: str, data: bytes, size: tuple[int, int], resized: tuple[int, int]
+) -> tuple[Image.Image, tuple[float, float]]:
+    """The upright picture, at least _DRAFT_MARGIN times as large as `resized` where it is larger, and its extent."""
     image = _open(where, data)
     turn = orientation(image)
     _check_size(where, size, _turned(image.size, turn))
-    drafted = image.draft(None, _turned(_times(placement.resized, _DRAFT_MARGIN), turn))
+    drafted = image.draft(None, _turned(_times(resized, _DRAFT_MARGIN), turn))
     extent = drafted[1][2:] if drafted else image.size
-    cut = _cut(_decode(where, image, turn), _turned(extent, turn), placement)
-    pixels: np.ndarray[Any, Any] = np.array(cut.transpose(_MIRROR) if placement.mirrored else cut)
-    return pixels
+    return _decode(where, image, turn), _turned(extent, turn)
 
 
 def _cut(picture: Image.Image, extent: tuple[float, float], placement: Placement) -> Image.Image:

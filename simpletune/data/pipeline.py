@@ -1,25 +1,31 @@
-"""The moving parts of encoding: batches that shrink to fit, files read ahead in threads, entries written behind."""
+"""The moving parts of encoding: batches that shrink to fit, pictures made ready ahead, entries written behind.
+
+On a GPU nothing here waits for the device: a batch is launched while the one before is on its way to the disk.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simpletune.data.cache import Stored
+from simpletune.data.entries import listed
 from simpletune.errors import DataError, OutOfMemory
 
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
-_PENDING_WRITES = 16
+_PENDING_WRITES = 64
+_WRITERS = 8  # a writer mostly waits for the disk
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -64,7 +70,8 @@ class Writer:
         self._pool = pool
         self._pending: deque[Future[None]] = deque()
 
-    def put(self, stored: Stored, tensors: dict[str, Tensor], what: str) -> None:
+    def put(self, stored: Stored, tensors: Callable[[], dict[str, Tensor]], what: str) -> None:
+        """Write what `tensors` gives, which is called in the writing thread and may wait; `what` names it."""
         self._pending.append(self._pool.submit(_write, stored, tensors, what))
         self.wait(_PENDING_WRITES)
 
@@ -77,17 +84,52 @@ class Writer:
 @contextmanager
 def writing() -> Iterator[Writer]:
     """A writer whose entries are all on disk when the block ends well."""
-    with ThreadPoolExecutor(2, "write-cache") as pool:
+    pool = ThreadPoolExecutor(_WRITERS, "write-cache")
+    try:
         writer = Writer(pool)
         yield writer
         writer.wait(0)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _write(stored: Stored, tensors: dict[str, Tensor], what: str) -> None:
+def _write(stored: Stored, give: Callable[[], dict[str, Tensor]], what: str) -> None:
+    tensors = give()
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         hint = "with mixed_precision fp16, use bf16 or no; otherwise the model's files may be damaged"
         raise DataError(f"encoding {what} gave numbers that aren't finite", hint)
     stored.cache.put(stored.key, tensors)
+
+
+def threads() -> ThreadPoolExecutor:
+    """For work that waits for the disk or releases the interpreter's lock."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pictures")
+
+
+def to_host(tensor: Tensor) -> Callable[[], Tensor]:
+    """Start copying a tensor to the CPU; what is returned waits until it is there."""
+    if tensor.device.type != "cuda":
+        copied = tensor.cpu()
+        return lambda: copied
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return host
+
+    return wait
+
+
+def stacked(pictures: Sequence[np.ndarray[Any, Any]], device: torch.device) -> np.ndarray[Any, Any]:
+    """The pictures (H, W, 3) as one batch (B, H, W, 3), in pinned memory where the device is a CUDA one."""
+    shape = (len(pictures), *pictures[0].shape)
+    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    together: np.ndarray[Any, Any] = batch.numpy()
+    np.stack(pictures, out=together)
+    return together
 
 
 def read_ahead(
@@ -104,9 +146,31 @@ def read_ahead(
         yield first, future.result()
 
 
-def threads() -> ThreadPoolExecutor:
-    """For reading and decoding pictures, which release the interpreter's lock."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pictures")
+def absent(stored: Mapping[T, Stored], what: str, reporter: Reporter, verify: bool) -> list[T]:
+    """The items whose entry isn't there, in order; with `verify` also those whose entry is damaged, which is said."""
+    there = {folder: listed(folder) for folder in {entry.cache.folder for entry in stored.values()}}
+    missing = {item for item, entry in stored.items() if entry.key not in there[entry.cache.folder]}
+    if verify:
+        missing |= set(damaged({item: entry for item, entry in stored.items() if item not in missing}, what, reporter))
+    return [item for item in stored if item in missing]
+
+
+def damaged(stored: Mapping[T, Stored], what: str, reporter: Reporter) -> list[T]:
+    """The items whose entry is there but can't be used, in order; says how many. Reads all of them."""
+    items = list(stored)
+    pool, found = threads(), []
+    try:
+        with reporter.phase(f"Checking cached {what}s", len(items), what) as phase:
+            for item, sound in zip(items, pool.map(lambda item: stored[item].sound(), items), strict=True):
+                if not sound:
+                    found.append(item)
+                phase.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if found:
+        named = "1 damaged cache entry is" if len(found) == 1 else f"{len(found)} damaged cache entries are"
+        reporter.warn(f"{named} encoded again ({what}s)")
+    return found
 
 
 def release(device: torch.device) -> None:

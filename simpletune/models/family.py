@@ -7,7 +7,7 @@ D text features, E pooled features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,6 +114,17 @@ class Family(Protocol):
     def load_text_encoders(
         self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
     ) -> TextEncoders: ...
+
+    def pack_text(self, encoding: TextEncoding) -> dict[str, Tensor]:
+        """One caption's encoding (B = 1, on the CPU) as the tensors to keep in a cache, without what can be recomputed.
+
+        `text_identity` changes when these do.
+        """
+        ...
+
+    def unpack_text(self, packed: Mapping[str, Tensor]) -> TextEncoding:
+        """What `pack_text` was given, bit for bit; on the CPU. Raises KeyError when these aren't its tensors."""
+        ...
 
     def load_vae(self, files: ModelFiles, settings: Settings, device: torch.device) -> LatentCoder: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.locate import locate
 from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
 from simpletune.models.quantize import all_but
-from simpletune.models.text import SD3TextEncoders, load_tokenizer
+from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
 
 if TYPE_CHECKING:
     from simpletune.models.family import LatentCoder
@@ -49,7 +49,7 @@ class SD3:
         tokenizers = {name: folder_identity(part_folder(files, name)) for name in _tokenizers(settings)}
         return digest(
             {
-                "kind": "sd3 text",
+                "kind": "sd3 text, packed",
                 "encoders": encoders,
                 "tokenizers": tokenizers,
                 "width": _text_width(files),
@@ -80,6 +80,12 @@ class SD3:
             loaded.append((load_tokenizer(part_folder(files, _tokenizers(settings)[number - 1])), encoder))
         clips, t5 = tuple(loaded[:2]), loaded[2] if settings.use_t5 else None
         return SD3TextEncoders(clips, t5, settings.tokenizer_max_length, _text_width(files), device, dtype)
+
+    def pack_text(self, encoding: TextEncoding) -> dict[str, Tensor]:
+        return pack(encoding)
+
+    def unpack_text(self, packed: Mapping[str, Tensor]) -> TextEncoding:
+        return unpack(packed)
 
     def load_vae(self, files: ModelFiles, settings: Settings, device: torch.device) -> SD3LatentCoder:
         dtype = vae_dtype(settings)

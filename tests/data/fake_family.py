@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ class FakeFamily:
     def load_text_encoders(self, files: Any, settings: Any, device: torch.device, reporter: Any = None) -> FakeEncoders:
         self.loaded.append("text")
         return FakeEncoders(self)
+
+    def pack_text(self, encoding: TextEncoding) -> dict[str, torch.Tensor]:
+        return {"one": encoding.prompt_embeds[0, :1], "pooled": encoding.pooled_prompt_embeds[0]}
+
+    def unpack_text(self, packed: Mapping[str, torch.Tensor]) -> TextEncoding:
+        return TextEncoding(packed["one"].repeat(3, 1)[None], packed["pooled"][None])
 
     def load_vae(self, files: Any, settings: Any, device: torch.device) -> FakeVae:
         self.loaded.append("vae")

@@ -34,12 +34,11 @@ def family() -> FakeFamily:
 def pictures(folder, family, told, tmp_path):
     """Scan the folder and fill the latent cache; gives (samples, result)."""
 
-    def run(settings=None, **changes):
+    def run(settings=None, indexes=None, verify=False, **changes):
         samples = scan(image_set(folder, **changes), 16, 1).samples
-        arguments = (family, None, settings or run_settings(), CPU, told)
-        return samples, fill_latent_cache(
-            samples, sources(image_set(folder)), {"pictures": tmp_path / "vae"}, *arguments
-        )
+        arguments = (sources(image_set(folder)), {"pictures": tmp_path / "vae"}, family, None)
+        more = {"indexes": indexes, "verify": verify}
+        return samples, fill_latent_cache(samples, *arguments, settings or run_settings(), CPU, told, **more)
 
     return run
 
@@ -216,7 +215,7 @@ class TestPictures:
         one, two = (result.entries[sample.id][0].load()[LATENTS] for sample in samples)
         assert not one.equal(two)
 
-    def test_a_damaged_entry_is_encoded_again_and_said(self, save, pictures, family, told):
+    def test_verify_finds_a_damaged_entry_and_encodes_it_again(self, save, pictures, family, told):
         save("a.png", colours(64, 64, 1))
         save("b.png", colours(64, 64, 2))
         samples, result = pictures()
@@ -225,6 +224,8 @@ class TestPictures:
         stored.cache.path(stored.key).write_bytes(whole[:-1] + b"?")
         family.pictures.clear()
         assert pictures()[1] == result
+        assert family.pictures == []
+        assert pictures(verify=True)[1] == result
         assert len(family.pictures) == 1
         assert told.warnings == ["1 damaged cache entry is encoded again (pictures)"]
         assert stored.cache.path(stored.key).read_bytes() == whole
@@ -239,7 +240,15 @@ class TestPictures:
         content = (folder / "c.png").read_bytes()
         (folder / "c.png").write_bytes(content[:60] + b"x" * 20 + content[80:])
         folders = {"pictures": tmp_path / "vae"}
-        arguments = (sources(image_set(folder)), folders, family, None, run_settings(max_unreadable_share=0.5), CPU, told)
+        arguments = (
+            sources(image_set(folder)),
+            folders,
+            family,
+            None,
+            run_settings(max_unreadable_share=0.5),
+            CPU,
+            told,
+        )
         result = fill_latent_cache(samples, *arguments)
         assert sorted(name for _, name in result.entries) == ["a.png", "d.png"]
         assert sorted(exclusion.name for exclusion in result.excluded) == ["b.png", "c.png"]

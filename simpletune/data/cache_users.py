@@ -1,0 +1,71 @@
+"""Who uses a cache's folder: a note that each run leaves there, with the entries it needed.
+
+Several configs may share a folder. The notes tell `simpletune cache` which entries belong to another config whose file
+is still there, so that nobody's are taken for orphans. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from simpletune import files
+
+LATENTS, CAPTIONS = "latents", "captions"
+"""The kinds of entries that a folder may hold."""
+
+_FOLDER = "users"
+_DIGITS = 16
+"""So much of a key is noted: as good as all 64 digits to tell entries apart, and a quarter of the size."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a config's last run needed here. `keys` are shortened; `used` is the day, as 2026-11-23."""
+
+    config: Path
+    kind: str
+    used: str
+    keys: frozenset[str]
+
+    def needs(self, key: str) -> bool:
+        return key[:_DIGITS] in self.keys
+
+
+def leave_note(folder: Path, kind: str, config: Path, keys: Collection[str]) -> None:
+    """Note in a cache's folder that `config` needs these entries; where that can't be written, nothing is noted."""
+    shortened = sorted({key[:_DIGITS] for key in keys})
+    note = {"config": str(config), "kind": kind, "used": date.today().isoformat(), "keys": shortened}
+    text = json.dumps(note) + "\n"
+    path = _path(folder, kind, config)
+    with suppress(OSError):
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(path, text)
+
+
+def notes(folder: Path) -> list[Note]:
+    """Every note in a cache's folder, by config; what isn't one is passed over."""
+    found = []
+    for path in sorted((folder / _FOLDER).glob("*.json")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            value = json.loads(path.read_text(encoding="utf-8"))
+            note = Note(Path(value["config"]), value["kind"], value["used"], frozenset(map(str, value["keys"])))
+            if path == _path(folder, note.kind, note.config):
+                found.append(note)
+    return sorted(found, key=lambda note: (str(note.config), note.kind))
+
+
+def remove_note(folder: Path, note: Note) -> None:
+    files.remove(_path(folder, note.kind, note.config))
+
+
+def _path(folder: Path, kind: str, config: Path) -> Path:
+    name = hashlib.sha256(str(config).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return folder / _FOLDER / f"{kind}-{name}.json"
