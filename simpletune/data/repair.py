@@ -12,6 +12,7 @@ from torch import Tensor
 
 from simpletune.data.cache import Stored
 from simpletune.data.encode_pictures import LATENTS
+from simpletune.data.encode_text import StoredText
 from simpletune.data.pipeline import release
 from simpletune.data.preparation import Fault, Job, make
 from simpletune.data.sources import Source, shown
@@ -31,11 +32,9 @@ T = TypeVar("T")
 class Repair:
     """What it takes to encode again: on the run's device, or on the CPU where its memory is too short by now.
 
-    `latents` and `texts` say where everything is cached. Not to be called while a step computes.
+    Not to be called while a step computes.
     """
 
-    latents: Mapping[tuple[str, str], tuple[Stored, ...]]
-    texts: Mapping[str, Stored]
     family: Family
     model_files: ModelFiles
     settings: Settings
@@ -43,24 +42,24 @@ class Repair:
     device: torch.device
     reporter: Reporter
 
-    def latent(self, sample: Sample, index: int) -> Stored:
-        """Make the entry of a sample's placement number `index` again; gives where it is.
+    def latent(self, sample: Sample, index: int, stored: Stored) -> dict[str, Tensor]:
+        """The tensors of a sample's placement number `index`, written to its entry too.
 
         Raises DataError when the picture can't be read or isn't any more what the entry was made from.
         """
         self.reporter.warn(f"the cached latent of {shown(sample.name)} is damaged or gone: it is encoded again")
-        stored = self.latents[sample.id][index]
         pixels = self._pixels(sample, index, stored)
 
         def encode(device: torch.device) -> Tensor:
             vae = self.family.load_vae(self.model_files, self.settings, device)
             return vae.encode(pixels[None], [stored.key])[0].cpu()
 
-        stored.cache.put(stored.key, {LATENTS: self._somewhere(encode)})
-        return stored
+        tensors = {LATENTS: self._somewhere(encode)}
+        stored.cache.put(stored.key, tensors)
+        return tensors
 
-    def text(self, caption: str) -> Stored:
-        """Make the entry of a caption again; gives where it is. Raises DataError when it can't be written."""
+    def text(self, caption: str, stored: Stored) -> dict[str, Tensor]:
+        """The tensors of a caption as `stored.load` gives them, written to its entry too."""
         self.reporter.warn(f"the cached encoding of the caption {caption[:60]!r} is damaged or gone: it is made again")
 
         def encode(device: torch.device) -> dict[str, Tensor]:
@@ -69,9 +68,8 @@ class Repair:
             embeds, pooled = encoding.prompt_embeds.cpu(), encoding.pooled_prompt_embeds.cpu()
             return self.family.pack_text(TextEncoding(embeds, pooled))
 
-        stored = self.texts[caption]
         stored.cache.put(stored.key, self._somewhere(encode))
-        return stored
+        return StoredText(stored.cache, stored.key, self.family).load()
 
     def _pixels(self, sample: Sample, index: int, stored: Stored) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         identity = self.family.vae_identity(self.model_files, self.settings)
