@@ -1,26 +1,35 @@
-"""The training loop's batches: read from the caches in the plan's order, ahead of the step that needs them.
+"""The training loop's batches: read from the caches in the plan's order, by threads, ahead of the step that needs them.
 
 Nothing here is random and nothing remembers a position: `batches(start_step)` begins anywhere.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from simpletune.data.cache import Stored
 from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
+from simpletune.data.mask_cache import MASK
 from simpletune.data.plan import MicroBatchRefs, Plan, PlannedStep, SampleRef, drawn, sample_id
 from simpletune.data.scan import Sample
+from simpletune.errors import DataError
 
-PREFETCH = 2
+PREFETCH = 4
 """Steps that are read ahead."""
+
+READERS = 2
+"""Threads that read them, a step each: reading is mostly waiting, checking sums and copying, without Python's lock."""
+
+SampleId = tuple[str, str]
+"""(set_id, name)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,8 @@ class MicroBatch:
     """One forward and backward pass of B samples of one bucket.
 
     latents (B, C, H, W); prompt_embeds (B, L, D); pooled_prompt_embeds (B, E); sample_ids int64 (B,).
+    loss_weights float32 (B,): what each sample's loss is multiplied by. loss_mask float32 (B, 1, H, W): how much each
+    place counts in its sample's loss, from 0 to 1; None where all of them count.
     `weight` is what its mean loss counts for in the step's (plan.py). It is 0 where this rank has no batch left while
     another one has: then it repeats the step's first batch, so that all ranks do the same work, and must not count.
     """
@@ -38,113 +49,180 @@ class MicroBatch:
     prompt_embeds: Tensor
     pooled_prompt_embeds: Tensor
     sample_ids: Tensor
+    loss_weights: Tensor
+    loss_mask: Tensor | None
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one rank computes for one optimizer step; `sample_count` is over all ranks."""
+    """What one rank computes for one optimizer step; `sample_count` is over all ranks.
+
+    `waited` are the seconds that the training loop stood still for it.
+    """
 
     step: int
     epoch: int
     sample_count: int
     micro_batches: tuple[MicroBatch, ...]
+    waited: float = 0.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Where a run's samples are cached: latents and masks by (set_id, name), one a placement, texts by caption.
+
+    A sample without masks counts everywhere.
+    """
+
+    latents: Mapping[SampleId, tuple[Stored, ...]]
+    texts: Mapping[str, Stored]
+    masks: Mapping[SampleId, tuple[Stored, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """How a damaged or vanished entry is made again: functions that give its tensors as `load` would.
+
+    A latent's and a mask's get the sample and the placement's index. They raise DataError when it can't be done, and
+    are called by the training loop between two steps, never while a step computes.
+    """
+
+    latent: Callable[[Sample, int, Stored], dict[str, Tensor]]
+    text: Callable[[str, Stored], dict[str, Tensor]]
+    mask: Callable[[Sample, int, Stored], dict[str, Tensor]]
 
 
 class Loader:
     """Batches of a plan for one rank.
 
-    `latents` says where each (set_id, name) is cached, one entry a placement; `texts` where each caption is.
+    `weights`: what the loss of a data set's samples is multiplied by, 1 where it has none.
     """
 
     def __init__(
         self,
         plan: Plan,
         samples: Iterable[Sample],
-        latents: Mapping[tuple[str, str], tuple[Stored, ...]],
-        texts: Mapping[str, Stored],
+        encoded: Encoded,
         device: torch.device,
         rank: int = 0,
+        *,
+        weights: Mapping[str, float] | None = None,
+        repairs: Repairs | None = None,
     ) -> None:
         self._plan = plan
-        self._captions = {sample.id: sample.captions for sample in samples}
-        self._latents = latents
-        self._texts = texts
+        self._samples = {sample.id: sample for sample in samples}
+        self._encoded = encoded
         self._device = device
         self._rank = rank
+        self._weights = weights or {}
+        self._repairs = repairs
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[StepBatch]:
         """Steps start_step up to stop_step (excluded), tensors on the device.
 
-        Raises DataError when a cache entry has vanished. Closing the iterator ends the thread that reads ahead.
+        Raises DataError when a cache entry has vanished or is damaged and can't be repaired. Closing the iterator ends
+        the threads that read ahead.
         """
-        ready: queue.Queue[StepBatch | BaseException | None] = queue.Queue(maxsize=PREFETCH)
-        closed = threading.Event()
-        arguments = (range(start_step, stop_step), ready, closed)
-        reader = threading.Thread(target=self._read_steps, args=arguments, name="read-batches", daemon=True)
-        reader.start()
+        steps = iter(range(start_step, stop_step))
+        pool = ThreadPoolExecutor(READERS, "read-batches")
         try:
-            while (batch := ready.get()) is not None:
-                if isinstance(batch, BaseException):
-                    raise batch
-                yield _to_device(batch, self._device)
+            waiting = deque((step, pool.submit(self.step, step)) for step in islice(steps, PREFETCH))
+            while waiting:
+                step, reading = waiting.popleft()
+                waiting.extend((following, pool.submit(self.step, following)) for following in islice(steps, 1))
+                began = time.perf_counter()
+                batch = _to_device(self._read(step, reading), self._device)
+                yield replace(batch, waited=time.perf_counter() - began)
         finally:
-            closed.set()
-            reader.join()
+            pool.shutdown(cancel_futures=True)
 
-    def step(self, step: int) -> StepBatch:
+    def step(self, step: int, *, repairing: bool = False) -> StepBatch:
         """One step's batches, on the CPU; pinned where the device is a CUDA one."""
         planned = self._plan.step(step)
-        batches = tuple(self._micro_batch(refs, planned) for refs in planned.ranks[self._rank])
+        batches = tuple(self._micro_batch(refs, planned, repairing) for refs in planned.ranks[self._rank])
         return StepBatch(step, planned.epoch, planned.sample_count, batches)
 
-    def _read_steps(self, steps: range, ready: queue.Queue[Any], closed: threading.Event) -> None:
-        try:
-            for step in steps:
-                if not _offer(self.step(step), ready, closed):
-                    return
-            _offer(None, ready, closed)
-        except BaseException as error:  # whatever it is, the training loop has to see it instead of waiting for ever
-            _offer(error, ready, closed)
-
-    def _micro_batch(self, refs: MicroBatchRefs, planned: PlannedStep) -> MicroBatch:
-        batch = self.collate(refs or planned.ranks[0][0], planned.epoch)
-        return replace(batch, weight=planned.weight(refs))
-
-    def collate(self, refs: MicroBatchRefs, epoch: int = 0) -> MicroBatch:
+    def collate(self, refs: MicroBatchRefs, epoch: int = 0, *, repairing: bool = True) -> MicroBatch:
         """Samples of one bucket as a batch of weight 1, each in the placement and with the caption of this epoch."""
-        seed = self._plan.seed
-        latents = [drawn(self._latents[ref.id], "placement", seed, epoch, ref).load()[LATENTS] for ref in refs]
-        texts = [self._texts[drawn(self._captions[ref.id], "caption", seed, epoch, ref)].load() for ref in refs]
+        taken = [_Reading(self, ref, epoch, repairing) for ref in refs]
+        latents = torch.stack([one.latent() for one in taken])
+        texts = [one.text() for one in taken]
+        weights = [self._weights.get(ref.set_id, 1.0) for ref in refs]
         return MicroBatch(
             refs=refs,
             weight=1.0,
-            latents=self._stack(latents),
-            prompt_embeds=self._stack([text[PROMPT_EMBEDS] for text in texts]),
-            pooled_prompt_embeds=self._stack([text[POOLED_PROMPT_EMBEDS] for text in texts]),
+            latents=self._pinned(latents),
+            prompt_embeds=self._pinned(torch.stack([text[PROMPT_EMBEDS] for text in texts])),
+            pooled_prompt_embeds=self._pinned(torch.stack([text[POOLED_PROMPT_EMBEDS] for text in texts])),
             sample_ids=self._pinned(sample_ids(refs)),
+            loss_weights=self._pinned(torch.tensor(weights, dtype=torch.float32)),
+            loss_mask=self._masks(taken, latents),
         )
 
-    def _stack(self, tensors: list[Tensor]) -> Tensor:
-        return self._pinned(torch.stack(tensors))
+    def _read(self, step: int, reading: Future[StepBatch]) -> StepBatch:
+        try:
+            return reading.result()
+        except DataError:
+            if self._repairs is None:
+                raise
+        return self.step(step, repairing=True)
+
+    def _micro_batch(self, refs: MicroBatchRefs, planned: PlannedStep, repairing: bool) -> MicroBatch:
+        batch = self.collate(refs or planned.ranks[0][0], planned.epoch, repairing=repairing)
+        return replace(batch, weight=planned.weight(refs))
+
+    def _masks(self, taken: list[_Reading], latents: Tensor) -> Tensor | None:
+        masks = [one.mask() for one in taken]
+        if all(mask is None for mask in masks):
+            return None
+        everywhere = torch.ones(1, *latents.shape[-2:])
+        return self._pinned(torch.stack([everywhere if mask is None else mask for mask in masks]))
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 
+class _Reading:
+    """Reads one showing's entries: which placement and which caption it has is drawn once."""
+
+    def __init__(self, loader: Loader, ref: SampleRef, epoch: int, repairing: bool) -> None:
+        self._encoded = loader._encoded
+        self._repairs = loader._repairs if repairing else None
+        self._sample = loader._samples[ref.id]
+        seed = loader._plan.seed
+        self._placement = drawn(range(len(self._sample.placements)), "placement", seed, epoch, ref)
+        self._caption = drawn(self._sample.captions, "caption", seed, epoch, ref)
+
+    def latent(self) -> Tensor:
+        """(C, H, W)."""
+        stored = self._encoded.latents[self._sample.id][self._placement]
+        return self._load(stored, lambda repairs: repairs.latent(self._sample, self._placement, stored))[LATENTS]
+
+    def text(self) -> dict[str, Tensor]:
+        """(L, D) and (E,)."""
+        stored = self._encoded.texts[self._caption]
+        return self._load(stored, lambda repairs: repairs.text(self._caption, stored))
+
+    def mask(self) -> Tensor | None:
+        """(1, H, W)."""
+        masks = self._encoded.masks.get(self._sample.id)
+        if masks is None:
+            return None
+        stored = masks[self._placement]
+        return self._load(stored, lambda repairs: repairs.mask(self._sample, self._placement, stored))[MASK]
+
+    def _load(self, stored: Stored, repair: Callable[[Repairs], dict[str, Tensor]]) -> dict[str, Tensor]:
+        try:
+            return stored.load()
+        except DataError:
+            if self._repairs is None:
+                raise
+        return repair(self._repairs)
+
+
 def sample_ids(refs: tuple[SampleRef, ...]) -> Tensor:
     """int64 (B,): the numbers that stand for the samples in the trainer's random streams."""
     return torch.tensor([sample_id(ref) for ref in refs], dtype=torch.int64)
-
-
-def _offer(item: StepBatch | BaseException | None, ready: queue.Queue[Any], closed: threading.Event) -> bool:
-    """Put `item` as soon as there is room; False when nobody wants it any more."""
-    while not closed.is_set():
-        try:
-            ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False
 
 
 def _to_device(batch: StepBatch, device: torch.device) -> StepBatch:
@@ -153,10 +231,13 @@ def _to_device(batch: StepBatch, device: torch.device) -> StepBatch:
 
 def to_device(micro: MicroBatch, device: torch.device) -> MicroBatch:
     """The batch on `device`; from pinned memory the host doesn't wait for the copies."""
+    mask = micro.loss_mask
     return replace(
         micro,
         latents=micro.latents.to(device, non_blocking=True),
         prompt_embeds=micro.prompt_embeds.to(device, non_blocking=True),
         pooled_prompt_embeds=micro.pooled_prompt_embeds.to(device, non_blocking=True),
         sample_ids=micro.sample_ids.to(device, non_blocking=True),
+        loss_weights=micro.loss_weights.to(device, non_blocking=True),
+        loss_mask=None if mask is None else mask.to(device, non_blocking=True),
     )

@@ -65,7 +65,7 @@ class Table:
         first = np.flatnonzero(np.diff(set_code, prepend=-1) | np.diff(bucket_code, prepend=-1))
         size = np.diff(first, append=len(order))
         self._set, self._bucket, self._size = set_code[first], bucket_code[first], size
-        self._row_group = np.repeat(np.arange(len(first), dtype=np.int32), size)
+        self._row_group: Column = np.repeat(np.arange(len(first), dtype=np.int32), size)
         self._row_place = (np.arange(len(order)) - np.repeat(first, size)).astype(np.int32)
         schedule = [schedules[self.sets[code]] for code in self._set]
         self._shown = _column((_shown(a.probability, int(n)) for a, n in zip(schedule, size, strict=True)), np.int64)
@@ -75,7 +75,8 @@ class Table:
     def showings(self, sets: Collection[str]) -> Column:
         """int64, one entry a bucket: how many showings an epoch of these data sets has."""
         counts = np.bincount(self._bucket, self._shown * self._times * self._active(sets), len(self.buckets))
-        return counts.astype(np.int64)
+        whole: Column = counts.astype(np.int64)
+        return whole
 
     def epoch(self, number: int, sets: Collection[str], batch_size: int) -> Epoch:
         """The order of an epoch of these data sets."""
@@ -92,13 +93,13 @@ class Table:
         row = np.flatnonzero((inside < self._shown[self._row_group]) & self._active(sets)[self._row_group])
         times = self._times[self._row_group[row]]
         before = np.cumsum(times) - times
-        repeated = np.repeat(row, times)
+        repeated: Column = np.repeat(row, times)
         return repeated, np.arange(len(repeated)) - np.repeat(before, times)
 
     def _batches(self, epoch: int, showings: Column, batch_size: int) -> tuple[Column, Column]:
         """Cut each bucket's showings, which lie in a row, into batches, and mix the batches of all buckets."""
-        count = -(-showings // batch_size)
-        bucket = np.repeat(np.arange(len(showings)), count)
+        count: Column = -(-showings // batch_size)
+        bucket: Column = np.repeat(np.arange(len(showings)), count)
         index = np.arange(len(bucket)) - np.repeat(np.cumsum(count) - count, count)
         stop = np.cumsum(showings)
         begin = (stop - showings)[bucket] + index * batch_size
@@ -109,7 +110,8 @@ class Table:
 
     def _active(self, sets: Collection[str]) -> Column:
         """bool, one entry a group."""
-        return np.array([set_id in sets for set_id in self.sets], dtype=bool)[self._set]
+        active: Column = np.array([set_id in sets for set_id in self.sets], dtype=bool)[self._set]
+        return active
 
     def _key(self, epoch: int) -> np.uint64:
         return _key("epoch", self._seed, epoch)
@@ -121,7 +123,8 @@ def _shown(probability: float, size: int) -> int:
 
 
 def _column(values: Any, dtype: Any, sized: Sequence[Any] | None = None) -> Column:
-    return np.fromiter(values, dtype, count=-1 if sized is None else len(sized))
+    column: Column = np.fromiter(values, dtype, count=-1 if sized is None else len(sized))
+    return column
 
 
 def _number(*parts: str) -> int:
@@ -136,4 +139,5 @@ def _mix(x: Column) -> Column:
     """The finalizer on uint64, a bijection whose output bits each depend on all input bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: Column = x ^ (x >> np.uint64(31))
+    return mixed

@@ -184,11 +184,12 @@ class Plan:
         samples: Sequence[Placed],
         table: Table,
         schedules: Mapping[str, Schedule],
+        seed: int,
         batch_size: int,
         accumulation: int,
         world_size: int,
     ) -> None:
-        self.batch_size, self.accumulation, self.world_size = batch_size, accumulation, world_size
+        self.seed, self.batch_size, self.accumulation, self.world_size = seed, batch_size, accumulation, world_size
         self._samples = samples
         self._table = table
         counts = table.showings(table.sets).tolist()
@@ -318,7 +319,7 @@ def make_plan(
     known = {sample.set_id: schedules.get(sample.set_id, Schedule()) for sample in every}
     if not every:
         raise ValueError("a plan needs at least one sample")
-    return Plan(every, Table(every, known, seed), known, batch_size, accumulation, world_size)
+    return Plan(every, Table(every, known, seed), known, seed, batch_size, accumulation, world_size)
 
 
 def _elsewhere(

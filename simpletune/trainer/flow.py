@@ -157,11 +157,17 @@ def velocity(clean_BCHW: Tensor, noise_BCHW: Tensor) -> Tensor:
     return noise_BCHW.float() - clean_BCHW.float()
 
 
-def flow_loss(prediction_BCHW: Tensor, target_BCHW: Tensor, loss_type: str, huber_c: float) -> Tensor:
+def flow_loss(
+    prediction_BCHW: Tensor, target_BCHW: Tensor, loss_type: str, huber_c: float, mask_B1HW: Tensor | None = None
+) -> Tensor:
     """The loss of each sample, (B,), float32, unweighted by sigma; the caller takes the mean.
 
     l2 is the mean squared error. huber and smooth_l1 are their smooth (pseudo-Huber) forms, as other trainers define
     them: 2 c (sqrt(d^2 + c^2) - c), which is l2 for errors well below c, and 2 (sqrt(d^2 + c^2) - c).
+
+    A mask weighs the places, w from 0 (ignored) to 1, not all 0: the loss is sum(w l) / sum(w), so that every picture
+    counts alike, however little of it is seen. The alternative, mean(w l), makes a picture count by the share of it
+    that is seen, and its gradient vanish with that share.
     """
     squared_BCHW = (prediction_BCHW.float() - target_BCHW.float()).square()
     match loss_type:
@@ -173,7 +179,11 @@ def flow_loss(prediction_BCHW: Tensor, target_BCHW: Tensor, loss_type: str, hube
             loss_BCHW = 2 * _root_excess(squared_BCHW, huber_c)
         case other:
             raise ValueError(f"unknown loss_type {other!r}")
-    return loss_BCHW.flatten(1).mean(1)
+    if mask_B1HW is None:
+        return loss_BCHW.flatten(1).mean(1)
+    weight_B1HW = mask_B1HW.float()
+    weighted_B1HW = weight_B1HW * loss_BCHW.mean(1, keepdim=True)
+    return weighted_B1HW.flatten(1).sum(1) / weight_B1HW.flatten(1).sum(1)
 
 
 def _root_excess(squared: Tensor, c: float) -> Tensor:

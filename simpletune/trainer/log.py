@@ -50,6 +50,7 @@ class _Pending:
     epoch: int
     learning_rate: float
     samples: int
+    waited: float
     numbers: Tensor  # loss, grad_norm, sigmas: on the host once `end` has been waited for
     begin: _Mark
     end: _Mark
@@ -84,12 +85,15 @@ class StepLog:
     def show_on(self, phase: Phase) -> None:
         self._phase = phase
 
-    def push(self, step: int, epoch: int, rate: float, samples: int, result: StepResult) -> None:
-        """Take the result of finished step `step`; reads those that are far enough behind."""
+    def push(self, step: int, epoch: int, rate: float, samples: int, waited: float, result: StepResult) -> None:
+        """Take the result of finished step `step`; reads those that are far enough behind.
+
+        `waited`: seconds that the loop stood still for its data.
+        """
         numbers = torch.cat([result.loss.reshape(1), result.grad_norm.reshape(1), result.sigma.reshape(-1)])
         begin, on_host = self._last, _on_its_way(numbers)
         self._last = _Mark(self._device)
-        self._pending.append(_Pending(step, epoch, rate, samples, on_host, begin, self._last))
+        self._pending.append(_Pending(step, epoch, rate, samples, waited, on_host, begin, self._last))
         behind = _STEPS_BEHIND if self._device.type == "cuda" else 0
         while len(self._pending) > behind:
             self._read(self._pending.popleft())
@@ -130,6 +134,7 @@ class StepLog:
                     "grad_norm": grad_norm,
                     "sigma": [round(sigma, 6) for sigma in sigmas],
                     "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
+                    "data_wait": round(pending.waited, 6),
                     "memory_gib": round(memory, 3),
                 },
             )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from typing import Any
 from simpletune import __version__, files
 from simpletune.config.continuing import bound_settings, changed_settings
 from simpletune.config.load import resolved
-from simpletune.config.settings import Settings
+from simpletune.config.settings import ImageSet, Settings
+from simpletune.data.loader import Encoded
+from simpletune.data.plan import schedule_of
 from simpletune.data.scan import Sample
 from simpletune.errors import ConfigError
 from simpletune.models.family import ModelFiles
@@ -65,30 +69,71 @@ def adapter_metadata(settings: Settings, step: int) -> dict[str, str]:
     return {"simpletune": redact(json.dumps(described, ensure_ascii=False))}
 
 
-def data_manifest(
-    trained: Sequence[Sample], held_out: Sequence[Sample], latent_keys: Mapping[tuple[str, str], Sequence[str]]
-) -> dict[str, Any]:
-    """Every picture used, with its captions and the keys of its latents, which stand for its bytes and crops."""
+@dataclass(frozen=True)
+class DataManifest:
+    """Everything that is trained on and held out: the data sets' roles, and every picture with its captions and the
+    keys of its latents and masks, which stand for its bytes and crops. Made row by row, as there may be very many."""
 
-    def rows(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        return [
-            {
-                "data_set": sample.set_id,
-                "name": sample.name,
-                "captions": list(sample.captions),
-                "size": [sample.width, sample.height],
-                "bucket": list(sample.bucket),
-                "latents": list(latent_keys[sample.set_id, sample.name]),
-            }
-            for sample in samples
-        ]
+    image_sets: Sequence[ImageSet]
+    trained: Sequence[Sample]
+    held_out: Sequence[Sample]
+    encoded: Encoded
 
-    return {"trained": rows(trained), "held_out": rows(held_out)}
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 of all of it: what a checkpoint is compared by."""
+        digest = hashlib.sha256()
+        for line in self._lines():
+            digest.update(line.encode())
+        return digest.hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, a picture a line."""
+
+        def fill(temporary: Path) -> None:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(self._lines())
+
+        files.write_with(path, fill)
+
+    def _lines(self) -> Iterator[str]:
+        yield f'{{\n"data_sets": {json.dumps({entry.id: _role(entry) for entry in self.image_sets})},\n'
+        yield from self._list("trained", self.trained, ",\n")
+        yield from self._list("held_out", self.held_out, "\n}\n")
+
+    def _list(self, name: str, samples: Sequence[Sample], after: str) -> Iterator[str]:
+        yield f'"{name}": ['
+        for index, sample in enumerate(samples):
+            yield ("," if index else "") + "\n" + json.dumps(self._row(sample))
+        yield f"\n]{after}"
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        row = {
+            "data_set": sample.set_id,
+            "name": sample.name,
+            "captions": list(sample.captions),
+            "size": [sample.width, sample.height],
+            "bucket": list(sample.bucket),
+            "latents": [stored.key for stored in self.encoded.latents[sample.id]],
+        }
+        masks = self.encoded.masks.get(sample.id)
+        return row if masks is None else {**row, "masks": [stored.key for stored in masks]}
 
 
-def digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON value, whatever its key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def loss_weight(image_set: ImageSet) -> float:
+    """What the loss of a data set's pictures is multiplied by."""
+    return image_set.regularisation_weight if image_set.is_regularisation_data else 1.0
+
+
+def _role(image_set: ImageSet) -> dict[str, Any]:
+    if image_set.dataset_type == "eval":
+        return {"role": "evaluation", "mask_source": image_set.mask_source}
+    return {
+        "role": "regularisation" if image_set.is_regularisation_data else "training",
+        "loss_weight": loss_weight(image_set),
+        "mask_source": image_set.mask_source,
+        **asdict(schedule_of(image_set)),
+    }
 
 
 def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Path) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from simpletune.config.settings import Settings, TextEmbeds
 from simpletune.data.cache import Stored
-from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, fill_latent_cache, fill_text_cache
-from simpletune.data.plan import Plan, make_plan, schedule_of
-from simpletune.data.preflight import Preflight
+from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, Repair, fill_latent_cache, fill_text_cache
+from simpletune.data.loader import Encoded, Repairs
+from simpletune.data.mask_cache import fill_mask_cache
+from simpletune.data.plan import Plan
+from simpletune.data.preflight import Preflight, plan_for
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
 from simpletune.progress import Reporter
 from simpletune.trainer import validation
-from simpletune.trainer.manifest import data_manifest
+from simpletune.trainer.manifest import DataManifest, loss_weight
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 
@@ -33,14 +35,22 @@ class Material:
     trained: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     plan: Plan
-    latents: Mapping[tuple[str, str], tuple[Stored, ...]]  # by (set id, name), one a placement
-    texts: Mapping[str, Stored]  # by caption or prompt
-    manifest: Mapping[str, Any]
+    encoded: Encoded  # texts are by caption or prompt
+    weights: Mapping[str, float]  # of the loss, by data set
+    repairs: Repairs
+    manifest: DataManifest
 
     def text(self, caption: str, device: torch.device) -> TextEncoding:
         """The encoding of a prompt or of the empty caption, B = 1."""
-        entry = self.texts[caption].load()
+        entry = self._entry(caption)
         return TextEncoding(entry[PROMPT_EMBEDS][None].to(device), entry[POOLED_PROMPT_EMBEDS][None].to(device))
+
+    def _entry(self, caption: str) -> dict[str, Tensor]:
+        stored = self.encoded.texts[caption]
+        try:
+            return stored.load()
+        except DataError:
+            return self.repairs.text(caption, stored)
 
 
 def gather(
@@ -63,12 +73,17 @@ def gather(
     with phases.measure("encode images"):
         samples = [*preflight.training, *preflight.held_out]
         folders = {image_set.id: image_set.cache_dir_vae for image_set in settings.image_sets}
-        encoded = fill_latent_cache(
+        latents = fill_latent_cache(
             samples, preflight.sources, folders, family, files, settings, processes.device, reporter
-        )
+        ).entries
+        readable = [sample for sample in samples if sample.id in latents]
+        sets, scale = settings.image_sets, family.vae_scale_factor
+        masks = fill_mask_cache(readable, sets, preflight.sources, scale, settings.config_path, reporter)
     if processes.is_main:
         processes.wait()
-    return _material(settings, preflight, files, encoded.entries, texts, processes.world_size)
+    repair = Repair(family, files, settings, preflight.sources, processes.device, reporter)
+    repairs = Repairs(repair.latent, repair.text, masks.repair)
+    return _material(settings, preflight, files, Encoded(latents, texts, masks.entries), repairs, processes.world_size)
 
 
 def _encode_texts(
@@ -99,29 +114,27 @@ def _material(
     settings: Settings,
     preflight: Preflight,
     files: ModelFiles,
-    latents: Mapping[tuple[str, str], tuple[Stored, ...]],
-    texts: Mapping[str, Stored],
+    encoded: Encoded,
+    repairs: Repairs,
     world_size: int,
 ) -> Material:
     """Lay out the pictures that could be encoded. Raises DataError when none to train on are left."""
-    trained, held_out = _readable(preflight.training, latents), _readable(preflight.held_out, latents)
+    masked = {image_set.id for image_set in settings.image_sets if image_set.mask_source != "none"}
+
+    def usable(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+        return tuple(
+            sample
+            for sample in samples
+            if sample.id in encoded.latents and (sample.set_id not in masked or sample.id in encoded.masks)
+        )
+
+    trained, held_out = usable(preflight.training), usable(preflight.held_out)
     if not trained:
         raise DataError(
             "every picture that could be read is held out for the validation loss",
             'lower "num_eval_images" or add pictures',
         )
-    schedules = {image_set.id: schedule_of(image_set) for image_set in settings.image_sets}
-    plan = make_plan(
-        trained,
-        schedules,
-        settings.seed,
-        settings.train_batch_size,
-        settings.gradient_accumulation_steps,
-        world_size,
-    )
-    keys = {sample_id: [stored.key for stored in every] for sample_id, every in latents.items()}
-    return Material(files, trained, held_out, plan, latents, texts, data_manifest(trained, held_out, keys))
-
-
-def _readable(samples: Sequence[Sample], latents: Mapping[tuple[str, str], Any]) -> tuple[Sample, ...]:
-    return tuple(sample for sample in samples if sample.id in latents)
+    plan = plan_for(settings, trained, world_size)
+    weights = {image_set.id: loss_weight(image_set) for image_set in settings.image_sets}
+    manifest = DataManifest(settings.image_sets, trained, held_out, encoded)
+    return Material(files, trained, held_out, plan, encoded, weights, repairs, manifest)

@@ -11,7 +11,7 @@ from simpletune.errors import ConfigError
 from simpletune.models.adapters import checkpoint_state, load_lora_state
 from simpletune.progress import Reporter
 from simpletune.trainer import checkpoint
-from simpletune.trainer.manifest import check_resumable, digest, versions
+from simpletune.trainer.manifest import check_resumable, versions
 from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def store(session: Session) -> Path:
         ema=session.ema.state_dict() if session.ema is not None else None,
         state={
             "settings": bound_settings(session.settings),
-            "data": digest(session.material.manifest),
+            "data": session.material.manifest.digest,
             "total_steps": session.total_steps,
             "step_state": session.step_function.state(),
             "versions": versions(),
@@ -75,5 +75,5 @@ def restore(session: Session, path: Path) -> None:
     if session.processes.is_main and path.parent == session.settings.output_dir:
         for aside in checkpoint.set_aside_later(path.parent, saved.step):
             session.reporter.warn(f"a later checkpoint is kept as {aside.name}: this run goes on from {path.name}")
-    if saved.state["data"] != digest(session.material.manifest):
+    if saved.state["data"] != session.material.manifest.digest:
         session.reporter.warn("the data set has changed since the checkpoint: the rest of the run sees the new one")

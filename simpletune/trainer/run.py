@@ -125,7 +125,7 @@ def loop(session: Session, stop: StopRequest) -> None:
                 break
             rate = session.set_learning_rate()
             result = session.advance(batch)
-            session.log.push(session.step, batch.epoch, rate, batch.sample_count, result)
+            session.log.push(session.step, batch.epoch, rate, batch.sample_count, batch.waited, result)
             if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
                 session.save_checkpoint()
             if session.step % settings.validation_step_interval == 0 and session.step < total:

@@ -13,7 +13,6 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
-from simpletune import files
 from simpletune.config.settings import Settings
 from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
@@ -205,7 +204,7 @@ def open_session(
             outputs.unfinish(settings)
         session.log.open(session.step)
         write_run(settings.output_dir, settings, material.files, str(device))
-        files.write_json(settings.output_dir / DATA_FILE, dict(material.manifest))
+        material.manifest.write(settings.output_dir / DATA_FILE)
     return session
 
 
@@ -215,8 +214,15 @@ def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> N
 
 
 def _loader(material: Material, processes: Processes) -> Loader:
-    samples = material.trained + material.held_out
-    return Loader(material.plan, samples, material.latents, material.texts, processes.device, processes.rank)
+    return Loader(
+        material.plan,
+        material.trained + material.held_out,
+        material.encoded,
+        processes.device,
+        processes.rank,
+        weights=material.weights,
+        repairs=material.repairs,
+    )
 
 
 def _held_out(material: Material, loader: Loader) -> tuple[MicroBatch, ...]:

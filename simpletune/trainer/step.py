@@ -26,7 +26,8 @@ from simpletune.trainer.randomness import Stream, normal, seed_torch, uniform
 class StepResult:
     """What a step did, still on the device: nothing here has been waited for.
 
-    loss: (), the mean over the step's samples on all processes; grad_norm: (), before clipping;
+    loss: (), the mean over the step's samples on all processes, each times its weight: 1, or the data set's
+    regularisation_weight (prior preservation, DreamBooth, arXiv 2208.12242, eq. 2); grad_norm: (), before clipping;
     sigma: (B,), this process's samples in order.
     """
 
@@ -65,7 +66,7 @@ class EagerStep:
         sigmas = []
         for micro in batch.micro_batches:
             loss_B, sigma_B = self._losses(batch.step, micro)
-            share = loss_B.mean() * micro.weight
+            share = (loss_B * micro.loss_weights).mean() * micro.weight
             self._scaler.scale(share).backward()
             loss_sum += share.detach()
             if micro.weight > 0:
@@ -93,7 +94,8 @@ class EagerStep:
         noisy_BCHW = flow.interpolate(clean_BCHW, noise_BCHW, sigma_B)
         velocity_BCHW = self._family.predict(self._transformer, noisy_BCHW, sigma_B, self._text(step, batch))
         target_BCHW = flow.velocity(clean_BCHW, noise_BCHW)
-        return flow.flow_loss(velocity_BCHW, target_BCHW, settings.loss_type, settings.huber_c), sigma_B
+        loss_B = flow.flow_loss(velocity_BCHW, target_BCHW, settings.loss_type, settings.huber_c, batch.loss_mask)
+        return loss_B, sigma_B
 
     def _text(self, step: int, batch: MicroBatch) -> TextEncoding:
         """The batch's captions, some of them dropped: replaced by the empty caption, decided on the device."""

@@ -153,7 +153,7 @@ def evaluation_loss(
     device: torch.device,
 ) -> float:
     """The mean velocity loss over held-out pictures, at EVALUATION_SIGMAS noise levels each, with noise that is the
-    same every time: only the weights can change it."""
+    same every time: only the weights can change it. Masks weigh as in training."""
     total, count = 0.0, 0
     with sampling(transformer):
         for batch, level, sigma in _noise_levels(held_out, device):
@@ -165,7 +165,7 @@ def evaluation_loss(
             noisy_BCHW = flow.interpolate(clean_BCHW, noise_BCHW, sigma_B)
             velocity_BCHW = family.predict(transformer, noisy_BCHW, sigma_B, text)
             target_BCHW = flow.velocity(clean_BCHW, noise_BCHW)
-            loss_B = flow.flow_loss(velocity_BCHW, target_BCHW, "l2", settings.huber_c)
+            loss_B = flow.flow_loss(velocity_BCHW, target_BCHW, "l2", settings.huber_c, batch.loss_mask)
             total, count = total + loss_B.double().sum().item(), count + len(loss_B)
     return total / count
 
