@@ -1,21 +1,29 @@
-"""The caption of a picture: from the text file beside it, from its name, or one for the whole set."""
+"""The captions of a picture: found where caption_strategy says, filtered, with the instance prompt, shuffled.
+
+Imports neither pyarrow nor datasets: tables are read by `metadata.py`, data sets of the hub by their source.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simpletune.data.sources import ImageFile, Reason, Rejected, Source, shown, text_name
+from simpletune.data.caption_filter import filtered
+from simpletune.data.shuffle import shuffled
+from simpletune.data.sources import ImageFile, Reason, Rejected, Source, SourceError, shown, text_name
+from simpletune.data.texts import decode_text, one_line
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
+    from simpletune.data.metadata import Metadata
 
 LARGEST_CAPTION_FILE = 1 << 20
 """Bytes. A larger text file is something else that happens to stand there."""
 
-NOT_UTF8 = "not UTF-8, read as Latin-1 (Windows-1252)"
 SEVERAL_LINES = "more than one line: one of them is drawn a step"
+SEVERAL = "more than one caption: one of them is drawn a step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +42,56 @@ class Caption:
         return self.texts[0]
 
 
-def read_caption(image: ImageFile, image_set: ImageSet, source: Source) -> Caption | Rejected:
-    """What the data set's caption_strategy says of a picture, with the instance prompt before it or in its place."""
-    prompt = _one_line(image_set.instance_prompt or "")
+def read_caption(
+    image: ImageFile, image_set: ImageSet, source: Source, metadata: Metadata | None = None, seed: int = 0
+) -> Caption | Rejected:
+    """What a picture is trained with: what caption_strategy finds, filtered, with the instance prompt, and shuffled.
+
+    `metadata` is the data set's table, for the strategies that read one; `seed` decides the orders of shuffled parts.
+    Raises SourceError when caption_filter holds what is no regular expression.
+    """
+    prompt = one_line(image_set.instance_prompt or "")
     if image_set.only_instance_prompt or image_set.caption_strategy == "instanceprompt":
-        return Caption((prompt,)) if prompt else Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
-    found = name_caption(image) if image_set.caption_strategy == "filename" else _from_text_file(image, source)
-    if isinstance(found, Caption) and image_set.prepend_instance_prompt and prompt:
-        return Caption(tuple(f"{prompt} {text}" for text in found.texts), found.notes)
-    return found
+        if not prompt:
+            return Rejected(Reason.NO_CAPTION, "instance_prompt is empty")
+        return Caption(_orders(image, image_set, (prompt,), seed))
+    found = _found(image, image_set, source, metadata)
+    if not isinstance(found, Caption):
+        return found
+    texts = filtered(found.texts, image_set.caption_filter, image_set.caption_separator)
+    if not texts:
+        return Rejected(Reason.NO_CAPTION, "caption_filter leaves nothing of its caption")
+    texts = _orders(image, image_set, texts, seed)
+    if image_set.prepend_instance_prompt and prompt:
+        texts = tuple(f"{prompt} {text}" for text in texts)
+    return Caption(texts, found.notes)
 
 
-def decode_text(data: bytes) -> tuple[str, tuple[str, ...]]:
-    """Text of unknown encoding, and a note if it was guessed: UTF-8, UTF-16 (by mark or zero bytes), else Latin-1."""
-    if data.isascii() and 0 not in data:
-        return data.decode("ascii"), ()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace"), ()
-    if b"\0" in data:
-        order = "utf-16-be" if data.startswith(b"\0") else "utf-16-le"
-        return data.decode(order, "replace"), ()
-    try:
-        return data.decode("utf-8-sig"), ()
-    except UnicodeDecodeError:
-        pass
-    try:
-        return data.decode("cp1252"), (NOT_UTF8,)
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), (NOT_UTF8,)
+def _found(image: ImageFile, image_set: ImageSet, source: Source, metadata: Metadata | None) -> Caption | Rejected:
+    """The captions as they stand where caption_strategy looks."""
+    strategy = image_set.caption_strategy
+    if strategy == "textfile":
+        return _from_text_file(image, source)
+    if strategy == "filename":
+        return name_caption(image)
+    if strategy == "huggingface":
+        return _from_source(image, source)
+    if metadata is None:
+        raise ValueError(f"caption_strategy {strategy} reads a table, and none was opened")
+    return _from_table(image, metadata)
+
+
+def _orders(image: ImageFile, image_set: ImageSet, texts: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """The texts, in caption_shuffle_count orders each."""
+    count, keep = image_set.caption_shuffle_count, image_set.caption_shuffle_keep
+    if not count:
+        return texts
+
+    def orders(text: str) -> tuple[str, ...]:
+        separator = image_set.caption_separator
+        return shuffled(text, separator, count, keep, seed=seed, set_id=image_set.id, name=image.name)
+
+    return tuple(dict.fromkeys(order for text in texts for order in orders(text)))
 
 
 def name_caption(image: ImageFile) -> Caption | Rejected:
@@ -69,7 +99,7 @@ def name_caption(image: ImageFile) -> Caption | Rejected:
     stem = os.path.splitext(image.name.rpartition("/")[2])[0]  # noqa: PTH122
     if not stem.isascii():
         stem = stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    text = _one_line(stem.replace("_", " ").replace("-", " "))
+    text = one_line(stem.replace("_", " ").replace("-", " "))
     return Caption((text,)) if text else Rejected(Reason.NO_CAPTION, "nothing is left of its name as a caption")
 
 
@@ -79,7 +109,7 @@ def text_caption(image: ImageFile, source: Source) -> Caption | Rejected | None:
     if not isinstance(data, bytes):
         return data
     text, notes = decode_text(data)
-    lines = tuple(dict.fromkeys(line for line in map(_one_line, text.splitlines()) if line))
+    lines = tuple(dict.fromkeys(line for line in map(one_line, text.splitlines()) if line))
     if not lines:
         return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} is empty")
     return Caption(lines, notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
@@ -92,6 +122,30 @@ def _from_text_file(image: ImageFile, source: Source) -> Caption | Rejected:
     return found
 
 
+def _from_source(image: ImageFile, source: Source) -> Caption | Rejected:
+    try:
+        texts = source.captions(image)
+    except SourceError:
+        raise
+    except OSError as error:
+        return Rejected(Reason.NO_CAPTION, f"its caption can't be read: {error.strerror or error}")
+    return _several(texts) or Rejected(Reason.NO_CAPTION, "the data set has no caption for it")
+
+
+def _from_table(image: ImageFile, metadata: Metadata) -> Caption | Rejected:
+    texts = metadata.captions(image.name)
+    if texts is None:
+        return Rejected(Reason.NO_CAPTION, f"no row in {shown(metadata.name)}")
+    return _several(texts) or Rejected(Reason.NO_CAPTION, f"no caption in its row of {shown(metadata.name)}")
+
+
+def _several(texts: Iterable[str]) -> Caption | None:
+    lines = tuple(dict.fromkeys(line for line in map(one_line, texts) if line))
+    if not lines:
+        return None
+    return Caption(lines, () if len(lines) == 1 else (SEVERAL,))
+
+
 def _text_file(image: ImageFile) -> str:
     return shown(text_name(image.name).rpartition("/")[2])
 
@@ -99,12 +153,11 @@ def _text_file(image: ImageFile) -> str:
 def _read(image: ImageFile, source: Source) -> bytes | Rejected | None:
     try:
         data = source.read_text(image, LARGEST_CAPTION_FILE + 1)
+    except SourceError:
+        raise
     except OSError as error:
-        return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} can't be read: {error.strerror}")
+        why = error.strerror or error
+        return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} can't be read: {why}")
     if data is not None and len(data) > LARGEST_CAPTION_FILE:
         return Rejected(Reason.NO_CAPTION, f"{_text_file(image)} is over 1 MiB: not a caption")
     return data
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

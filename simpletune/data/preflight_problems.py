@@ -10,6 +10,7 @@ from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
 from simpletune.data.preflight_lines import count, reasons, some
 from simpletune.data.sources import PICTURE_EXTENSIONS, UNREADABLE_REASONS, SourceError, shown
+from simpletune.data.table_columns import TableError
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet, Settings
@@ -36,7 +37,8 @@ class Places:
     def unlisted(self, image_set: ImageSet, error: SourceError) -> Problem:
         """A data set that can't be looked at at all."""
         message = f'data set "{image_set.id}": {error.message}'
-        return self._in_set(image_set, _WHERE[image_set.type], message, error.hint)
+        key = error.key if isinstance(error, TableError) else _WHERE[image_set.type]
+        return self._in_set(image_set, key, message, error.hint)
 
     def set_problems(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
         """What is wrong with one data set's pictures."""
@@ -58,6 +60,10 @@ class Places:
         for note, names in result.notes.items():
             message = f"{named}: {count(len(names), 'caption')}: {note}"
             yield self._in_set(image_set, "caption_strategy", message, f"see {some(names)}", WARNING)
+        for remark in result.remarks:
+            yield self._in_set(
+                image_set, "metadata_path", f"{named}: {remark.message}", "; ".join(remark.examples), WARNING
+            )
         yield from self._enlarged(image_set, result)
 
     def _too_many_unreadable(self, named: str, result: ScanResult) -> Problem | None:

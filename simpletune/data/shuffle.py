@@ -59,17 +59,17 @@ def _some_of_few(parts: Sequence[str], key: bytes, count: int, total: int) -> li
 
 def _order(parts: Sequence[str], number: int) -> list[str]:
     """The order of this number, from 0: equal parts are one part that occurs more often."""
-    left, order = Counter(parts), []
+    left, order = Counter(parts), list[str]()
     orders = _orders(left)
     for remaining in range(len(parts), 0, -1):
         for part, times in left.items():
-            beginning_with_it = orders * times // remaining
-            if number < beginning_with_it:
+            beginning = orders * times // remaining
+            if number < beginning:
+                order.append(part)
                 break
-            number -= beginning_with_it
-        orders = beginning_with_it
-        order.append(part)
-        left[part] -= 1
+            number -= beginning
+        orders = beginning
+        left[order[-1]] -= 1
     return order
 
 
