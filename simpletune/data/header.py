@@ -11,17 +11,25 @@ import os
 import struct
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+import PIL
 from PIL import AvifImagePlugin, Image, MpoImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from simpletune.data.quick_header import quick_size
-from simpletune.data.sources import ImageFile, Reason, Rejected, Source
+from simpletune.data.sources import ImageFile, Reason, Rejected, Source, SourceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 """Registered by being imported; the other formats' are Pillow's standard ones. Without this, threads race to do it."""
+
+READER = f"1, Pillow {PIL.__version__}"
+"""What an answer depends on beside the file: an index that remembers answers of another reader asks again.
+
+Count up with a change of what is answered."""
+
+PASSING = frozenset({Reason.PERMISSION, Reason.CHANGED, Reason.READ_FAILED})
+"""Reasons that may be gone at the next look, although the file is the same."""
 
 MAX_PIXELS = 2 * 89_478_485
 """Width times height beyond which a file isn't opened: Pillow's own limit for an error (0.5 GB as RGB)."""
@@ -53,8 +61,7 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # what matters of a file is in its Rejected
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """Size in pixels, upright: after the EXIF orientation is applied."""
 
     width: int
@@ -64,7 +71,7 @@ class Header:
 def read_header(source: Source, listed: ImageFile) -> Header | Rejected:
     """A picture's size, or why it can't be used. Reads some kilobytes, unless the file's end looks cut off.
 
-    The size it was listed with is above 0 bytes.
+    The size it was listed with is above 0 bytes. Raises SourceError.
     """
     try:
         start, end = source.read_ends(listed, _SMALL_FILE)
@@ -75,12 +82,16 @@ def read_header(source: Source, listed: ImageFile) -> Header | Rejected:
             return _inspect(io.BytesIO(start))
         with source.open(listed.name) as file:
             return _inspect(file)
+    except SourceError:  # not this picture alone
+        raise
     except FileNotFoundError:
         return Rejected(Reason.CHANGED, "the file vanished")
+    except (IsADirectoryError, NotADirectoryError):
+        return Rejected(Reason.CHANGED, "it is no file any more")
     except PermissionError:
         return Rejected(Reason.PERMISSION, "this user may not open the file")
     except OSError as error:  # a failing disk, a network folder that went away
-        return Rejected(Reason.UNREADABLE, str(error.strerror))
+        return Rejected(Reason.READ_FAILED, error.strerror or str(error))
 
 
 def open_picture(file: BinaryIO) -> Image.Image:

@@ -34,7 +34,8 @@ def read_ends(path: str, limit: int, size_bytes: int) -> tuple[bytes, bytes]:
                 return data, data[-_END:]
         else:
             data = _read(descriptor, _START, _START)
-        os.lseek(descriptor, -_END, os.SEEK_END)
+        if os.fstat(descriptor).st_size >= _END:  # it may have shrunk since
+            os.lseek(descriptor, -_END, os.SEEK_END)
         return data, os.read(descriptor, _END)
     finally:
         os.close(descriptor)

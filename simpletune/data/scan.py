@@ -13,51 +13,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simpletune.data.captions import Caption, read_caption
-from simpletune.data.geometry import Placement, objection, placements
-from simpletune.data.header import read_header
+from simpletune.data.index import Index
+from simpletune.data.look import Look, Sample
+from simpletune.data.metadata import Remark, needs_metadata, open_metadata
 from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
-from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, Source, Stamp, name_bytes
+from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, Source, name_bytes
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
 
-__all__ = ["Exclusion", "Placement", "Sample", "ScanResult", "scan"]
+__all__ = ["Exclusion", "Sample", "ScanResult", "scan"]
+
+SHARED_TEXT = "one text file for several pictures, whose names differ by extension only"
 
 _FILES_TIMED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A picture that can be trained on. `width` and `height` are its own, upright, in pixels.
-
-    `captions` and `placements` are what it can be shown as, at least one of each; the placements share a bucket.
-    """
-
-    set_id: str
-    name: str
-    stamp: Stamp
-    width: int
-    height: int
-    captions: tuple[str, ...]
-    placements: tuple[Placement, ...]
-
-    @property
-    def id(self) -> tuple[str, str]:
-        """What names the sample in a run: (set_id, name)."""
-        return self.set_id, self.name
-
-    @property
-    def bucket(self) -> tuple[int, int]:
-        """(width, height) in pixels, of every placement."""
-        return self.placements[0].bucket
+_FILES_AT_ONCE = 1024  # read between two words on progress; thousands of futures would take more memory than the files
 
 
 @dataclass(frozen=True)
 class ScanResult:
     """What was found in one data set; `samples` and `excluded` together are every picture-like file, sorted by name.
 
-    `other` counts files that aren't pictures (captions among them); `notes` are remarks on captions with example names.
+    `other` counts files that aren't pictures (captions among them); `notes` are remarks on captions with example names;
+    `remarks` are on a caption table's rows.
     """
 
     set_id: str
@@ -65,6 +43,7 @@ class ScanResult:
     excluded: tuple[Exclusion, ...]
     other: int
     notes: Mapping[str, tuple[str, ...]]
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def found(self) -> int:
@@ -76,77 +55,86 @@ class ScanResult:
         return Counter(exclusion.reason for exclusion in self.excluded)
 
 
-def scan(image_set: ImageSet, source: Source, alignment: int, seed: int) -> ScanResult:
-    """Scan one data set; the result depends on the source's content and the arguments, nothing else.
+def scan(
+    image_set: ImageSet,
+    source: Source,
+    alignment: int,
+    seed: int,
+    index: Index | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScanResult:
+    """Scan one data set; the result depends on the source's content and the arguments, and not on the index.
 
-    Raises SourceError when the data set can't be listed.
+    What `index` knows isn't read again, and what is read is noted in it. `progress` is told now and then how many of
+    how many files are done. Raises SourceError when the data set or its table of captions can't be read at all.
     """
+    metadata = open_metadata(image_set) if needs_metadata(image_set) else None
     listing = source.list()
-    looked = _look_at_all(listing.files, lambda file: _look_at(file, source, image_set, alignment, seed))
-    rejected = list(listing.rejected) + [(file.name, found) for file, found in looked if isinstance(found, Rejected)]
-    usable = [found for _, found in looked if not isinstance(found, Rejected)]
-    kept, over = _limit(usable, image_set, seed)
+    look = Look(image_set, source, metadata, alignment, seed, Index() if index is None else index)
+    found = _look_at_all(listing.files, look, progress or _untold)
+    if index is not None:
+        index.keep({file.name for file in listing.files})
+    samples = [verdict for verdict in found if isinstance(verdict, Sample)]
+    rejected = [*listing.rejected]
+    rejected += ((file.name, why) for file, why in zip(listing.files, found, strict=True) if isinstance(why, Rejected))
+    names = [file.name for file in listing.files]
+    kept, over = _limit(samples, image_set, seed)
+    notes = _gather_notes(kept, look.notes)
+    if look.text_beside:
+        notes.update(_shared_texts(kept))
     return ScanResult(
         set_id=image_set.id,
-        samples=tuple(sample for sample, _ in kept),
+        samples=tuple(kept),
         excluded=_exclusions(image_set.id, rejected + over),
         other=listing.other,
-        notes=_gather_notes(kept),
+        notes=notes,
+        remarks=metadata.remarks(names) if metadata else (),
     )
 
 
-_Usable = tuple[Sample, tuple[str, ...]]
-
-
 def _look_at_all(
-    files: Sequence[ImageFile], look: Callable[[ImageFile], _Usable | Rejected]
-) -> list[tuple[ImageFile, _Usable | Rejected]]:
-    """What is found in each file, in order; in threads where the first files show that it is waiting."""
-    found, seconds = [], []
-    for file in files[:_FILES_TIMED]:
+    files: Sequence[ImageFile], look: Look, progress: Callable[[int, int], None]
+) -> list[Sample | Rejected]:
+    """What is found in each file, in order; read in threads where the first ones show that it is waiting."""
+    found = list(map(look.known, files))
+    unknown = [place for place, verdict in enumerate(found) if verdict is None]
+    done = len(files) - len(unknown)
+    progress(done, len(files))
+    seconds = []
+    for place in unknown[:_FILES_TIMED]:
         began = time.perf_counter()
-        found.append(look(file))
+        found[place] = look.read(files[place])
         seconds.append(time.perf_counter() - began)
-    rest = files[_FILES_TIMED:]
-    if is_waiting(seconds):
-        with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:
-            found += pool.map(look, rest)
-    else:
-        found += map(look, rest)
-    return list(zip(files, found, strict=True))
+    with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:  # which starts threads only for what it is given
+        run = pool.map if is_waiting(seconds) else map
+        for start in range(_FILES_TIMED, len(unknown), _FILES_AT_ONCE):
+            progress(done + start, len(files))
+            places = unknown[start : start + _FILES_AT_ONCE]
+            for place, verdict in zip(places, run(look.read, [files[place] for place in places]), strict=True):
+                found[place] = verdict
+    progress(len(files), len(files))
+    return [verdict for verdict in found if verdict is not None]
 
 
-def _look_at(file: ImageFile, source: Source, image_set: ImageSet, alignment: int, seed: int) -> _Usable | Rejected:
-    header = read_header(source, file)
-    if isinstance(header, Rejected):
-        return header
-    width, height = header.width, header.height
-    placed = placements(width, height, image_set, alignment, seed=seed, name=file.name)
-    refused = objection(width, height, image_set, placed[0])
-    if refused is not None:
-        return refused
-    caption = read_caption(file, image_set, source)
-    if not isinstance(caption, Caption):
-        return caption
-    sample = Sample(image_set.id, file.name, file.stamp, width, height, caption.texts, placed)
-    return sample, caption.notes
+def _untold(done: int, total: int) -> None:
+    """Progress that nobody wants to hear of."""
 
 
 def _limit(
-    usable: Sequence[_Usable], image_set: ImageSet, seed: int
-) -> tuple[Sequence[_Usable], list[tuple[str, Rejected]]]:
+    usable: Sequence[Sample], image_set: ImageSet, seed: int
+) -> tuple[Sequence[Sample], list[tuple[str, Rejected]]]:
     """Keep max_num_samples pictures: a choice by seed, spread over the set, that new files disturb little."""
     limit = image_set.max_num_samples
     if limit is None or len(usable) <= limit:
         return usable, []
 
-    def rank(entry: _Usable) -> bytes:
-        return hashlib.sha256(b"\0".join((b"limit", str(seed).encode(), name_bytes(entry[0].name)))).digest()
+    def rank(sample: Sample) -> bytes:
+        return hashlib.sha256(b"\0".join((b"limit", str(seed).encode(), name_bytes(sample.name)))).digest()
 
-    chosen = {entry[0].name for entry in sorted(usable, key=rank)[:limit]}
+    chosen = {sample.name for sample in sorted(usable, key=rank)[:limit]}
     detail = f"{limit} of {len(usable)} usable pictures are taken, chosen by seed"
-    over = [(entry[0].name, Rejected(Reason.OVER_LIMIT, detail)) for entry in usable if entry[0].name not in chosen]
-    return [entry for entry in usable if entry[0].name in chosen], over
+    over = [(sample.name, Rejected(Reason.OVER_LIMIT, detail)) for sample in usable if sample.name not in chosen]
+    return [sample for sample in usable if sample.name in chosen], over
 
 
 def _exclusions(set_id: str, rejected: Iterable[tuple[str, Rejected]]) -> tuple[Exclusion, ...]:
@@ -154,9 +142,18 @@ def _exclusions(set_id: str, rejected: Iterable[tuple[str, Rejected]]) -> tuple[
     return tuple(sorted(entries, key=lambda entry: entry.name))
 
 
-def _gather_notes(kept: Iterable[_Usable]) -> dict[str, tuple[str, ...]]:
+def _gather_notes(kept: Iterable[Sample], notes: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Names by note, given the notes by name."""
     names: dict[str, list[str]] = {}
-    for sample, notes in kept:
-        for note in notes:
+    for sample in kept if notes else ():
+        for note in notes.get(sample.name, ()):
             names.setdefault(note, []).append(sample.name)
     return {note: tuple(found) for note, found in names.items()}
+
+
+def _shared_texts(kept: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
+    """A note on pictures whose names differ by extension only."""
+    counts = Counter(sample.name.rpartition(".")[0] for sample in kept)
+    if len(counts) == len(kept):
+        return {}
+    return {SHARED_TEXT: tuple(sample.name for sample in kept if counts[sample.name.rpartition(".")[0]] > 1)}

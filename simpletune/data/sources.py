@@ -7,9 +7,10 @@ them only read.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -32,6 +33,11 @@ Stamp = tuple[int, int, int, int]
 
 In a folder: (size, mtime in ns, ctime in ns, inode)."""
 
+CLOCK_GRAIN_NS = 2_000_000_000
+"""A file may change twice within this time and keep its stamp: the coarsest clock of a file system, FAT's."""
+
+_CLOCKS_APART_NS = 3600 * 1_000_000_000
+
 
 class Reason(str, Enum):
     """Why a picture isn't used, as a person reads it; the report counts by these."""
@@ -46,11 +52,15 @@ class Reason(str, Enum):
     BROKEN_LINK = "a link that leads nowhere"
     NOT_A_FILE = "not an ordinary file"
     NO_CAPTION = "no caption"
+    NO_MASK = "no mask in mask_data_dir"
+    MASK = "its mask can't be used"
+    DARK_MASK = "its mask ignores all of it"
     TOO_SMALL = "smaller than minimum_image_size"
     ASPECT = "aspect ratio outside the limits"
     UPSCALE = "would be enlarged more than max_upscale_threshold allows"
     OVER_LIMIT = "over max_num_samples"
     CHANGED = "changed since it was scanned"
+    READ_FAILED = "reading it failed"
 
 
 UNREADABLE_REASONS = frozenset(
@@ -58,6 +68,7 @@ UNREADABLE_REASONS = frozenset(
     for reason in (
         Reason.ZERO_BYTES, Reason.UNREADABLE, Reason.TRUNCATED, Reason.UNSUPPORTED, Reason.PIXEL_KIND,
         Reason.TOO_LARGE, Reason.PERMISSION, Reason.BROKEN_LINK, Reason.NOT_A_FILE, Reason.CHANGED,
+        Reason.READ_FAILED,
     )
 )  # fmt: skip
 """Those that say something is wrong with a file, and not that a person's limits leave it out."""
@@ -81,17 +92,18 @@ class Exclusion:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """A file that may be a picture; `name` is its path inside the data set, with forward slashes.
 
     `may_have_text` is False when the source's listing shows that no text file of its name stands beside it.
+    `text_stamp` is a number that changes whenever that text file does; None where the listing can't say.
     """
 
     name: str
     size_bytes: int
     stamp: Stamp
     may_have_text: bool = True
+    text_stamp: int | None = None
 
 
 @dataclass(frozen=True)
@@ -157,9 +169,31 @@ class Source(Protocol):
         """What the data set itself says of a picture (caption_strategy huggingface); () where it says nothing."""
         ...
 
+    def stamp(self, name: str) -> Stamp:
+        """A picture's stamp now: asked after reading, it tells whether what was read is what was listed."""
+        ...
+
     def location(self, name: str) -> str:
         """Where a picture is, as a person can find it; the same file has the same location in every data set."""
         ...
+
+
+def fingerprint(stamp: Stamp) -> int:
+    """A stamp as one number of 64 bits, never 0. Two stamps of which one part differs never have the same."""
+    return hash(stamp) or 1
+
+
+def is_settled(stamp: Stamp, since_ns: int) -> bool:
+    """Whether a file with this stamp, read after `since_ns`, can't have changed unnoticed since the stamp was taken.
+
+    It could if its last change is as near to `since_ns` as the file system's clock is coarse, or later. Times of more
+    than an hour ahead are no times, as other sources than folders have none.
+    """
+    settled = since_ns - CLOCK_GRAIN_NS
+    if stamp[1] < settled and stamp[2] < settled:
+        return True
+    no_time = time.time_ns() + _CLOCKS_APART_NS
+    return all(moment < settled or moment > no_time for moment in stamp[1:3])
 
 
 def open_source(image_set: ImageSet) -> Source:

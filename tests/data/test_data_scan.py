@@ -12,7 +12,7 @@ from data_helpers import colours, image_set, scan
 from PIL import Image
 
 from simpletune.data.local import list_images
-from simpletune.data.sources import Reason, shown
+from simpletune.data.sources import Reason, SourceError, shown
 
 
 def reasons(folder: Path, **changes) -> dict[str, str]:
@@ -207,9 +207,10 @@ def test_links_are_followed_once_and_loops_end(save, folder, tmp_path):
     assert [file.name for file in list_images(folder).files] == ["out/y.png", "real/x.png"]
 
 
-def test_a_missing_folder_is_an_os_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(SourceError, match="No such file or directory") as raised:
         scan(image_set(tmp_path / "none"), 16, 1)
+    assert str(tmp_path / "none") in raised.value.message
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

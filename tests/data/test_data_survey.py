@@ -58,7 +58,7 @@ def test_what_is_in_a_folder(mixed):
         "nowhere.jpg": Reason.BROKEN_LINK,
     }
     assert found.sizes == {(80, 60): 6, (50, 300): 1}
-    assert set(found.captions) == {"a red parrot", "first line", "a whale"}
+    assert set(found.captions) == {"a red parrot", "first line", "second line", "a whale"}
     assert found.commonest == ("a whale", 2)
     assert found.likely_names == 3
     assert {"parrot", "whale", "branch"} <= found.words
@@ -380,9 +380,9 @@ def test_the_report_at_both_widths(mixed):
         "  4 with a caption in a .txt beside it",
         "  1 with a .txt that has no caption in it",
         "  2 without a .txt of the same name",
-        "  1 caption: more than one line: the first that isn't blank is used",
+        "  1 caption: more than one line: one of them is drawn a step",
+        '    "second line"',
         '    "first line"',
-        '    "a red parrot"',
         "  shorter edge, pixels                    shape",
         "    48-63 7 ####################            tall      1 ###",
         "                                            landscape 6 ####################",

@@ -1,0 +1,148 @@
+"""What is known of a data set's files since they were last looked at, so that unchanged ones aren't opened again.
+
+Each answer goes with the stamp of the file that it was read from, and is given for that stamp alone. A stamp can't tell
+of two changes within a tick of the file system's clock, so nothing is kept of a file that has changed since the index
+was loaded or within the two seconds before: it is looked at once more next time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simpletune import files
+from simpletune.data.header import PASSING, Header
+from simpletune.data.index_file import Digested, Digests, Entry, pack, unpack
+from simpletune.data.sources import Rejected, Stamp, fingerprint, is_settled
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import ImageSet
+
+_NOTHING = Entry()
+
+
+class Index:
+    """The files of one data set by name. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self.changed = False
+        self._since = time.time_ns()
+        self._entries: dict[str, Entry] = {}
+        self._captions_by = ""
+        self._digested: Digested | None = None  # until the first digest is asked for
+        self._digests: Digests = {}
+        self._lock = threading.RLock()  # held by whoever changes anything
+
+    @classmethod
+    def load(cls, path: Path) -> Index:
+        """What was saved there; empty when there is none, when it is damaged or of another version. Never raises."""
+        index = cls()
+        try:
+            index._entries, index._captions_by, index._digested = unpack(path.read_bytes())
+        except Exception:  # whatever it is, the worst that comes of it is that all files are looked at again
+            return cls()
+        return index
+
+    def save(self, path: Path) -> None:
+        """Write it, and make its folder, if anything has changed since it was loaded or saved. Raises OSError."""
+        with self._lock:
+            if not self.changed:
+                return
+            data = pack(self._entries, self._captions_by, self._known_digests())
+            self.changed = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(path, data)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def header(self, name: str, stamp: Stamp) -> Header | Rejected | None:
+        """A picture's header, or why it can't be used; None when that isn't known."""
+        entry = self._entries.get(name, _NOTHING)
+        return entry.header if entry.stamp == fingerprint(stamp) else None
+
+    def note_header(self, name: str, stamp: Stamp, header: Header | Rejected) -> None:
+        """Keep what was found in a picture, but for what may be otherwise at the next look."""
+        passing = isinstance(header, Rejected) and header.reason in PASSING
+        if passing or not self._may_keep(name, stamp):
+            return
+        with self._lock:
+            entry = self._entries.get(name, _NOTHING)
+            self._entries[name] = entry._replace(stamp=fingerprint(stamp), header=header)
+            self.changed = True
+
+    def captions_read_as(self, how: str) -> None:
+        """Say what captions depend on beside their text file; those that depended on something else are forgotten."""
+        with self._lock:
+            if how != self._captions_by:
+                self._captions_by = how
+                bare = {name: Entry(entry.stamp, entry.header) for name, entry in self._entries.items()}
+                self._entries = bare
+
+    def captions(self, name: str, text_stamp: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """What the text file of a picture gave, with notes on how it was read; None when that isn't known.
+
+        `text_stamp` is as in ImageFile.
+        """
+        entry = self._entries.get(name, _NOTHING)
+        return (entry.captions, entry.notes) if entry.text_stamp == text_stamp else None
+
+    def note_captions(self, name: str, text_stamp: int, captions: tuple[str, ...], notes: tuple[str, ...]) -> None:
+        """Keep what the text file of a picture gave."""
+        if "\0" in name or not captions or any(not text or "\0" in text or "\n" in text for text in captions):
+            return
+        with self._lock:
+            entry = self._entries.get(name, _NOTHING)
+            self._entries[name] = entry._replace(text_stamp=text_stamp, captions=captions, notes=notes)
+            self.changed = True
+
+    def digest(self, name: str, stamp: Stamp) -> str | None:
+        """The hex SHA-256 of a picture's bytes; None when it isn't known."""
+        known, digest = self._known_digests().get(name, (0, b""))
+        return digest.hex() if known == fingerprint(stamp) else None
+
+    def note_digest(self, name: str, stamp: Stamp, digest: str) -> None:
+        """Keep the hex SHA-256 of a picture's bytes, whose stamp was the same before and after they were read."""
+        if not self._may_keep(name, stamp):
+            return
+        with self._lock:
+            self._known_digests()[name] = fingerprint(stamp), bytes.fromhex(digest)
+            self.changed = True
+
+    def forget_digests(self) -> None:
+        """So that all bytes are hashed again."""
+        with self._lock:
+            self._digested, self._digests, self.changed = None, {}, True
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forget all files but these."""
+        with self._lock:
+            gone = [name for name in self._entries if name not in names]
+            for name in gone:
+                del self._entries[name]
+            if gone:
+                digests = self._known_digests()
+                self._digests = {name: known for name, known in digests.items() if name in names}
+                self.changed = True
+
+    def _may_keep(self, name: str, stamp: Stamp) -> bool:
+        return "\0" not in name and is_settled(stamp, self._since)
+
+    def _known_digests(self) -> Digests:
+        if self._digested is not None:
+            with self._lock:
+                if self._digested is not None:
+                    self._digests, self._digested = self._digested.unpacked(), None
+        return self._digests
+
+
+def index_path(image_set: ImageSet) -> Path:
+    """Where the index of a data set is; another place or part of it has another."""
+    place = (image_set.type, image_set.where, image_set.s3_endpoint, image_set.image_column)
+    part = (image_set.dataset_config, image_set.dataset_split, image_set.dataset_revision)
+    digest = hashlib.sha256(repr((image_set.id, place, part)).encode("utf-8", "surrogatepass")).hexdigest()
+    return image_set.cache_dir_vae / f"index-{digest[:16]}.bin"

@@ -1,0 +1,124 @@
+"""A look at one picture of a data set: whether it trains, how it is placed, what it is trained with."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from simpletune import __version__
+from simpletune.data.captions import Caption, read_caption
+from simpletune.data.geometry import Placement, objection, placements
+from simpletune.data.header import MAX_PIXELS, Header, read_header
+from simpletune.data.index import Index
+from simpletune.data.sources import ImageFile, Rejected, Source, Stamp
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import ImageSet
+    from simpletune.data.metadata import Metadata
+
+_SIZES_REMEMBERED = 4096
+
+
+class Sample(NamedTuple):
+    """A picture that can be trained on. `width` and `height` are its own, upright, in pixels.
+
+    `captions` and `placements` are what it can be shown as, at least one of each; the placements share a bucket.
+    """
+
+    set_id: str
+    name: str
+    stamp: Stamp
+    width: int
+    height: int
+    captions: tuple[str, ...]
+    placements: tuple[Placement, ...]
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """What names the sample in a run: (set_id, name)."""
+        return self.set_id, self.name
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """(width, height) in pixels, of every placement."""
+        return self.placements[0].bucket
+
+
+class Look:
+    """Looks at one file after the other, in several threads if need be.
+
+    `text_beside` says whether captions come from text files beside the pictures. `notes` are those on captions, by
+    name.
+    """
+
+    def __init__(
+        self, image_set: ImageSet, source: Source, metadata: Metadata | None, alignment: int, seed: int, index: Index
+    ) -> None:
+        self.notes: dict[str, tuple[str, ...]] = {}
+        self.text_beside = image_set.caption_strategy == "textfile" and not image_set.only_instance_prompt
+        self._set, self._source, self._metadata = image_set, source, metadata
+        self._alignment, self._seed, self._index = alignment, seed, index
+        self._by_size = lru_cache(_SIZES_REMEMBERED)(self._place)  # pictures of one size share their placements
+        self._crop_by_name = image_set.crop and image_set.crop_style == "random"
+        if self.text_beside:
+            index.captions_read_as(_captions_depend_on(image_set, seed))
+
+    def known(self, file: ImageFile) -> Sample | Rejected | None:
+        """What is found without opening a file, by what the index knows; None when that isn't all."""
+        header = self._known_header(file)
+        if header is None or isinstance(header, Rejected):
+            return header
+        if not self.text_beside or not file.may_have_text:
+            return None if self._set.caption_strategy == "huggingface" else self._captioned(file, header)
+        known = None if file.text_stamp is None else self._index.captions(file.name, file.text_stamp)
+        return None if known is None else self._sample(file, header, *known)
+
+    def read(self, file: ImageFile) -> Sample | Rejected:
+        """What is found in a file, of which only what the index doesn't know is read. Raises SourceError."""
+        header = self._known_header(file)
+        if header is None:
+            header = read_header(self._source, file)
+            self._index.note_header(file.name, file.stamp, header)
+        return header if isinstance(header, Rejected) else self._captioned(file, header)
+
+    def _known_header(self, file: ImageFile) -> Header | Rejected | None:
+        size = self._metadata.size(file.name) if self._metadata else None
+        if size is not None and size[0] * size[1] <= MAX_PIXELS:
+            return Header(*size)
+        return self._index.header(file.name, file.stamp)
+
+    def _captioned(self, file: ImageFile, header: Header) -> Sample | Rejected:
+        placed = self._placed(file.name, header)
+        if isinstance(placed, Rejected):
+            return placed
+        caption = read_caption(file, self._set, self._source, self._metadata, self._seed)
+        if not isinstance(caption, Caption):
+            return caption
+        if self.text_beside and file.text_stamp is not None:
+            self._index.note_captions(file.name, file.text_stamp, caption.texts, caption.notes)
+        return self._sample(file, header, caption.texts, caption.notes)
+
+    def _sample(
+        self, file: ImageFile, header: Header, captions: tuple[str, ...], notes: tuple[str, ...]
+    ) -> Sample | Rejected:
+        placed = self._placed(file.name, header)
+        if isinstance(placed, Rejected):
+            return placed
+        if notes:
+            self.notes[file.name] = notes
+        return Sample(self._set.id, file.name, file.stamp, header.width, header.height, captions, placed)
+
+    def _placed(self, name: str, header: Header) -> tuple[Placement, ...] | Rejected:
+        return self._place(header, name) if self._crop_by_name else self._by_size(header)
+
+    def _place(self, header: Header, name: str = "") -> tuple[Placement, ...] | Rejected:
+        found = placements(*header, self._set, self._alignment, seed=self._seed, name=name)
+        return objection(*header, self._set, found[0]) or found
+
+
+def _captions_depend_on(image_set: ImageSet, seed: int) -> str:
+    """What the captions out of text files follow from, beside the files."""
+    names = [field.name for field in fields(image_set) if field.name.startswith("caption_")]
+    names += ["id", "instance_prompt", "prepend_instance_prompt"]
+    return repr((__version__, seed, [(name, getattr(image_set, name)) for name in names]))
