@@ -27,7 +27,7 @@ _LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“"}
-_SENTENCE_END = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?:[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+[”’」』）]*)")
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|no|vs|etc|approx|e\.g|i\.e|[A-Za-z])\.$", re.IGNORECASE)
 _NO_END = " ,;:-–—(\"'“‘"
 
@@ -38,12 +38,10 @@ def clean(text: str, cut: bool = False) -> str:
     `cut` says that the answer ended because it was long enough, not because it was complete: it then ends at its last
     whole sentence, else before its last word. "" when nothing is left. What is clean already stays as it is.
     """
-    text = _THOUGHT.sub(" ", text).replace("\N{REPLACEMENT CHARACTER}", " ")
-    text = _LINK.sub(r"\1", _EMPHASIS.sub("", _MARKERS.sub("", text)))
-    text = " ".join(text.split())
+    text = _plain(text.replace("\N{REPLACEMENT CHARACTER}", " "))
     if cut:
         text = _whole(text)
-    while (shorter := _without_wrapping(text)) != text:
+    while (shorter := _without_wrapping(_plain(text))) != text:  # what was inside may have something around it too
         text = shorter
     return text if any(character.isalnum() for character in text) else ""
 
@@ -54,6 +52,12 @@ def with_trigger(trigger: str, caption: str) -> str:
     if not words or not caption or caption.lower().startswith(words.lower()):
         return caption
     return f"{words} {caption}" if words[-1] in ".,:;!?" else f"{words}, {caption}"
+
+
+def _plain(text: str) -> str:
+    """One line without thoughts and markdown."""
+    without = _LINK.sub(r"\1", _EMPHASIS.sub("", _MARKERS.sub("", _THOUGHT.sub(" ", text))))
+    return " ".join(without.split())
 
 
 def _without_wrapping(text: str) -> str:

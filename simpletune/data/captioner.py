@@ -102,7 +102,7 @@ def caption(source: Source, listing: Listing, store: Store, options: Options, re
     except KeyboardInterrupt:
         store.pause()
         raise Interrupted(_stopped(outcome, len(listing.files)), "the same command goes on with the rest") from None
-    if listing.files and not outcome.captioned and outcome.unreadable:
+    if outcome.unreadable and outcome.unreadable == outcome.total:
         raise DataError(f"none of the {outcome.unreadable} pictures can be read", "see the first of them above")
     store.finish()
     work.say_how_many()

@@ -152,10 +152,8 @@ class Describer:
         return text
 
     def _own(self, text: str) -> str:
-        """Without special tokens that a tokenizer doesn't know for such; a beginning in the words it was given in."""
-        for token in (self._tokenizer.bos_token, "[DEC]"):
-            text = text.strip().removeprefix(token or "").strip()
-        begun = self._beginning
+        """An answer that goes on from a beginning, with that in the letters it was given in."""
+        text, begun = text.strip(), self._beginning
         return begun + text[len(begun) :] if begun and text.lower().startswith(begun.lower()) else text
 
     def _ended(self, row: list[int]) -> bool:

@@ -46,8 +46,8 @@ def qwen_config(vocabulary: int, ids: dict[str, int], text: dict[str, Any], visi
     )
 
 
-def qwen(folder: Path) -> Path:
-    """The default model's classes, with a few thousand parameters."""
+def qwen(folder: Path, seed: int = 2) -> Path:
+    """The default model's classes, with a few thousand parameters; it answers in letters, spaces and full stops."""
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
@@ -58,10 +58,14 @@ def qwen(folder: Path) -> Path:
     vision = {"hidden_size": 16, "intermediate_size": 24, "depth": 2, "num_heads": 2, "out_hidden_size": 32}
     vision |= {"deepstack_visual_indexes": [0], "num_position_embeddings": 16, "patch_size": 16}
     config = qwen_config(len(tokenizer), ids, text, vision)
-    torch.manual_seed(0)
+    config.text_config.initializer_range = config.vision_config.initializer_range = 0.4
+    torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
+    letters = {tokenizer.convert_tokens_to_ids(letter) for letter in (*"abcdefghijklmnopqrstuvwxyz.", "\u0120")}
+    allowed = letters | {ids["<|im_end|>"]}
+    model.generation_config.suppress_tokens = [token for token in range(len(tokenizer)) if token not in allowed]
     model.save_pretrained(folder)
     save_qwen_processor(folder, tokenizer)
     return folder
@@ -82,7 +86,7 @@ def save_qwen_processor(folder: Path, tokenizer: Any) -> None:
         (folder / name).write_text(json.dumps(values | kind), encoding="utf-8")
 
 
-def blip(folder: Path) -> Path:
+def blip(folder: Path, seed: int = 3) -> Path:
     """A captioning model without a chat template."""
     import torch
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
@@ -91,12 +95,14 @@ def blip(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", *WORDS]
     tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(tokens)}, do_lower_case=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[DEC]"]})
     text = {"vocab_size": len(tokens), "hidden_size": 16, "encoder_hidden_size": 16, "intermediate_size": 24}
     text |= {"num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 8, "max_position_embeddings": 64}
     text |= {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": 32, "patch_size": 16}
-    torch.manual_seed(1)
+    text["initializer_range"] = vision["initializer_range"] = 0.5
+    torch.manual_seed(seed)
     model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=8))
     model.save_pretrained(folder)
     BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
