@@ -12,10 +12,13 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_ASKING_UMASK = threading.Lock()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -165,6 +168,7 @@ def _look_like(path: Path, status: os.stat_result) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _ASKING_UMASK:  # a thread between the two calls would take 0 for the mask, and leave it so
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -91,25 +91,26 @@ def fill_latent_cache(
     return EncodedPictures(run.entries, tuple(run.lost.excluded))
 
 
+@dataclass
 class _Vae:
     """The VAE, loaded when the first picture needs it."""
 
-    def __init__(self, family: Family, files: ModelFiles, settings: Settings, device: torch.device) -> None:
-        self._load: Callable[[], LatentCoder] = partial(family.load_vae, files, settings, device)
-        self._loaded: LatentCoder | None = None
-        self.device = device
-        self.batch_size = settings.vae_batch_size
+    family: Family
+    files: ModelFiles
+    settings: Settings
+    device: torch.device
+    loaded: LatentCoder | None = None
 
     def encode(self, batch: Sequence[_Prepared]) -> Tensor:
-        if self._loaded is None:
-            self._loaded = self._load()
+        if self.loaded is None:
+            self.loaded = self.family.load_vae(self.files, self.settings, self.device)
         pixels = stacked([item.pixels for item in batch], self.device)
-        return self._loaded.encode(pixels, [item.stored.key for item in batch])
+        return self.loaded.encode(pixels, [item.stored.key for item in batch])
 
     def close(self) -> None:
         """Drop it, if it was ever loaded."""
-        if self._loaded is not None:
-            self._loaded = None
+        if self.loaded is not None:
+            self.loaded = None
             release(self.device)
 
 
@@ -158,10 +159,11 @@ class _Pictures:
         if not ordered:
             return
         jobs = [self._job(sample, again) for sample in ordered]
-        batches = Halving(vae.batch_size, "vae_batch_size", self.reporter)
+        size = vae.settings.vae_batch_size
+        batches = Halving(size, "vae_batch_size", self.reporter)
         with writing() as writer, self.reporter.phase("Encoding pictures", len(ordered), "image") as phase:
-            with closing(self._prepared(ordered, jobs, vae.batch_size, phase)) as prepared:
-                for group in _groups(prepared, vae.batch_size):
+            with closing(self._prepared(ordered, jobs, size, phase)) as prepared:
+                for group in _groups(prepared, size):
                     for batch, latents in batches.run(group, vae.encode):
                         _write(batch, latents, writer)
 

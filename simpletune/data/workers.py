@@ -239,7 +239,7 @@ def _nameless_file() -> int:
 
 
 def serve(name: str, size: int) -> None:
-    """What a process does: answer jobs until its pipe ends."""
+    """What a process does: answer jobs until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends us
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the answers
@@ -247,10 +247,24 @@ def serve(name: str, size: int) -> None:
         memory = mmap.mmap(-1, size, tagname=name)
     else:
         memory = mmap.mmap(int(name), size)
-    with suppress(EOFError, BrokenPipeError):
-        sources = pickle.load(requests)  # noqa: S301 - from our own parent
+    jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
+    sources = jobs.get()
+    with suppress(BrokenPipeError):
         while True:
-            _send(answers, _answer(pickle.load(requests), sources, memory))  # noqa: S301
+            _send(answers, _answer(jobs.get(), sources, memory))
+
+
+def _listen(requests: IO[bytes], jobs: queue.SimpleQueue[Any]) -> None:
+    """Pass on what the parent sends; when it is gone, end this process, whatever it is at."""
+    try:
+        while True:
+            jobs.put(pickle.load(requests))  # noqa: S301 - from our own parent
+    except (EOFError, OSError):
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _answer(job: Job, sources: Mapping[str, Source], memory: mmap.mmap) -> Made | Fault | Exception:

@@ -37,13 +37,23 @@ class SD3LatentCoder:
         The posterior is sampled with noise that depends on each picture's key alone, so neither the batch a picture is
         encoded in nor the device changes what noise it gets.
         """
-        x_BCPP = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
+        noise_BCHW = self._sent(torch.stack([_noise(key, self._latent_shape(pixels)) for key in keys]))
+        x_BCPP = self._sent(torch.from_numpy(np.ascontiguousarray(pixels))).permute(0, 3, 1, 2)
         posterior = self.module.encode((x_BCPP.float() / 127.5 - 1.0).to(self.dtype)).latent_dist
         mean_BCHW = posterior.mean.float()
-        noise_BCHW = torch.stack([_noise(key, mean_BCHW.shape[1:]) for key in keys]).to(self.device)
         sample_BCHW = mean_BCHW + posterior.std.float() * noise_BCHW
         config = self.module.config
         return ((sample_BCHW - config.shift_factor) * config.scaling_factor).to(self.dtype)
+
+    def _latent_shape(self, pixels: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+        scale = 2 ** (len(self.module.config.block_out_channels) - 1)
+        return self.module.config.latent_channels, pixels.shape[1] // scale, pixels.shape[2] // scale
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device, without waiting for the copy; only from pinned memory a GPU's host needn't."""
+        if self.device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray[Any, Any]:
