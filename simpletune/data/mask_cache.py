@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from simpletune.data.cache import Stored, TensorCache
 from simpletune.data.cache_users import leave_note
+from simpletune.data.index import Index
 from simpletune.data.masks import (
     ALPHA,
     FOLDER,
     MaskFolder,
+    excluded,
     has_transparency,
     latent_weights,
     mask_key,
@@ -28,7 +31,7 @@ from simpletune.data.masks import (
 )
 from simpletune.data.pipeline import read_ahead
 from simpletune.data.scan import Exclusion, Sample
-from simpletune.data.sources import Reason, Rejected, Source, shown
+from simpletune.data.sources import Reason, Rejected, Source, Stamp, shown
 from simpletune.data.workers import processors
 from simpletune.errors import DataError
 
@@ -70,92 +73,126 @@ def fill_mask_cache(
     scale: int,
     config_path: Path,
     reporter: Reporter,
+    indexes: Mapping[str, Index] | None = None,
 ) -> Masks:
     """Make the masks that aren't cached; `scale` is how many pixels make a latent position along an edge.
 
-    `config_path` is noted in the caches as the user of the entries.
+    `config_path` is noted in the caches as the user of the entries. `indexes` are the data sets' by id: a picture whose
+    digest its index knows isn't read for its own transparency again; a mask_data_dir has an index of its own.
 
     A picture whose mask is missing, unusable or all dark is left out, and told. Raises DataError when that leaves a
     data set empty, or the folder of masks can't be read.
     """
     entries: dict[tuple[str, str], tuple[Stored, ...]] = {}
-    excluded: list[Exclusion] = []
+    left_out: list[Exclusion] = []
     makers: dict[str, MaskMaker] = {}
-    for image_set in image_sets:
+    for image_set in (one for one in image_sets if one.mask_source in {ALPHA, FOLDER}):
         own = [sample for sample in samples if sample.set_id == image_set.id]
-        if image_set.mask_source not in {ALPHA, FOLDER} or not own:
+        if not own:
             continue
-        maker = makers[image_set.id] = MaskMaker(image_set, sources[image_set.id], scale)
+        index = _index(image_set, indexes or {})
+        maker = makers[image_set.id] = MaskMaker(image_set, sources[image_set.id], scale, index)
         without = _fill(maker, own, entries, reporter)
+        if image_set.mask_source == FOLDER:
+            with suppress(OSError):  # the caches are written to next, which says what is wrong
+                index.save(mask_index_path(image_set))
         _tell(image_set, maker, own, without, reporter)
-        excluded += without
+        left_out += without
     _leave_notes(entries, config_path)
-    return Masks(entries, tuple(excluded), makers)
+    return Masks(entries, tuple(left_out), makers)
 
 
-@dataclass
+def _index(image_set: ImageSet, indexes: Mapping[str, Index]) -> Index:
+    """What is known of the files that a data set's masks are in."""
+    if image_set.mask_source == FOLDER:
+        return Index.load(mask_index_path(image_set))
+    return indexes.get(image_set.id, Index())
+
+
 class MaskMaker:
-    """Makes the masks of one data set. `opaque` names pictures of mask_source alpha without any transparency."""
+    """Makes the masks of one data set. `opaque` names pictures of mask_source alpha without any transparency.
 
-    image_set: ImageSet
-    source: Source
-    scale: int
-    opaque: list[str] = field(default_factory=list)
-    _folder: MaskFolder | None = field(init=False, default=None)
+    Raises DataError when mask_data_dir can't be listed.
+    """
 
-    def __post_init__(self) -> None:
-        if self.image_set.mask_source == FOLDER and self.image_set.mask_data_dir is not None:
-            self._folder = open_mask_folder(self.image_set.mask_data_dir)
+    def __init__(self, image_set: ImageSet, source: Source, scale: int, index: Index) -> None:
+        self.opaque: list[str] = []
+        self._image_set = image_set
+        self._scale = scale
+        self._index = index
+        self._folder: MaskFolder | None = None
+        self._source = source
+        if image_set.mask_source == FOLDER and image_set.mask_data_dir is not None:
+            self._folder = open_mask_folder(image_set.mask_data_dir)
+            self._source = self._folder.folder
 
     def make(self, sample: Sample, again: Stored | None = None) -> tuple[Stored, ...] | Exclusion:
-        """A sample's masks, one a placement, written where they aren't cached yet, and `again` in any case."""
-        read = self._read(sample)
-        if isinstance(read, Rejected):
-            return _exclusion(sample, read)
-        where, data = read
-        kind, digest = self.image_set.mask_source, hashlib.sha256(data).hexdigest()
-        cache = TensorCache(self.image_set.cache_dir_vae)
-        every = tuple(Stored(cache, mask_key(digest, kind, placed, self.scale)) for placed in sample.placements)
-        if kind == ALPHA and not has_transparency(data):
-            self.opaque.append(sample.name)
-        for stored, placement in zip(every, sample.placements, strict=True):
-            if stored.exists() and stored != again:
-                continue
-            weights = latent_weights(where, data, kind, (sample.width, sample.height), placement, self.scale)
-            if isinstance(weights, Rejected):
-                return _exclusion(sample, weights)
-            cache.put(stored.key, {MASK: torch.from_numpy(weights)})
-        return every
+        """A sample's masks, one a placement, written where they aren't cached yet, and `again` in any case.
+
+        A file that its index knows is read only when something has to be written.
+        """
+        file = self._file(sample)
+        if isinstance(file, Rejected):
+            return excluded(sample, file)
+        digest = self._index.digest(*file)
+        if digest is not None and again is None:
+            every = self._entries(sample, digest)
+            if all(stored.exists() for stored in every):
+                return every
+        return self._made(sample, file, again)
 
     def repair(self, sample: Sample, index: int, stored: Stored) -> dict[str, Tensor]:
         """The tensors of a damaged or vanished entry, of placement number `index`, which is written anew.
 
         Raises DataError when the mask can't be read or isn't any more what the entry was made from.
         """
+        named = f"the cached mask of {shown(sample.name)} is damaged"
         made = self.make(sample, again=stored)
         if isinstance(made, Exclusion):
-            raise DataError(f"the cached mask of {shown(sample.name)} is damaged, and {made.reason}: {made.detail}")
+            raise DataError(f"{named}, and {made.reason}: {made.detail}")
         if made[index] != stored:
-            message = (
-                f"the cached mask of {shown(sample.name)} is damaged, and the mask has changed since the run started"
-            )
-            raise DataError(message, hint="start the run again: it makes the new one")
+            raise DataError(f"{named}, and the mask has changed since the run started", "start the run again")
         return stored.load()
 
-    def _read(self, sample: Sample) -> tuple[str, bytes] | Rejected:
-        """Where the mask is, and its file's bytes."""
-        if self._folder is None:
-            where = self.source.location(sample.name)
-        else:
-            name = self._folder.find(sample.name)
-            if isinstance(name, Rejected):
-                return name
-            where = str(self._folder.path(name))
+    def _made(self, sample: Sample, file: tuple[str, Stamp], again: Stored | None) -> tuple[Stored, ...] | Exclusion:
+        kind, where = self._image_set.mask_source, self._source.location(file[0])
         try:
-            data = self.source.read(sample.name) if self._folder is None else self._folder.path(name).read_bytes()
+            data = self._source.read(file[0])
+            unchanged = self._source.stamp(file[0]) == file[1]
         except OSError as error:
-            return Rejected(Reason.MASK, f"{shown(where)}: {error.strerror or error}")
-        return where, data
+            return excluded(sample, Rejected(Reason.MASK, f"{shown(where)}: {error.strerror or error}"))
+        digest = hashlib.sha256(data).hexdigest()
+        if kind == ALPHA and not has_transparency(data):
+            self.opaque.append(sample.name)
+        every = self._entries(sample, digest)
+        for stored, placement in zip(every, sample.placements, strict=True):
+            if stored.exists() and stored != again:
+                continue
+            weights = latent_weights(where, data, kind, (sample.width, sample.height), placement, self._scale)
+            if isinstance(weights, Rejected):
+                return excluded(sample, weights)
+            stored.cache.put(stored.key, {MASK: torch.from_numpy(weights)})
+        if unchanged:
+            self._index.note_digest(*file, digest)
+        return every
+
+    def _file(self, sample: Sample) -> tuple[str, Stamp] | Rejected:
+        """The name and stamp of the file that the mask is in."""
+        if self._folder is None:
+            return sample.name, sample.stamp
+        found = self._folder.find(sample.name)
+        return found if isinstance(found, Rejected) else (found.name, found.stamp)
+
+    def _entries(self, sample: Sample, digest: str) -> tuple[Stored, ...]:
+        cache, kind = TensorCache(self._image_set.cache_dir_vae), self._image_set.mask_source
+        keys = [mask_key(digest, kind, placement, self._scale) for placement in sample.placements]
+        return tuple(Stored(cache, key) for key in keys)
+
+
+def mask_index_path(image_set: ImageSet) -> Path:
+    """Where the index of a mask_data_dir is kept."""
+    digest = hashlib.sha256(str(image_set.mask_data_dir).encode("utf-8", "surrogatepass")).hexdigest()
+    return image_set.cache_dir_vae / f"index-masks-{digest[:16]}.bin"
 
 
 def _fill(
@@ -189,7 +226,7 @@ def _tell(
         reporter.warn(f"{named}: left out: {line}")
     if maker.opaque:
         many = f"{len(maker.opaque)} of {len(own)} pictures"
-        reporter.note(f"{named}: {many} have no transparency, so no part of them is ignored")
+        reporter.warn(f"{named}: {many} have no transparency, so no part of them is ignored")
 
 
 def _leave_notes(entries: Mapping[tuple[str, str], tuple[Stored, ...]], config_path: Path) -> None:
@@ -210,7 +247,3 @@ def _lines(without: Sequence[Exclusion]) -> Iterator[str]:
         names = ", ".join(shown(entry.name) for entry in entries[:_EXAMPLES])
         more = f" and {len(entries) - _EXAMPLES} more" if len(entries) > _EXAMPLES else ""
         yield f"{len(entries)} {reason}: {names}{more} ({entries[0].detail})"
-
-
-def _exclusion(sample: Sample, why: Rejected) -> Exclusion:
-    return Exclusion(sample.set_id, sample.name, why.reason.value, why.detail)

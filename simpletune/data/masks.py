@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,8 @@ from PIL import Image, ImageChops
 
 from simpletune.data.geometry import Placement
 from simpletune.data.header import SIXTEEN_BIT_MODES, open_picture, orientation, refusal
-from simpletune.data.local import list_images
-from simpletune.data.sources import Exclusion, Reason, Rejected, shown
+from simpletune.data.local import Folder
+from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, SourceError, shown
 from simpletune.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,47 +54,47 @@ Weights = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """The masks of a mask_data_dir, found by a picture's name: the same, or else the same but for its extension."""
+    """The masks of a mask_data_dir, by the names they may be asked for."""
 
-    root: str
-    names: dict[str, str | Rejected]
+    folder: Folder
+    masks: Mapping[str, ImageFile | Rejected]
 
-    def find(self, picture: str) -> str | Rejected:
-        """The mask's name inside the folder, or why there is none."""
+    def find(self, picture: str) -> ImageFile | Rejected:
+        """The mask of a picture: of the same name, or else of the same but for its extension; or why there is none."""
         stem = _stem(picture)
-        found = self.names.get(picture, self.names.get(stem))
-        return found if found is not None else Rejected(Reason.NO_MASK, f"no picture {shown(stem)}.* in {self.root}")
-
-    def path(self, name: str) -> Path:
-        return Path(self.root, name)
+        found = self.masks.get(picture) or self.masks.get(stem)
+        return found or Rejected(Reason.NO_MASK, f"no picture {shown(stem)}.* in {self.folder.root}")
 
 
-def open_mask_folder(folder: Path) -> MaskFolder:
-    """List a mask_data_dir. Raises DataError when it can't be read."""
+def open_mask_folder(path: Path) -> MaskFolder:
+    """List a mask_data_dir. Raises DataError when it can't be."""
+    folder = Folder(str(path))
     try:
-        listing = list_images(folder)
-    except OSError as error:
-        hint = "check mask_data_dir and its permissions"
-        raise DataError(f"the folder of masks {folder} can't be read: {error.strerror}", hint) from error
-    names: dict[str, str | Rejected] = {}
+        listing = folder.list()
+    except SourceError as error:
+        raise DataError(f"mask_data_dir: {error.message}", error.hint) from error
+    masks: dict[str, ImageFile | Rejected] = {}
     for name, why in listing.rejected:
-        names[name] = names[_stem(name)] = Rejected(Reason.MASK, f"mask {shown(name)}: {why.detail}")
-    for file in reversed(listing.files):  # of several masks for one picture the first by name
-        names[file.name] = names[_stem(file.name)] = file.name
-    return MaskFolder(str(folder), names)
+        masks[name] = masks[_stem(name)] = Rejected(Reason.MASK, f"mask {shown(name)}: {why.detail}")
+    for file in reversed(listing.files):  # of several that differ in their extension the first by name
+        masks[file.name] = masks[_stem(file.name)] = file
+    return MaskFolder(folder, masks)
 
 
 def without_masks(image_set: ImageSet, samples: Iterable[Sample]) -> tuple[Exclusion, ...]:
-    """Pictures of a data set for which mask_data_dir has no mask, by its listing alone. Raises DataError as above."""
+    """The pictures of a data set for which mask_data_dir has no mask, by its listing alone.
+
+    Raises DataError when it can't be listed.
+    """
     if image_set.mask_source != FOLDER or image_set.mask_data_dir is None:
         return ()
     folder = open_mask_folder(image_set.mask_data_dir)
     found = ((sample, folder.find(sample.name)) for sample in samples)
-    return tuple(
-        Exclusion(sample.set_id, sample.name, mask.reason.value, mask.detail)
-        for sample, mask in found
-        if isinstance(mask, Rejected)
-    )
+    return tuple(excluded(sample, mask) for sample, mask in found if isinstance(mask, Rejected))
+
+
+def excluded(sample: Sample, why: Rejected) -> Exclusion:
+    return Exclusion(sample.set_id, sample.name, why.reason.value, why.detail)
 
 
 def mask_key(data_sha256: str, kind: str, placement: Placement, scale: int) -> str:
