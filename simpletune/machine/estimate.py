@@ -98,10 +98,13 @@ def latent_cache_bytes(pictures: int, pixels: int, mixed_precision: str) -> int:
     return pictures * (latent + _FILE_OVERHEAD)
 
 
-def text_cache_bytes(flavour: str, captions: int, tokenizer_max_length: int, mixed_precision: str) -> int:
-    """Disk taken by the encodings of that many different captions."""
-    config = component_config_of(flavour, "transformer")
-    numbers = text_tokens(tokenizer_max_length) * config["joint_attention_dim"] + config["pooled_projection_dim"]
+def text_cache_bytes(flavour: str, captions: int, tokenizer_max_length: int, use_t5: bool, mixed_precision: str) -> int:
+    """Disk taken by the encodings of that many different captions: CLIP's states unpadded, T5's where it is used."""
+    transformer = component_config_of(flavour, "transformer")
+    width = sum(component_config_of(flavour, part)["hidden_size"] for part in ENCODER_PARTS[:2])
+    numbers = CLIP_TOKENS * width + transformer["pooled_projection_dim"]
+    if use_t5:
+        numbers += tokenizer_max_length * transformer["joint_attention_dim"]
     return captions * (int(numbers) * COMPUTE_BYTES[mixed_precision] + _FILE_OVERHEAD)
 
 

@@ -144,7 +144,7 @@ def _disk(plan: Plan) -> dict[str, int]:
     return {
         "latents": estimate.latent_cache_bytes(plan.pictures, _pixels(plan.bucket), plan.mixed_precision),
         "captions": estimate.text_cache_bytes(
-            plan.flavour, plan.captions, plan.tokenizer_max_length, plan.mixed_precision
+            plan.flavour, plan.captions, plan.tokenizer_max_length, plan.use_t5, plan.mixed_precision
         ),
         "checkpoints": plan.checkpoints * checkpoint,
     }

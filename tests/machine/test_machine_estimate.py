@@ -60,9 +60,28 @@ def test_optimizer_state_is_counted_as_it_is(name):
 def test_caches_on_disk():
     latents = subject.latent_cache_bytes(100, 1024**2, "bf16")
     assert latents == pytest.approx(100 * 16 * 128 * 128 * 2, rel=0.02)
-    captions = subject.text_cache_bytes("sd3-medium", 100, 154, "bf16")
-    assert captions == pytest.approx(100 * (231 * 4096 + 2048) * 2, rel=0.01)
-    assert subject.text_cache_bytes("sd3-medium", 100, 154, "no") == pytest.approx(2 * captions, rel=0.01)
+    captions = subject.text_cache_bytes("sd3-medium", 100, 154, True, "bf16")
+    assert captions == pytest.approx(100 * (77 * 2048 + 154 * 4096 + 2048) * 2, rel=0.01)
+    assert subject.text_cache_bytes("sd3-medium", 100, 154, True, "no") == pytest.approx(2 * captions, rel=0.01)
+    assert subject.text_cache_bytes("sd3-medium", 100, 154, False, "bf16") == pytest.approx(32e6, rel=0.02)
+
+
+def test_the_cache_of_captions_is_as_large_as_its_files(tmp_path, tiny_model):
+    torch = pytest.importorskip("torch")
+    from simpletune.data.cache import TensorCache
+    from simpletune.models.family import TextEncoding
+    from simpletune.models.text import pack
+
+    transformer = subject.component_config_of("tiny", "transformer")
+    states = torch.rand(1, 77 + 100, transformer["joint_attention_dim"])
+    width = transformer["pooled_projection_dim"]
+    states[:, :77, width:] = 0
+    for use_t5 in (True, False):
+        if not use_t5:
+            states[:, 77:] = 0
+        TensorCache(tmp_path).put(f"ab{use_t5}", pack(TextEncoding(states, torch.rand(1, width))))
+        size = TensorCache(tmp_path).path(f"ab{use_t5}").stat().st_size
+        assert size <= subject.text_cache_bytes("tiny", 1, 100, use_t5, "no") <= size + 4096
 
 
 def test_it_needs_no_torch():
