@@ -20,11 +20,10 @@ from typing import Any, BinaryIO
 
 from simpletune import files, locks
 from simpletune.data.sources import shown
+from simpletune.data.table_columns import CAPTION_COLUMNS, FILE_COLUMNS
 from simpletune.errors import UsageError
 
 NAME, TEXT = "file_name", "text"
-_NAME_COLUMNS = (NAME, "filename", "file", "path", "image")
-_TEXT_COLUMNS = (TEXT, "caption", "prompt", "description")
 
 Entry = dict[str, Any]
 
@@ -107,12 +106,12 @@ def repaired(path: Path) -> set[str]:
 
 def name_of(entry: Mapping[str, Any]) -> str | None:
     """The picture that a line is about; None when it names none."""
-    return next((entry[key] for key in _NAME_COLUMNS if isinstance(entry.get(key), str)), None)
+    return next((entry[key] for key in FILE_COLUMNS if isinstance(entry.get(key), str)), None)
 
 
 def text_of(entry: Mapping[str, Any]) -> Any:
     """A line's caption, or several in a list; None or something empty where it has none."""
-    return next((entry[key] for key in _TEXT_COLUMNS if entry.get(key)), None)
+    return next((entry[key] for key in CAPTION_COLUMNS if entry.get(key)), None)
 
 
 def _mended(data: bytes) -> bytes:
@@ -157,11 +156,11 @@ def _replaced(old: list[Entry], new: list[Entry]) -> list[Entry]:
 
 
 def _without_text(entry: Entry) -> Entry:
-    return {key: value for key, value in entry.items() if key not in _TEXT_COLUMNS}
+    return {key: value for key, value in entry.items() if key not in CAPTION_COLUMNS}
 
 
 def _others(entry: Entry) -> Entry:
-    return {key: value for key, value in entry.items() if key not in _NAME_COLUMNS}
+    return {key: value for key, value in entry.items() if key not in FILE_COLUMNS}
 
 
 def _write(path: Path, entries: Iterable[Entry]) -> None:

@@ -88,8 +88,9 @@ def captions_already(config: Path, set_id: str, ours: Path | None, source: Sourc
         return '"only_instance_prompt" is its caption'
     if strategy == "textfile":
         return None if ours is None else _text_files(source, listing)
-    if strategy == "jsonl" and ours is not None and _same_file(keys.path("metadata_path"), ours):
-        return None
+    if _uses(keys, ours):
+        named = [key for key in ("filename_column", "caption_column") if keys[key] is not None]
+        return f'"{named[0]}" says how they are read' if named else None
     path = keys.path("metadata_path") if strategy in ("csv", "jsonl", "parquet") else None
     return f'"caption_strategy" is "{strategy}"' + (f", from {shown(display(path))}" if path else "")
 
@@ -111,23 +112,23 @@ def _changed(keys: Keys, captions: Path | None) -> dict[str, Any]:
     entry = {key: value for key, value in keys.values.items() if key not in _OF_OTHER_CAPTIONS}
     if captions is None:
         entry.pop("metadata_path", None)
-        if "caption_strategy" in entry:
-            entry["caption_strategy"] = "textfile"
-        return entry
-    if not (keys["caption_strategy"] == "jsonl" and _same_file(keys.path("metadata_path"), captions)):
-        entry |= {"caption_strategy": "jsonl", "metadata_path": _relative(captions, keys)}
-        return entry
-    return dict(keys.values)
+        return entry | ({"caption_strategy": "textfile"} if "caption_strategy" in entry else {})
+    path = keys["metadata_path"] if _uses(keys, captions) else _relative(captions, keys)
+    return entry | {"caption_strategy": "jsonl", "metadata_path": path}
+
+
+def _uses(keys: Keys, captions: Path | None) -> bool:
+    """Whether a data set's captions are those in a file."""
+    if keys["caption_strategy"] != "jsonl" or captions is None:
+        return False
+    path = keys.path("metadata_path")
+    return path is not None and os.path.realpath(path) == os.path.realpath(captions)
 
 
 def _relative(captions: Path, keys: Keys) -> str:
     """The captions' path as the data file names it: relative to its own folder when it is below that."""
     base = keys.base("metadata_path")
     return (captions.relative_to(base) if captions.is_relative_to(base) else captions).as_posix()
-
-
-def _same_file(one: Path | None, other: Path) -> bool:
-    return one is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _entry(images: tuple[Keys, ...], set_id: str) -> Keys:
