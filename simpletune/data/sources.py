@@ -196,13 +196,29 @@ def is_settled(stamp: Stamp, since_ns: int) -> bool:
     return all(moment < settled or moment > no_time for moment in stamp[1:3])
 
 
-def open_source(image_set: ImageSet) -> Source:
-    """The source that a data set names. Raises SourceError when a package it needs isn't installed."""
+def open_source(image_set: ImageSet, hf_endpoint: str | None = None) -> Source:
+    """The source that a data set names; `hf_endpoint` is the address of a mirror of the Hugging Face hub.
+
+    Raises SourceError when a package it needs isn't installed.
+    """
     if image_set.type == "local":
         from simpletune.data.local import Folder
 
         assert image_set.instance_data_dir is not None
         return Folder(str(image_set.instance_data_dir))
+    if image_set.type == "webdataset":
+        from simpletune.data.webdataset import Shards
+
+        return Shards(str(image_set.instance_data_dir))
+    if image_set.type == "s3":
+        from simpletune.data.s3 import Bucket
+
+        assert image_set.s3_url is not None
+        return Bucket(image_set.s3_url, image_set.s3_endpoint)
+    if image_set.type == "huggingface":
+        from simpletune.data.huggingface import HuggingFace
+
+        return HuggingFace(image_set, hf_endpoint)
     raise ValueError(f"no source of type {image_set.type}")
 
 
