@@ -178,7 +178,8 @@ class _Pictures:
 
     def _job(self, sample: Sample, again: frozenset[str]) -> Job:
         folder, size = str(self.caches[sample.set_id].folder), (sample.width, sample.height)
-        return Job(sample.set_id, sample.name, size, sample.placements, folder, self.identity, again)
+        stamped = sample.set_id in self.noted
+        return Job(sample.set_id, sample.name, size, sample.placements, folder, self.identity, again, stamped)
 
     def _prepared(
         self, ordered: Sequence[Sample], jobs: Sequence[Job], batch_size: int, phase: Phase

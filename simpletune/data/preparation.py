@@ -26,7 +26,7 @@ class Job:
     """What is to be done for a picture. `size` is its upright (width, height) in pixels, as it was scanned.
 
     folder: the cache its latents belong into. vae_identity: Family.vae_identity. again: keys of entries that are to
-    be made although they are there.
+    be made although they are there. stamped: whether the file's stamp is asked for.
     """
 
     set_id: str
@@ -36,6 +36,7 @@ class Job:
     folder: str
     vae_identity: str
     again: frozenset[str] = frozenset()
+    stamped: bool = True
 
     @property
     def room(self) -> int:
@@ -45,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Made:
-    """A picture that was read: the SHA-256 of its bytes, and its file's stamp after that (None where none is told).
+    """A picture that was read: the SHA-256 of its bytes, and its file's stamp after that if it was asked for.
 
     `keys` has one for each placement; `pixels`, uint8 (H, W, 3), those of the placements in `missing`, by position.
     """
@@ -71,7 +72,7 @@ def make(job: Job, sources: Mapping[str, Source]) -> Made | Fault:
     where = source.location(job.name)
     try:
         data = source.read(job.name)
-        stamp = _stamp(source, job.name)
+        stamp = source.stamp(job.name) if job.stamped else None
         digest = hashlib.sha256(data).hexdigest()
         keys = tuple(latent_key(digest, placement, job.vae_identity) for placement in job.placements)
         missing = tuple(index for index, key in enumerate(keys) if _is_missing(job, key))
@@ -92,10 +93,3 @@ def size_bytes(placement: Placement) -> int:
 
 def _is_missing(job: Job, key: str) -> bool:
     return key in job.again or not entry_path(job.folder, key).is_file()
-
-
-def _stamp(source: Source, name: str) -> Stamp | None:
-    """The file's stamp after it was read: bytes belong to a stamp that is the same before and after."""
-    ask = getattr(source, "stamp", None)
-    stamp: Stamp | None = ask(name) if ask is not None else None
-    return stamp

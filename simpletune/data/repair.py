@@ -75,7 +75,9 @@ class Repair:
         identity = self.family.vae_identity(self.model_files, self.settings)
         placements = (sample.placements[index],)
         size, folder = (sample.width, sample.height), str(stored.cache.folder)
-        job = Job(sample.set_id, sample.name, size, placements, folder, identity, frozenset({stored.key}))
+        job = Job(
+            sample.set_id, sample.name, size, placements, folder, identity, frozenset({stored.key}), stamped=False
+        )
         made = make(job, self.sources)
         where = shown(self.sources[sample.set_id].location(sample.name))
         if isinstance(made, Fault):
