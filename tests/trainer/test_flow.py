@@ -174,3 +174,25 @@ def test_losses_are_their_formulas_per_sample(error, c, kind):
     assert loss_B.shape == (2,)
     assert loss_B.dtype == torch.float32
     assert loss_B.tolist() == pytest.approx([expected, 0], rel=1e-3, abs=1e-6)
+
+
+def test_a_mask_makes_each_pictures_loss_the_mean_over_what_is_seen_of_it():
+    prediction, target = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]]] * 3), torch.zeros(3, 2, 1, 2)
+    mask = torch.tensor([[[[1.0, 0.0]]], [[[0.25, 0.75]]], [[[0.01, 0.0]]]])
+    left, right = (1 + 9) / 2, (4 + 25) / 2
+    loss = flow.flow_loss(prediction, target, "l2", 0.1, mask).tolist()
+    assert loss == pytest.approx([left, 0.25 * left + 0.75 * right, left])
+    everywhere = flow.flow_loss(prediction, target, "l2", 0.1, torch.ones(3, 1, 1, 2))
+    assert everywhere.tolist() == pytest.approx(flow.flow_loss(prediction, target, "l2", 0.1).tolist())
+
+
+@pytest.mark.parametrize("loss_type", ["l2", "huber", "smooth_l1"])
+def test_what_is_masked_out_gives_no_gradient(loss_type):
+    prediction = torch.linspace(-1, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4).requires_grad_()
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, :, :, :2] = 1
+    mask[1, :, 1] = 0.3
+    flow.flow_loss(prediction, torch.full((2, 3, 4, 4), 2.0), loss_type, 0.1, mask).mean().backward()
+    seen = mask.expand(2, 3, 4, 4) > 0
+    assert (prediction.grad[~seen] == 0).all()
+    assert (prediction.grad[seen] != 0).all()

@@ -1,0 +1,122 @@
+"""What data sets are for, in whole runs: training, regularisation, evaluation, masks, and when each is shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from project import Project
+
+from simpletune.progress import SilentReporter
+from simpletune.trainer.launch import launch
+
+Make = Callable[..., Project]
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def train(project: Project, *overrides: str) -> list[str]:
+    told = Told()
+    assert launch(project.config, overrides, told) is not None
+    return told.lines
+
+
+def data_sets(project: Project, *extra: dict[str, Any], **changes: Any) -> None:
+    """Change the first data set, and add others."""
+    path = project.folder / "multidatabackend.json"
+    first, text = json.loads(path.read_text())
+    path.write_text(json.dumps([{**first, **changes}, *extra, text]))
+
+
+def folder(project: Project, name: str, pictures: dict[str, str]) -> str:
+    """A folder of pictures with captions, each a colour, or a copy of another picture."""
+    made = project.folder / name
+    made.mkdir()
+    for file, colour in pictures.items():
+        Image.new("RGB", (64, 64), colour).save(made / f"{file}.png")
+        (made / f"{file}.txt").write_text(f"a {colour} square")
+    return name
+
+
+def data(project: Project) -> dict[str, Any]:
+    return json.loads((project.output / "data.json").read_text())
+
+
+def test_every_role_in_one_run(project: Make) -> None:
+    made = project(num_eval_images=0, max_train_steps=5, train_batch_size=3)
+    squares = folder(made, "class", {"c1": "gray", "c2": "silver"})
+    judged = folder(made, "judged", {"e1": "gold", "e2": "navy"})
+    masks = made.folder / "masks"
+    masks.mkdir()
+    for path in sorted((made.folder / "pictures").glob("*.png"))[1:]:
+        mask = Image.new("L", (96, 64) if int(path.name[0]) % 2 else (64, 64), 0)
+        mask.paste(255, (0, 0, 48, 48))
+        mask.save(masks / path.name)
+    data_sets(
+        made,
+        {"id": "class", "instance_data_dir": squares, "is_regularisation_data": True, "regularisation_weight": 0.5}
+        | {"start_step": 2},
+        {"id": "judged", "dataset_type": "eval", "instance_data_dir": judged},
+        mask_source="folder",
+        mask_data_dir="masks",
+        probability=0.5,
+    )
+    said = train(made)
+    described = data(made)
+    assert {name: entry["role"] for name, entry in described["data_sets"].items()} == {
+        "balls": "training",
+        "class": "regularisation",
+        "judged": "evaluation",
+    }
+    assert described["data_sets"]["class"]["loss_weight"] == 0.5
+    assert described["data_sets"]["class"]["start_step"] == 2
+    assert [row["name"] for row in described["held_out"]] == ["e1.png", "e2.png"]
+    assert len(described["trained"]) == 5 + 2, "the ball without a mask is left out"
+    assert all(("masks" in row) == (row["data_set"] == "balls") for row in described["trained"])
+    assert any("no mask in mask_data_dir" in line and "0-red.png" in line for line in said)
+    lines = made.metrics()
+    assert [line["validation_loss"] > 0 for line in lines.validations] == [True, True]
+    assert [len(line["sigma"]) for line in lines.steps][:2] == [2, 1], "half of 3 wide and of 2 square balls"
+    assert sum(len(line["sigma"]) for line in lines.steps[2:]) > 3, "from step 2 on the class is shown too"
+    assert all(line["data_wait"] >= 0 for line in lines.steps)
+
+
+def test_a_file_of_an_eval_set_is_trained_on_in_no_other(project: Make) -> None:
+    made = project(max_train_steps=1)
+    folder(made, "pictures/judged", {"e1": "gold"})
+    data_sets(
+        made,
+        {"id": "judged", "dataset_type": "eval", "instance_data_dir": "pictures/judged", "cache_dir_vae": "cache/e"},
+    )
+    train(made)
+    described = data(made)
+    assert [(row["data_set"], row["name"]) for row in described["held_out"]] == [("judged", "e1.png")]
+    assert len(described["trained"]) == 6
+    assert "judged/e1.png" not in [row["name"] for row in described["trained"]]
+
+
+def test_damaged_cache_entries_are_mended_on_the_way(project: Make) -> None:
+    made = project(max_train_steps=4)
+    train(made)
+    entries = sorted((made.folder / "cache").rglob("*.safetensors"))
+    for path in entries:
+        spoilt = bytearray(path.read_bytes())
+        spoilt[-1] ^= 1
+        path.write_bytes(bytes(spoilt))
+    said = train(made, f"output_dir={made.folder}/again")
+    lines = (made.folder / "again/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in lines] == pytest.approx(made.losses(), rel=1e-4)
+    assert any("damaged" in line for line in said)
+    assert sorted((made.folder / "cache").rglob("*.safetensors")) == entries

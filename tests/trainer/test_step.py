@@ -1,0 +1,120 @@
+"""One optimizer step against its loss written out by hand, with a model whose parameters are one for each place."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simpletune.data.loader import MicroBatch, StepBatch
+from simpletune.data.plan import SampleRef
+from simpletune.trainer import flow
+from simpletune.trainer.randomness import Stream, normal, uniform
+from simpletune.trainer.step import EagerStep, StepResult
+
+SHAPE = 2, 3, 4
+IDS = torch.tensor([11, 12, 13])
+
+
+class Places(nn.Module):
+    """Predicts its parameter, whatever it is shown: each place of the picture is influenced by its own number only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.linspace(-1, 1, 24).view(1, *SHAPE))
+
+
+class PlacesFamily:
+    vae_scale_factor = 8
+
+    def image_tokens(self, width: int, height: int) -> int:
+        return width * height // 256
+
+    def predict(self, transformer: Places, noisy: Tensor, sigma: Tensor, text: Any) -> Tensor:
+        return transformer.places.expand(len(noisy), -1, -1, -1)
+
+
+def settings(**changes: Any) -> Any:
+    values = {
+        "seed": 5, "mixed_precision": "no", "timestep_sampling": "uniform", "flow_schedule_shift": 3.0,
+        "flow_schedule_auto_shift": False, "loss_type": "l2", "huber_c": 0.1, "max_grad_norm": 0.0,
+        "caption_dropout_probability": 0.0,
+    }  # fmt: skip
+    return SimpleNamespace(**{**values, **changes})
+
+
+def micro(rows: slice, weight: float, loss_weights: Tensor, mask: Tensor | None = None) -> MicroBatch:
+    count = len(IDS[rows])
+    return MicroBatch(
+        refs=tuple(SampleRef("a", str(number)) for number in IDS[rows].tolist()),
+        weight=weight,
+        latents=latents()[rows],
+        prompt_embeds=torch.zeros(count, 1, 1),
+        pooled_prompt_embeds=torch.zeros(count, 1),
+        sample_ids=IDS[rows],
+        loss_weights=loss_weights[rows],
+        loss_mask=None if mask is None else mask[rows],
+    )
+
+
+def latents() -> Tensor:
+    return torch.sin(torch.arange(3 * 24.0)).view(3, *SHAPE)
+
+
+def take(model: Places, *batches: MicroBatch) -> tuple[StepResult, Tensor]:
+    """The step's result, and the gradient it made (SGD of rate 1)."""
+    processes = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
+    before = model.places.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    step = EagerStep(settings(), PlacesFamily(), model, list(model.parameters()), optimizer, processes, None)
+    result = step(StepBatch(7, 0, 3, batches))
+    return result, before - model.places.detach()
+
+
+def squared_errors() -> Tensor:
+    """(B, C, H, W), of the untrained model, from the step's formulas written out again."""
+    noise = normal(5, Stream.NOISE, 7, IDS, SHAPE)
+    return (Places().places.detach() - (noise - latents())) ** 2
+
+
+def test_the_loss_is_the_mean_of_each_samples_loss_times_its_weight():
+    weights = torch.tensor([1.0, 0.25, 3.0])
+    result, gradient = take(Places(), micro(slice(0, 3), 1.0, weights))
+    each = squared_errors().mean(dim=(1, 2, 3))
+    assert result.loss.item() == pytest.approx((each * weights).mean().item())
+    model = Places()
+    target = normal(5, Stream.NOISE, 7, IDS, SHAPE) - latents()
+    ((model.places - target).square().mean(dim=(1, 2, 3)) * weights).mean().backward()
+    assert torch.allclose(gradient, model.places.grad, atol=1e-6)
+    assert torch.allclose(result.sigma, flow.shift_sigma(uniform(5, Stream.SIGMA, 7, IDS), 3.0))
+
+
+def test_weights_and_masks_count_the_same_in_several_batches():
+    weights = torch.tensor([1.0, 0.25, 3.0])
+    mask = torch.linspace(0.1, 1, 36).view(3, 1, *SHAPE[1:])
+    whole, one = take(Places(), micro(slice(0, 3), 1.0, weights, mask))
+    parts, two = take(Places(), micro(slice(0, 2), 2 / 3, weights, mask), micro(slice(2, 3), 1 / 3, weights, mask))
+    assert whole.loss.item() == pytest.approx(parts.loss.item())
+    assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_a_masked_out_place_gives_no_gradient_to_what_only_it_could_influence():
+    mask = torch.zeros(3, 1, *SHAPE[1:])
+    mask[:, :, 0] = 1
+    mask[1, :, 1] = 0.5
+    result, gradient = take(Places(), micro(slice(0, 3), 1.0, torch.ones(3), mask))
+    assert (gradient[:, :, 2] == 0).all()
+    assert (gradient[:, :, :2] != 0).all()
+    each = (squared_errors().mean(1, keepdim=True) * mask).sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))
+    assert result.loss.item() == pytest.approx(each.mean().item())
+
+
+def test_a_batch_of_weight_0_counts_nothing():
+    alone, one = take(Places(), micro(slice(0, 2), 1.0, torch.ones(3)))
+    beside, two = take(Places(), micro(slice(0, 2), 1.0, torch.ones(3)), micro(slice(2, 3), 0.0, torch.ones(3)))
+    assert alone.loss.item() == beside.loss.item()
+    assert torch.equal(one, two)
+    assert len(beside.sigma) == 2
