@@ -112,15 +112,19 @@ def _look(found: _Findings, repo_id: str, address: str, revision: str | None, us
 
 def is_cached(repo_id: str, revision: str | None = None, use_t5: bool = True) -> bool:
     """Whether the hub's cache on this machine holds every file of a model in the diffusers layout."""
+    index = cached_file(repo_id, _ASKED_FOR, revision)
+    return index is not None and not lacking_parts(index.parent, use_t5)
+
+
+def cached_file(repo_id: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a model where the hub's cache on this machine has it; the hub isn't asked."""
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        index = try_to_load_from_cache(repo_id, _ASKED_FOR, revision=revision)
+        found = try_to_load_from_cache(repo_id, name, revision=revision)
     except (ImportError, ValueError, OSError):  # no library, no name of a model, no readable cache
-        return False
-    if not isinstance(index, str):
-        return False
-    return not lacking_parts(Path(index).parent, use_t5)
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def _judge(access: Access, found: _Findings, gated: bool, in_time: bool, timeout: float) -> Access:
