@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Entry] = {
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
     "caption": Entry("simpletune.cli.caption:caption", "Write captions for pictures, with a model that sees them."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
+    "cache": Entry("simpletune.cli.cache:cache", "See what is in the caches, and remove what nobody needs."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),
     "explain": Entry("simpletune.cli.explain:explain", "Say what a key means, costs, and is now."),
     "schema": Entry("simpletune.cli.schema:schema", "Print or write the schemas that editors complete and check with."),

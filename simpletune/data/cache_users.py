@@ -26,21 +26,30 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Note:
-    """What a config's last run needed here. `keys` are shortened; `used` is the day, as 2026-11-23."""
+    """What a config's last run needed here. `keys` are shortened; `used` is the day, as 2026-11-23.
+
+    It is not `complete` while that run is still encoding, or when it was ended before it was done.
+    """
 
     config: Path
     kind: str
     used: str
     keys: frozenset[str]
+    complete: bool
 
     def needs(self, key: str) -> bool:
         return key[:_DIGITS] in self.keys
 
 
-def leave_note(folder: Path, kind: str, config: Path, keys: Collection[str]) -> None:
+def leave_note(folder: Path, kind: str, config: Path, keys: Collection[str], *, complete: bool = True) -> None:
     """Note in a cache's folder that `config` needs these entries; where that can't be written, nothing is noted."""
-    shortened = sorted({key[:_DIGITS] for key in keys})
-    note = {"config": str(config), "kind": kind, "used": date.today().isoformat(), "keys": shortened}
+    note = {
+        "config": str(config),
+        "kind": kind,
+        "used": date.today().isoformat(),
+        "complete": complete,
+        "keys": sorted({key[:_DIGITS] for key in keys}),
+    }
     text = json.dumps(note) + "\n"
     path = _path(folder, kind, config)
     with suppress(OSError):
@@ -56,7 +65,8 @@ def notes(folder: Path) -> list[Note]:
     for path in sorted((folder / _FOLDER).glob("*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError):
             value = json.loads(path.read_text(encoding="utf-8"))
-            note = Note(Path(value["config"]), value["kind"], value["used"], frozenset(map(str, value["keys"])))
+            keys = frozenset(map(str, value["keys"]))
+            note = Note(Path(value["config"]), value["kind"], value["used"], keys, value["complete"])
             if path == _path(folder, note.kind, note.config):
                 found.append(note)
     return sorted(found, key=lambda note: (str(note.config), note.kind))

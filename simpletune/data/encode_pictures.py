@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ from simpletune.data.entries import latent_key, listed
 from simpletune.data.pipeline import Halving, Writer, damaged, read_ahead, release, stacked, to_host, writing
 from simpletune.data.preparation import Fault, Job, Made
 from simpletune.data.scan import Exclusion, Sample, ScanResult
-from simpletune.data.sources import UNREADABLE_REASONS, Reason, Source, shown
+from simpletune.data.sources import Source, shown
+from simpletune.data.unreadable import Unreadable
 from simpletune.data.workers import preparing, processors
 from simpletune.errors import DataError
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 LATENTS = "latents"
 """The name of the tensor in an entry: (C, H, W)."""
-
-_NAMED = 20  # pictures that are left out with a line each; of more the number is told
-_NAMED_AT_THE_END = 3
 
 
 @dataclass(frozen=True)
@@ -76,12 +73,15 @@ def fill_latent_cache(
         indexes={} if indexes is None or verify else indexes,
         noted={} if indexes is None else indexes,
         identity=family.vae_identity(model_files, settings),
-        lost=_Lost(samples, scanned, settings.max_unreadable_share, reporter),
+        lost=Unreadable(samples, scanned, settings.max_unreadable_share, reporter),
         reporter=reporter,
     )
     vae = _Vae(family, model_files, settings, device)
     with closing(vae):
-        run.encode(run.find_missing(samples), vae, frozenset())
+        missing = run.find_missing(samples)
+        if missing:
+            run.leave_notes(settings.config_path, complete=False)
+        run.encode(missing, vae, frozenset())
         if verify and (broken := run.find_damaged()):
             again = {sample_id for sample_id, _ in broken}
             keys = frozenset(run.entries[sample_id][index].key for sample_id, index in broken)
@@ -132,7 +132,7 @@ class _Pictures:
     indexes: Mapping[str, Index]
     noted: Mapping[str, Index]
     identity: str
-    lost: _Lost
+    lost: Unreadable
     reporter: Reporter
     entries: dict[tuple[str, str], tuple[Stored, ...]] = field(default_factory=dict)
 
@@ -167,14 +167,14 @@ class _Pictures:
                     for batch, latents in batches.run(group, vae.encode):
                         _write(batch, latents, writer)
 
-    def leave_notes(self, config_path: Path) -> None:
+    def leave_notes(self, config_path: Path, *, complete: bool = True) -> None:
         """Say in each cache's folder who uses which of its entries."""
-        keys: dict[Path, list[str]] = {}
+        keys: dict[Path, list[str]] = {cache.folder: [] for cache in self.caches.values()}
         for entries in self.entries.values():
             for stored in entries:
                 keys.setdefault(stored.cache.folder, []).append(stored.key)
         for folder, used in keys.items():
-            leave_note(folder, LATENTS_NOTE, config_path, used)
+            leave_note(folder, LATENTS_NOTE, config_path, used, complete=complete)
 
     def _job(self, sample: Sample, again: frozenset[str]) -> Job:
         folder, size = str(self.caches[sample.set_id].folder), (sample.width, sample.height)
@@ -218,53 +218,6 @@ class _Pictures:
             raise DataError(f'data set "{sample.set_id}": {fault.message}', fault.hint)
         self.entries.pop(sample.id, None)
         self.lost.add(sample, fault.message)
-
-
-class _Lost:
-    """The pictures that couldn't be read, and how many a data set may lose."""
-
-    def __init__(
-        self, samples: Sequence[Sample], scanned: Sequence[ScanResult], share: float, reporter: Reporter
-    ) -> None:
-        self.excluded: list[Exclusion] = []
-        self._share = share
-        self._reporter = reporter
-        self._left = Counter(sample.set_id for sample in samples)
-        self._found = Counter({result.set_id: result.found for result in scanned})
-        self._found.update({set_id: count for set_id, count in self._left.items() if not self._found[set_id]})
-        unreadable = [each for result in scanned for each in result.excluded if each.reason in UNREADABLE_REASONS]
-        self._names: dict[str, list[str]] = {}
-        for exclusion in unreadable:
-            self._names.setdefault(exclusion.set_id, []).append(exclusion.name)
-
-    def add(self, sample: Sample, message: str) -> None:
-        """Leave a picture out, and say so. Raises DataError when its data set has lost too many."""
-        self.excluded.append(Exclusion(sample.set_id, sample.name, Reason.UNREADABLE.value, message))
-        if len(self.excluded) <= _NAMED:
-            self._reporter.warn(f"left out: {message}")
-        self._left[sample.set_id] -= 1
-        names = self._names.setdefault(sample.set_id, [])
-        names.append(sample.name)
-        found = self._found[sample.set_id]
-        if len(names) > self._share * found or not self._left[sample.set_id]:
-            raise DataError(self._too_many(sample.set_id, names, found), _hint(message))
-
-    def summarize(self) -> None:
-        """Say how many were left out in all, when not each had its line."""
-        more = len(self.excluded) - _NAMED
-        if more > 0:
-            self._reporter.warn(f"left out: {more} more pictures that can't be read")
-
-    def _too_many(self, set_id: str, names: Sequence[str], found: int) -> str:
-        few = ", ".join(shown(name) for name in names[-_NAMED_AT_THE_END:])
-        if not self._left[set_id]:
-            return f'data set "{set_id}": none of its {found} pictures can be read any more ({few})'
-        limit = f"max_unreadable_share allows {self._share:.4g} of them"
-        return f'data set "{set_id}": {len(names)} of {found} pictures can\'t be read, and {limit} ({few})'
-
-
-def _hint(message: str) -> str:
-    return f"see to these files, or raise max_unreadable_share; the last: {message}"
 
 
 def _write(batch: Sequence[_Prepared], latents: Tensor, writer: Writer) -> None:

@@ -17,7 +17,8 @@ from simpletune.data.pipeline import Halving, absent, release, to_host, writing
 from simpletune.models.family import TextEncoding
 
 if TYPE_CHECKING:
-    from simpletune.config.settings import Settings
+    from simpletune.config.settings import Settings, TextEmbeds
+    from simpletune.data.scan import Sample
     from simpletune.models.family import Family, ModelFiles
     from simpletune.progress import Reporter
 
@@ -40,6 +41,17 @@ class StoredText(Stored):
         return self.family.unpack_text(super().load())
 
 
+def captions_by_cache(settings: Settings, samples: Iterable[Sample]) -> dict[TextEmbeds, list[str]]:
+    """Every caption of the samples by the text cache of its data set; prompts and the empty caption by the default."""
+    default = next((entry for entry in settings.text_embeds if entry.default), settings.text_embeds[0])
+    prompts = [*settings.validation_prompts.values(), settings.validation_negative_prompt]
+    wanted = {default: ["", *(prompts if settings.validation_prompts else ())]}
+    caches = {image_set.id: settings.text_embeds_of(image_set) for image_set in settings.image_sets}
+    for sample in samples:
+        wanted.setdefault(caches[sample.set_id], []).extend(sample.captions)
+    return wanted
+
+
 def fill_text_cache(
     captions: Iterable[str],
     cache_dir: Path,
@@ -58,10 +70,12 @@ def fill_text_cache(
     identity = family.text_identity(model_files, settings)
     cache = TensorCache(cache_dir)
     stored = {caption: StoredText(cache, text_key(caption, identity), family) for caption in sorted(set(captions))}
+    keys = [entry.key for entry in stored.values()]
     missing = absent(stored, "caption", reporter, verify)
     if missing:
+        leave_note(cache_dir, CAPTIONS, settings.config_path, keys, complete=False)
         encode_captions(missing, stored, family, model_files, settings, device, reporter)
-    leave_note(cache_dir, CAPTIONS, settings.config_path, [entry.key for entry in stored.values()])
+    leave_note(cache_dir, CAPTIONS, settings.config_path, keys)
     return dict(stored)
 
 
