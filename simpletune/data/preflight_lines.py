@@ -43,6 +43,8 @@ def set_lines(image_set: ImageSet, result: ScanResult) -> Iterator[str]:
     for note, names in result.notes.items():
         yield f"    note: {count(len(names), 'caption')}: {note}: {some(names)}"
     for remark in result.remarks:
+        yield f"    note: {remark.message}: {', '.join(map(shown, remark.examples))}"
+    for remark in result.remarks:
         yield f"    note: {remark.message}: {'; '.join(remark.examples)}"
 
 

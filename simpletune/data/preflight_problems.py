@@ -61,6 +61,9 @@ class Places:
             message = f"{named}: {count(len(names), 'caption')}: {note}"
             yield self._in_set(image_set, "caption_strategy", message, f"see {some(names)}", WARNING)
         for remark in result.remarks:
+            hint = f"see {', '.join(remark.examples)}"
+            yield self._in_set(image_set, "metadata_path", f"{named}: {remark.message}", hint, WARNING)
+        for remark in result.remarks:
             yield self._in_set(
                 image_set, "metadata_path", f"{named}: {remark.message}", "; ".join(remark.examples), WARNING
             )

@@ -74,12 +74,24 @@ def gather(
         samples = [*preflight.training, *preflight.held_out]
         folders = {image_set.id: image_set.cache_dir_vae for image_set in settings.image_sets}
         latents = fill_latent_cache(
-            samples, preflight.sources, folders, family, files, settings, processes.device, reporter
+            samples,
+            preflight.sources,
+            folders,
+            family,
+            files,
+            settings,
+            processes.device,
+            reporter,
+            indexes=preflight.indexes,
+            scanned=preflight.results,
         ).entries
         readable = [sample for sample in samples if sample.id in latents]
         sets, scale = settings.image_sets, family.vae_scale_factor
-        masks = fill_mask_cache(readable, sets, preflight.sources, scale, settings.config_path, reporter)
+        masks = fill_mask_cache(
+            readable, sets, preflight.sources, scale, settings.config_path, reporter, preflight.indexes
+        )
     if processes.is_main:
+        preflight.save_indexes()
         processes.wait()
     repair = Repair(family, files, settings, preflight.sources, processes.device, reporter)
     repairs = Repairs(repair.latent, repair.text, masks.repair)
