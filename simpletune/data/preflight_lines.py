@@ -44,8 +44,6 @@ def set_lines(image_set: ImageSet, result: ScanResult) -> Iterator[str]:
         yield f"    note: {count(len(names), 'caption')}: {note}: {some(names)}"
     for remark in result.remarks:
         yield f"    note: {remark.message}: {', '.join(map(shown, remark.examples))}"
-    for remark in result.remarks:
-        yield f"    note: {remark.message}: {'; '.join(remark.examples)}"
 
 
 def role(image_set: ImageSet) -> str:

@@ -63,10 +63,6 @@ class Places:
         for remark in result.remarks:
             hint = f"see {', '.join(remark.examples)}"
             yield self._in_set(image_set, "metadata_path", f"{named}: {remark.message}", hint, WARNING)
-        for remark in result.remarks:
-            yield self._in_set(
-                image_set, "metadata_path", f"{named}: {remark.message}", "; ".join(remark.examples), WARNING
-            )
         yield from self._enlarged(image_set, result)
 
     def _too_many_unreadable(self, named: str, result: ScanResult) -> Problem | None:

@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from data_helpers import colours, image_set, scan
+from data_helpers import colours, image_set, run_settings, scan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simpletune.config.settings import ImageSet
 from simpletune.data.metadata import Metadata, needs_metadata, open_metadata
+from simpletune.data.preflight import preflight
 from simpletune.data.sources import SourceError
 
 FOX = "file_name,caption\nfox.png,a red fox\n"
@@ -372,3 +373,22 @@ def test_scans_take_captions_from_a_table(tmp_path):
     ]
     (pictures / "new.png").write_bytes((pictures / "fox.png").read_bytes())
     assert scan(table(tmp_path, FOX), 16, 1).excluded[-1].detail == "no row in captions.csv"
+
+
+def test_the_report_before_training_names_the_table_once(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    colours(64, 64).save(tmp_path / "pictures" / "fox.png")
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "multidatabackend.json").write_text('[{\n"id": "pictures",\n"metadata_path": "captions.csv"}]')
+    paths = {name: tmp_path / f"{name}.json" for name in ("config", "multidatabackend")}
+    files = {"config_path": paths["config"], "data_backend_config": paths["multidatabackend"]}
+
+    report = preflight(run_settings(table(tmp_path, f"{FOX}cow.png,a cow\n"), train_batch_size=1, **files))
+    (problem,) = report.problems
+    assert (problem.path, problem.line, problem.severity) == ("0.metadata_path", 3, "warning")
+    assert "1 row of captions.csv: no such picture" in problem.message
+    assert "cow.png" in (problem.hint or "")
+    assert sum("no such picture" in line for line in report.lines()) == 1
+
+    report = preflight(run_settings(table(tmp_path, ""), **files))
+    assert [(problem.path, problem.severity) for problem in report.problems] == [("0.metadata_path", "error")]
