@@ -111,7 +111,8 @@ def test_damaged_cache_entries_are_mended_on_the_way(project: Make) -> None:
     made = project(max_train_steps=4)
     train(made)
     entries = sorted((made.folder / "cache").rglob("*.safetensors"))
-    for path in entries:
+    latents, texts = ([path for path in entries if kind in path.parts] for kind in ("vae", "text"))
+    for path in (latents[0], *texts[:2]):  # one of these two may be the empty caption, which isn't needed
         spoilt = bytearray(path.read_bytes())
         spoilt[-1] ^= 1
         path.write_bytes(bytes(spoilt))
