@@ -359,13 +359,16 @@ def test_scans_take_captions_from_a_table(tmp_path):
     pictures.mkdir()
     for name in ("fox.png", "cat.png", "dog.png"):
         colours(64, 64).save(pictures / name)
-    rows = "cat.png,a cat\ncat.png,a tabby\ncow.png,a cow\ndog.png,\nbroken,1,2\n"
+    (pictures / "empty.png").touch()
+    rows = "cat.png,a cat\ncat.png,a tabby\ncow.png,a cow\ndog.png,\nempty.png,there\nbroken,1,2\n"
     result = scan(table(tmp_path, FOX + rows), 16, 1)
     assert [(sample.name, sample.captions) for sample in result.samples] == [
         ("cat.png", ("a cat", "a tabby")),
         ("fox.png", ("a red fox",)),
     ]
-    assert [(one.name, one.detail) for one in result.excluded] == [("dog.png", "no caption in its row of captions.csv")]
+    details = {one.name: one.detail for one in result.excluded}
+    assert list(details) == ["dog.png", "empty.png"]
+    assert details["dog.png"] == "no caption in its row of captions.csv"
     assert [remark.message for remark in result.remarks] == [
         "1 row of captions.csv: not usable",
         "1 row of captions.csv: for a picture that had one already; each different caption counts",
