@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from simpletune.data.s3_errors import NO_SUCH_RANGE, Where, code_of, of_bucket, of_picture, passes
@@ -59,7 +59,8 @@ class Client:
 
     @property
     def where(self) -> Where:
-        return Where(self._asked.url, self._asked.endpoint, self._unsigned)
+        """With the server's address if it isn't Amazon's."""
+        return replace(self._asked, endpoint=self._asked.endpoint or _environment_endpoint(), unsigned=self._unsigned)
 
     def connect(self) -> bool:
         """Find credentials; whether there are any. Raises SourceError when they are damaged, or s3fs is missing."""
@@ -154,7 +155,7 @@ class Client:
                 except SourceError:
                     raise
                 except Exception as error:  # botocore's, and ValueError for an address that is none
-                    raise of_bucket(error, self._asked, self._patience.tries) from error
+                    raise of_bucket(error, self.where, self._patience.tries) from error
                 self._process = os.getpid()
             return self._system
 
@@ -188,6 +189,11 @@ def _s3fs() -> Any:
             "reading from S3 needs s3fs, which isn't installed", "pip install 'simpletune[s3]'"
         ) from error
     return s3fs
+
+
+def _environment_endpoint() -> str | None:
+    """What botocore takes from the environment (the configuration files may name one too)."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def _gave_up(where: Where) -> SourceError:

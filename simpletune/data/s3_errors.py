@@ -70,7 +70,7 @@ class Where:
     unsigned: bool
 
     def __str__(self) -> str:
-        return shown(self.url) + (f" at {shown(self.endpoint)}" if self.endpoint else "")
+        return redact(shown(self.url) + (f" at {shown(self.endpoint)}" if self.endpoint else ""))
 
 
 def passes(error: BaseException) -> bool:
@@ -100,7 +100,7 @@ def of_picture(error: Exception, where: Where, tries: int) -> OSError:
     if code in _OTHERWISE | NO_SUCH_RANGE:
         return OSError(errno.EIO, "it changed while it was read")
     if passes(error):
-        return OSError(errno.EIO, f"{_what_passes(error)}, {tries} times")
+        return OSError(errno.EIO, _what_passes(error) + _times(tries))
     return of_bucket(error, where, tries)
 
 
@@ -115,7 +115,7 @@ def of_bucket(error: Exception, where: Where, tries: int) -> SourceError:
     if known is None and isinstance(error, ValueError):  # how botocore refuses an address
         known = _KINDS["InvalidEndpointError"]
     if known is None and passes(error):
-        known = f"{_what_passes(error)}, {tries} times", "try again later, or check the network and s3_endpoint"
+        known = _what_passes(error) + _times(tries), "try again later, or check the network and s3_endpoint"
     what, hint = known or (f"the server refuses ({said(error)})", "check s3_url and s3_endpoint")
     return SourceError(f"{where}: {what}", hint)
 
@@ -148,6 +148,10 @@ def _what_passes(error: BaseException) -> str:
     if any(kind in {"EndpointConnectionError", "ConnectTimeoutError"} for kind in _kinds(error)):
         return "the server couldn't be reached"
     return "the connection was cut off"
+
+
+def _times(tries: int) -> str:
+    return f", {tries} times in a row" if tries > 1 else ""
 
 
 def _kinds(error: BaseException) -> list[str]:
