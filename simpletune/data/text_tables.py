@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from simpletune.data.table_columns import (
 )
 
 _DELIMITERS = (",", ";", "\t")
+_SAYS_SEPARATOR = re.compile(r"(?i)sep=([,;\t|:])")
 _LONGEST_LINE = 4 << 20
 _MOST_LINES = 1000
 
@@ -56,8 +58,8 @@ def _header(lines: _Lines, name: str) -> tuple[list[str], str]:
     named = None
     for line in lines:
         text = (line or "").strip("\r\n")
-        if named is None and text.lower().startswith("sep=") and len(text) == len("sep=") + 1:
-            named = text[-1]
+        if named is None and (said := _SAYS_SEPARATOR.fullmatch(text)):
+            named = said[1]
         elif text.strip():
             tried = {mark: _split(text, mark) for mark in ([named] if named else _DELIMITERS)}
             delimiter = max(tried, key=lambda mark: len(tried[mark]))
