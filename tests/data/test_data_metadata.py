@@ -61,6 +61,7 @@ def refusal(folder: Path, content: str | bytes, kind: str = "csv", **changes: ob
         (FOX.rstrip("\n"), "a red fox"),
         ("file_name;caption\nfox.png;a fox, red, on grass\n", "a fox, red, on grass"),
         ("file_name\tcaption\nfox.png\ta fox, red; on grass\n", "a fox, red; on grass"),
+        ("file_name,caption\nfox.png,a\0fox\n", "a fox"),
         ("sep=;\nfile_name;caption\nfox.png;a fox\n", "a fox"),
         (FOX.encode("utf-16"), "a red fox"),
         (FOX.encode("utf-16-be"), "a red fox"),
