@@ -6,10 +6,6 @@ without the columns it needs, ends a scan. What a row names is a name to compare
 
 from __future__ import annotations
 
-import os
-import posixpath
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from simpletune.data.captions import LARGEST_CAPTION_FILE
 from simpletune.data.sources import shown
 from simpletune.data.table_columns import Row, TableError, Wanted, Wrong
+from simpletune.data.table_names import Names, key_of
 from simpletune.data.tables import read_table
 from simpletune.data.texts import NOT_UTF8, is_unicode, latin, one_line
 
@@ -31,7 +28,6 @@ _EXAMPLES = 3
 _LARGEST_SIZE = 1_000_000
 _SIZE_STEP = _LARGEST_SIZE + 1
 _SUFFIXES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-_DRIVE = re.compile(r"[A-Za-z]:/")
 
 
 @dataclass(frozen=True)
@@ -60,17 +56,17 @@ class Metadata:
 
     def captions(self, name: str) -> tuple[str, ...] | None:
         """A picture's captions, each once, in the rows' order; () where its row has none, None where it has no row."""
-        found = self._captions.get(_key(name))
+        found = self._captions.get(key_of(name))
         return (found,) if isinstance(found, str) else found
 
     def size(self, name: str) -> tuple[int, int] | None:
         """A picture's (width, height) in pixels; None where no row says it."""
-        packed = self._sizes.get(_key(name))
+        packed = self._sizes.get(key_of(name))
         return None if packed is None else divmod(packed, _SIZE_STEP)
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """The rows' names that aren't among a source's `names`."""
-        there = set(map(_key, names))
+        there = set(map(key_of, names))
         return [name for name in self._captions if name not in there]
 
     def remarks(self, names: Iterable[str]) -> tuple[Remark, ...]:
@@ -133,7 +129,7 @@ class _Reading:
     def __init__(self, path: Path, kind: str, image_set: ImageSet) -> None:
         self.kind = kind
         self._path = path
-        self._names = _Names(image_set)
+        self._names = Names(image_set)
         self._found: dict[str, str | tuple[str, ...]] = {}
         self._sizes: dict[str, int] = {}
         self._wrong, self._outside, self._latin, self._again, self._sizeless = (_Tally() for _ in range(5))
@@ -153,7 +149,7 @@ class _Reading:
         if name is None:
             self._outside.add(f"{self._place(row.number)}: {shown(file_name)}")
         else:
-            self._add(row, _key(name), tuple(dict.fromkeys(map(_read, captions))))
+            self._add(row, key_of(name), tuple(dict.fromkeys(map(_read, captions))))
 
     def _add(self, row: Row, name: str, captions: tuple[str, ...]) -> None:
         where = f"{self._place(row.number)}: {shown(name)}"
@@ -204,30 +200,6 @@ class _Reading:
         return f"{self._path.name} row {number}" if self.kind == "parquet" else f"{self._path.name}:{number}"
 
 
-class _Names:
-    """Makes names inside the data set of what rows say."""
-
-    def __init__(self, image_set: ImageSet) -> None:
-        folder = image_set.instance_data_dir
-        roots = [] if folder is None else [os.path.abspath(folder), os.path.realpath(folder)]  # noqa: PTH100
-        self._roots = [posixpath.normpath(root.replace("\\", "/")).rstrip("/") for root in roots] or ["/data set"]
-        self._url = f"{image_set.s3_url.rstrip('/')}/" if image_set.s3_url else None
-
-    def inside(self, cell: str) -> str | None:
-        """The name with forward slashes and nothing superfluous; None when it is outside the data set."""
-        name = cell.replace("\\", "/")
-        if self._url is not None and name.startswith(self._url):
-            name = name[len(self._url) :]
-        absolute = name.startswith("/") or _DRIVE.match(name) is not None
-        if not absolute and "./" not in name and "//" not in name and not name.endswith(("/", "..")) and name != ".":
-            return name
-        for root in self._roots:
-            whole = posixpath.normpath(name if absolute else f"{root}/{name}")
-            if _same(whole[: len(root) + 1], f"{root}/") and len(whole) > len(root) + 1:
-                return whole[len(root) + 1 :]
-        return None
-
-
 def _file_name(row: Row) -> str:
     if not isinstance(row.file_name, str):
         raise ValueError(f"the file name is {_kind(row.file_name)}, not text")
@@ -252,19 +224,6 @@ def _captions(row: Row) -> list[str]:
 
 def _read(text: str) -> str:
     return one_line(text if is_unicode(text) else latin(text))
-
-
-def _same(path: str, other: str) -> bool:
-    return path.casefold() == other.casefold() if os.name == "nt" else path == other
-
-
-def _key(name: str) -> str:
-    """What two spellings of a name share: accents as one character, broken bytes as Latin-1, forward slashes."""
-    if name.isascii():
-        return name.replace("\\", "/").strip() if "\\" in name else name.strip()
-    if not is_unicode(name):
-        name = latin(name)
-    return unicodedata.normalize("NFC", name).replace("\\", "/").strip()
 
 
 def _pixels(cell: Any) -> int:
