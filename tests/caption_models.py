@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,18 @@ def qwen(folder: Path, seed: int = 2) -> Path:
     allowed = letters | {ids["<|im_end|>"]}
     model.generation_config.suppress_tokens = [token for token in range(len(tokenizer)) if token not in allowed]
     model.save_pretrained(folder)
-    save_qwen_processor(folder, tokenizer)
+    save_qwen_processor(folder, tokenizer, {"shortest_edge": 1024, "longest_edge": 4096})
     return folder
 
 
-def save_qwen_processor(folder: Path, tokenizer: Any) -> None:
+def save_qwen_processor(folder: Path, tokenizer: Any, size: Mapping[str, int]) -> None:
     """As the hub has it: a file for the pictures, one for videos, the tokenizer's and the chat template."""
     import json
 
     tokenizer.chat_template = CHAT
     tokenizer.save_pretrained(folder)
     values = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "processor_class": "Qwen3VLProcessor"}
-    values |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 1024, "longest_edge": 4096}}
+    values |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": dict(size)}
     for name, kind in (
         ("preprocessor_config.json", {"image_processor_type": "Qwen2VLImageProcessorFast"}),
         ("video_preprocessor_config.json", {"video_processor_type": "Qwen3VLVideoProcessor"}),

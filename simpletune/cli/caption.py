@@ -41,12 +41,19 @@ MODEL = "Qwen/Qwen3-VL-2B-Instruct"
     default=MODEL,
     show_default=True,
     metavar="ID|FOLDER",
-    help="Hub id or folder. The default is 4.3 GB, Apache-2.0.",
+    help="Hub id or folder; the default is 4.3 GB, Apache-2.0.",
 )
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of the model.")
 @click.option("--prompt", metavar="TEXT", help="What to ask the model; for one without a chat, how captions begin.")
 @click.option("--trigger", default="", metavar="WORDS", help="Words to put in front of every caption.")
-@click.option("--max-new-tokens", type=click.IntRange(8, 2000), default=120, show_default=True, metavar="N")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(8, 2000),
+    default=120,
+    show_default=True,
+    metavar="N",
+    help="The longest caption, in the model's tokens.",
+)
 @click.option("--batch-size", type=click.IntRange(1, 256), metavar="N", help="Pictures at once. [8 on CUDA, 1 on CPU]")
 @click.option("--device", default="auto", show_default=True, metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")
 @click.option("--dtype", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)
@@ -54,7 +61,7 @@ MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="Only show captions of N pictures; keep nothing."
 )
-@click.option("--overwrite", is_flag=True, help="Make all captions anew.")
+@click.option("--overwrite", is_flag=True, help="Make all captions anew, yours too.")
 @click.option("--replace", is_flag=True, help="Use these captions where the data set has others.")
 @click.option("--sidecar", is_flag=True, help="Write .txt files beside the pictures instead.")
 @click.option("--yes", is_flag=True, help="Change the data file without asking.")

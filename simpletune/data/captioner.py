@@ -114,14 +114,14 @@ def try_out(
 ) -> Iterator[tuple[str, str]]:
     """The captions that some pictures would get, with their names; "" where the model says nothing. Keeps nothing."""
     work = _Work(source, options, reporter, Outcome())
-    for batch in work.captions(files):
+    for batch in work.captions(work.load(), files):
         yield from batch
 
 
 def _caption(work: _Work, missing: Sequence[ImageFile], total: int, store: Store) -> None:
-    batches = work.captions(missing)
+    describer = work.load()
     with work.reporter.phase("Captioning", total, "picture", done=work.outcome.before) as phase:
-        for batch in batches:
+        for batch in work.captions(describer, missing):
             made = [(name, text) for name, text in batch if text]
             store.add(made)
             work.outcome.made += len(made)
@@ -142,9 +142,8 @@ class _Work:
     outcome: Outcome
     _named: int = field(default=0)
 
-    def captions(self, files: Sequence[ImageFile]) -> Iterator[list[tuple[str, str]]]:
+    def captions(self, describer: Describer, files: Sequence[ImageFile]) -> Iterator[list[tuple[str, str]]]:
         """(name, caption) of the pictures that can be read, a batch at a time, in order."""
-        describer = self._load()
         size = self.options.batch_size or _BATCH_SIZES.get(describer.device.type, 1)
         with ThreadPoolExecutor(_THREADS, "pictures") as pool:
             waiting: list[tuple[str, Image]] = []
@@ -174,7 +173,8 @@ class _Work:
         if self._named > _NAMED:
             self.reporter.warn(f"and {self._named - _NAMED} more pictures without a caption")
 
-    def _load(self) -> Describer:
+    def load(self) -> Describer:
+        """The model, found or downloaded, on its device."""
         options = self.options
         device = choose_device(options.device)
         folder = find_model(options.model, options.revision, self.reporter, options.endpoint)

@@ -188,7 +188,7 @@ def load_describer(
                 raise
             hint = "use --quantize int8, a smaller --model, or --device cpu"
             raise OutOfMemory(f"{folder} doesn't fit into the memory of {device}", hint) from error
-    _greedy(model)
+    greedy(model)
     return Describer(model, processor, device, prompt, max_new_tokens)
 
 
@@ -277,7 +277,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     return model
 
 
-def _greedy(model: Any) -> None:
+def greedy(model: Any) -> None:
     """Take the likeliest word each time, whatever the model's own settings draw."""
     settings = model.generation_config
     settings.do_sample, settings.num_beams = False, 1

@@ -74,7 +74,7 @@ def test_a_data_set_gets_captions_and_uses_them(project, model, capsys):
     settings, problems = load(project / "config.json")
     assert not problems
     looked = preflight(settings)
-    texts = {sample.name: sample.captions for sample in looked.scan.samples}
+    texts = {sample.name: sample.captions for sample in looked.training}
     assert texts == {line["file_name"]: (line["text"],) for line in lines(project / "captions" / "pics.jsonl")}
 
 
@@ -288,7 +288,8 @@ def wait_for_lines(path, count):
 def test_killed_and_interrupted_it_goes_on_to_the_same_captions(project, model):
     path = project / "captions" / "pics.jsonl"
     whole = started(project, model, "--output", "whole.jsonl", "--replace")
-    assert whole.wait() == 0
+    assert whole.communicate()
+    assert whole.returncode == 0
     entries(project, [{"id": "pics", "instance_data_dir": "pictures"}])
     for count, number in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGKILL)):
         process = started(project, model)
@@ -296,13 +297,32 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_captions(project, model):
         process.send_signal(number)
         told = process.communicate()[0]
         assert "caption_strategy" not in entry(project)
-        if number == signal.SIGINT and process.returncode:
+        if number == signal.SIGINT and process.returncode:  # 0: it was done before
             assert process.returncode == 130
             assert "pictures have captions, and they are kept" in told
             assert "Traceback" not in told
     with path.open("a") as file:
         file.write('{"file_name": "0.p')
     last = started(project, model)
-    assert last.wait() == 0
+    assert last.communicate()
+    assert last.returncode == 0
     assert path.read_bytes() == (project / "whole.jsonl").read_bytes()
     assert entry(project)["metadata_path"] == "captions/pics.jsonl"
+
+
+@pytest.mark.slow
+def test_training_uses_the_captions(project, model):
+    assert caption(model, "--yes") == 0
+    quick = {
+        "max_train_steps": 1,
+        "resolution": 64,
+        "device": "cpu",
+        "mixed_precision": "no",
+    }
+    config = {"model_flavour": "tiny", "output_dir": "out", "tokenizer_max_length": 77, **quick}
+    (project / "config.json").write_text(json.dumps(config))
+    assert run(["train"]) == 0
+    rows = json.loads((project / "out" / "data.json").read_text())
+    used = {row["name"]: row for rows in rows.values() if isinstance(rows, list) for row in rows}
+    for line in lines(project / "captions" / "pics.jsonl"):
+        assert line["text"] in json.dumps(used[line["file_name"]])
