@@ -36,6 +36,11 @@ def test_tokens_are_found_wherever_they_stand(token, around):
     assert redact(text) == around.format("[redacted]", "[redacted]")
 
 
+def test_a_password_in_an_address_is_found():
+    assert redact("https://me:s3cret@host:9000/a@b") == "https://me:[redacted]@host:9000/a@b"
+    assert redact("s3://bucket/a:b@c") == "s3://bucket/a:b@c"
+
+
 @pytest.mark.parametrize("token", [TOKENS[0], TOKENS[1], TOKENS[2], TOKENS[6]])
 def test_a_token_inside_a_longer_name_is_found(token):
     assert redact(f"my_{token}_old.json") == "my_[redacted]_old.json"

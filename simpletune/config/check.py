@@ -14,7 +14,14 @@ from simpletune.config.document import Document
 from simpletune.config.jsonfile import JsonPath
 from simpletune.config.problems import Problem, quoted
 from simpletune.config.schema import CONFIG, entry_schema, load_schema, optimizer_arguments, types_of
-from simpletune.config.suggest import Said, unknown_argument, unknown_config_key, unknown_entry_key, unknown_value
+from simpletune.config.suggest import (
+    Said,
+    missing_hint,
+    unknown_argument,
+    unknown_config_key,
+    unknown_entry_key,
+    unknown_value,
+)
 
 _TYPE_WORDS = {
     "integer": "a whole number",
@@ -116,7 +123,7 @@ def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]
     if error.validator == "required":
         for key in error.validator_value:
             if key not in error.instance and not document.is_bad((*path, key)):
-                yield document.problem((*path, key), f'this entry has no "{key}"', f'add "{key}": "..."')
+                yield document.problem((*path, key), f'this entry has no "{key}"', missing_hint(key, error.instance))
         return
     if not document.is_bad(path):  # one problem a value is enough
         message, hint = _sentence(path, error, from_file=document.override_of(path) is None)

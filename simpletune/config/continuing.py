@@ -22,6 +22,7 @@ _MAY_CHANGE = frozenset(
         "lr_num_cycles", "gradient_checkpointing", "gradient_checkpointing_interval", "vae_batch_size",
         "text_encoder_batch_size", "data_backend_config", "output_dir", "checkpoint_step_interval",
         "checkpoints_total_limit", "resume_from_checkpoint", "num_validation_images",
+        "max_unreadable_share",
     }
 )  # fmt: skip
 _NOT_COMPARED = frozenset({"config_path", "origins", "image_sets", "text_embeds"})  # the data has its own manifest

@@ -63,8 +63,11 @@ class Document:
         severity: str = ERROR,
         kind: str = "config",
     ) -> Problem:
-        """A problem at `path`, placed at its value (or its key), or at the nearest thing around it that is there."""
-        if severity == ERROR:
+        """A problem at `path`, placed at its value (or its key), or at the nearest thing around it that is there.
+
+        What only this machine or a model lacks (`kind`) leaves the value good: rules and settings go on with it.
+        """
+        if severity == ERROR and kind == "config":
             self.bad.add(path)
         override = self.override_of(path)
         if override is not None:

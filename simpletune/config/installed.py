@@ -20,9 +20,10 @@ class TorchBuild:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a top-level package can be found."""
+    """Whether a top-level package can be found; a mere folder of its name, such as "datasets", is none."""
     try:
-        return importlib.util.find_spec(package) is not None
+        spec = importlib.util.find_spec(package)
+        return spec is not None and spec.origin is not None
     except (ImportError, ValueError):
         return False
 

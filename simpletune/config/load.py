@@ -12,13 +12,13 @@ from simpletune import files
 from simpletune.config.document import Keys, read_planned
 from simpletune.config.problems import Problem, errors
 from simpletune.config.rules import exists, looks_like_hub_id, sizes
+from simpletune.config.rules_sources import is_hub_data_set
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.settings import ImageSet, Settings, TextEmbeds
 from simpletune.config.validate import check, exit_code
-from simpletune.config.view import View, resolution_of
+from simpletune.config.view import DEFAULT_STEPS, View, resolution_of
 from simpletune.errors import ConfigError, EnvironmentNotReady, ModelUnavailable
 
-DEFAULT_STEPS = 1000
 DATA_KEY = "dataset"
 # Fields of Settings that are not keys of config.json.
 DERIVED = ("config_path", "origins", "image_sets", "text_embeds", "validation_prompts")
@@ -153,7 +153,7 @@ def _image_set(whole: View, entry: Keys, index: int, texts: Sequence[TextEmbeds]
     values["resolution"], values["resolution_type"] = resolution_of(entry, whole)
     if named := entry["dataset_name"]:
         path = entry.resolve("dataset_name", named)
-        values["dataset_name"] = str(path) if exists(path) or not looks_like_hub_id(named) else named
+        values["dataset_name"] = str(path) if exists(path) or not is_hub_data_set(named) else named
     _note(origins, f"{DATA_KEY}.{index}", entry)
     if entry["resolution"] is None:
         origins[f"{DATA_KEY}.{index}.resolution"] = origins["resolution"]
@@ -164,7 +164,7 @@ def _image_set(whole: View, entry: Keys, index: int, texts: Sequence[TextEmbeds]
 
 def _note(origins: dict[str, str], prefix: str, entry: Keys) -> None:
     for key in entry.schema:
-        if key not in {"dataset_type", "disabled"}:
+        if key != "disabled":
             origins[f"{prefix}.{key}"] = entry.origin(key)
 
 
@@ -205,7 +205,7 @@ def recreate(saved: Mapping[str, Any], folder: Path) -> Path:
     if prompts:
         config["validation_prompts_file"] = "validation_prompts.json"
         files.write_json(folder / "validation_prompts.json", prompts)
-    entries = [{key: entry["value"] for key, entry in one.items()} for one in saved["datasets"]]
+    entries = [_recreated(one) for one in saved["datasets"]]
     entries += [
         {"dataset_type": "text_embeds", **{key: entry["value"] for key, entry in one.items()}}
         for one in saved["text_embeds"]
@@ -213,6 +213,14 @@ def recreate(saved: Mapping[str, Any], folder: Path) -> Path:
     files.write_json(folder / "multidatabackend.json", entries)
     files.write_json(folder / "config.json", config)
     return folder / "config.json"
+
+
+def _recreated(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with pictures, without the folder that only a streamed data set has a use for."""
+    values = {key: entry["value"] for key, entry in saved.items()}
+    if not values.get("streaming"):
+        values.pop("cache_dir_pictures", None)
+    return values
 
 
 def _with_origin(settings: Settings, key: str, value: Any) -> dict[str, Any]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simpletune.redact import redact
+from simpletune.redact import REDACTED, redact
 
 ERROR, WARNING = "error", "warning"
 EXCERPT_WIDTH = 100
+_SECRET_VALUE = re.compile(
+    r"""(["'](?:[^"']*(?:secret|password|access_key)[^"']*|(?:[^"']*_)?token)["']\s*:\s*)"""
+    r"""(?:"(?:[^"\\]|\\.)*"?|'[^']*'?)""",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def quoted_path(path: Path) -> str:
 
 def _marked(line: str, column: int) -> list[str]:
     """The part of a source line around `column` without secrets, and a caret below it; nothing for a blank line."""
-    before, whole = redact(line[: column - 1]), redact(line)
+    before, whole = _without_secrets(line[: column - 1]), _without_secrets(line)
     clean = "".join(c if c.isprintable() else " " for c in whole).rstrip()
     if not clean.strip():
         return []
@@ -67,6 +73,11 @@ def _marked(line: str, column: int) -> list[str]:
         start = max(0, min(caret - EXCERPT_WIDTH // 2, len(clean) - EXCERPT_WIDTH))
     part = clean[start : start + EXCERPT_WIDTH]
     return [f"  {part}", f"  {' ' * _width(clean[start:caret])}^"]
+
+
+def _without_secrets(line: str) -> str:
+    """A source line without tokens, and without the values of keys that are called secrets."""
+    return redact(_SECRET_VALUE.sub(rf'\1"{REDACTED}"', line))
 
 
 def render(problem: Problem) -> str:

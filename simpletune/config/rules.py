@@ -92,8 +92,7 @@ def end_below_start(whole: View) -> Iterator[Problem]:
 
 @rule("lr_warmup_steps", "max_train_steps", "num_train_epochs", "lr_scheduler")
 def warmup_fits(whole: View) -> Iterator[Problem]:
-    config = whole.config
-    steps = config["max_train_steps"] or (1000 if config["num_train_epochs"] is None else None)
+    config, steps = whole.config, whole.run_steps
     if steps is not None and config["lr_warmup_steps"] >= steps and config["lr_scheduler"] != "constant":
         message = f'"lr_warmup_steps" is as long as the run of {steps} steps: the learning rate is never reached'
         yield config.warning("lr_warmup_steps", message, "a tenth of the run is plenty")
@@ -229,20 +228,21 @@ def without_effect(whole: View) -> Iterator[Problem]:
     """Values equal to the default are let pass: files that spell everything out are fine."""
     config = whole.config
     for key, other, values in _ONLY_WITH:
-        if _differs(config, key) and config.fine(other) and config[other] not in values:
+        if differs(config, key) and config.fine(other) and config[other] not in values:
             now = quoted(config[other]).strip('"')
             yield config.useless(key, f'while "{other}" is {now}')
-    if _differs(config, "lr_warmup_steps") and config.fine("lr_scheduler") and config["lr_scheduler"] == "constant":
+    if differs(config, "lr_warmup_steps") and config.fine("lr_scheduler") and config["lr_scheduler"] == "constant":
         yield config.useless("lr_warmup_steps", 'while "lr_scheduler" is constant; use constant_with_warmup')
     if config.fine("validation_guidance_skip_layers") and config["validation_guidance_skip_layers"] is None:
         for key in ("layers_start", "layers_stop", "scale"):
-            if _differs(config, name := f"validation_guidance_skip_{key}"):
+            if differs(config, name := f"validation_guidance_skip_{key}"):
                 yield config.useless(name, 'without "validation_guidance_skip_layers"')
-    if _differs(config, "quantize_via") and all(config[key] == "no_change" for key in PRECISION_KEYS):
+    if differs(config, "quantize_via") and all(config[key] == "no_change" for key in PRECISION_KEYS):
         yield config.useless("quantize_via", "while nothing is quantized")
 
 
-def _differs(config: Keys, key: str) -> bool:
+def differs(config: Keys, key: str) -> bool:
+    """Whether a key is given with another value than its default."""
     return config.given(key) and config[key] != config.schema[key].get("default")
 
 

@@ -6,8 +6,10 @@ import platform
 import shutil
 from collections.abc import Iterator
 
+from simpletune.config.document import Keys
 from simpletune.config.installed import INSTALL_CUDA, is_installed, torch_build
 from simpletune.config.problems import Problem
+from simpletune.config.rules_captions import reads_table
 from simpletune.config.view import View
 
 # Optimizer -> the module to look for and what to install for it.
@@ -18,8 +20,18 @@ OPTIMIZER_LIBRARIES = {
     "lion": ("optimi", "torch-optimi"),
 }
 
+# (key, value) of a data set -> the module to look for and what to install for it.
+DATA_LIBRARIES = {
+    ("type", "huggingface"): ("datasets", "'simpletune[huggingface]'"),
+    ("type", "s3"): ("s3fs", "'simpletune[s3]'"),
+    ("caption_strategy", "parquet"): ("pyarrow", "'simpletune[parquet]'"),
+    ("crop_style", "face"): ("cv2", "'simpletune[faces]'"),
+}
+
 
 def environment_problems(whole: View) -> Iterator[Problem]:
+    for entry in whole.images:
+        yield from _data_set(entry)
     if whole.config.fine("optimizer"):
         yield from _optimizer(whole)
     if whole.config.fine("device"):
@@ -32,6 +44,20 @@ def _optimizer(whole: View) -> Iterator[Problem]:
     if not is_installed(module):
         message = f'"optimizer" {name} needs {module}, which is not installed'
         yield whole.config.error("optimizer", message, f"pip install {package}", kind="environment")
+
+
+def _data_set(entry: Keys) -> Iterator[Problem]:
+    table = entry["metadata_path"]
+    for (key, value), (module, package) in DATA_LIBRARIES.items():
+        unused = key == "crop_style" and not entry["crop"]
+        if entry.given(key) and entry[key] == value and not unused and not is_installed(module):
+            message = f'"{key}" {value} needs {module}, which is not installed'
+            yield entry.error(key, message, f"pip install {package}", kind="environment")
+    in_parquet = isinstance(table, str) and table.lower().endswith(".parquet") and reads_table(entry)
+    module, package = DATA_LIBRARIES["caption_strategy", "parquet"]
+    if in_parquet and entry["caption_strategy"] != "parquet" and not is_installed(module):
+        message = f'"metadata_path": a Parquet file needs {module}, which is not installed'
+        yield entry.error("metadata_path", message, f"pip install {package}", kind="environment")
 
 
 def _device(whole: View) -> Iterator[Problem]:

@@ -49,6 +49,7 @@ class Conversion:
         self.out: dict[str, Any] = {}
         self.places: dict[str, JsonPath] = {}
         self.given_id = value.get("id")
+        self.caption_filter: list[str] = []  # of a text cache: for the data sets that use it
         self._open: dict[str, Given] = {}
         self._order = tuple(value)
         self._lines: dict[str, Line] = {}
@@ -121,6 +122,13 @@ class Conversion:
         changed = converted or value != given.value or isinstance(value, bool) != isinstance(given.value, bool)
         action = report.CONVERTED if changed else report.KEPT if ours == given.key else report.RENAMED
         self._line(given, action, ours, value, note)
+
+    def put_part(self, given: Given, ours: str, value: Any) -> None:
+        """Set our key from a part of a key of the source, whose line tells of all its parts together."""
+        value, _ = fitted(value, self.schema[ours])
+        if "x-path" in self.schema[ours] and isinstance(value, str):
+            value, _ = self.paths.rewritten(value)
+        self.out[ours], self.places[ours] = value, given.path
 
     def _absent(self, kind: str, value: Any) -> str | None:
         if kind == "new folder" or "{" in str(value):

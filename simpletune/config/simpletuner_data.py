@@ -18,13 +18,24 @@ from simpletune.config.simpletuner_files import Source
 from simpletune.config.simpletuner_keys import PIXEL_AREAS, SET_DEFAULTS_THERE, VALUES
 from simpletune.config.simpletuner_paths import Paths
 from simpletune.config.simpletuner_report import DROPPED, Line
+from simpletune.config.simpletuner_sources import (
+    LEFT_OUT_TYPES,
+    convert_filter,
+    convert_role,
+    convert_shuffle,
+    convert_source,
+    convert_table,
+    kind_of,
+    strategy_of,
+)
 from simpletune.config.simpletuner_values import is_not_set, is_off, number, truth
 
 _SIZE_KEYS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
+_MASKS = 'masks: set "mask_source" to "folder" and "mask_data_dir" to its folder, in the data set it belongs to'
 _OTHER_KINDS = {
+    "conditioning": _MASKS,
     "video": "SD3 makes pictures",
     "audio": "SD3 makes pictures",
-    "eval": VALUE_UNSUPPORTED["dataset_type", "eval"],
     "image_embeds": VALUE_UNSUPPORTED["dataset_type", "image_embeds"],
 }
 _CACHES = {"image": "cache_dir_vae", "text_embeds": "cache_dir"}
@@ -55,7 +66,7 @@ def convert_sets(source: Source, paths: Paths, for_all: Mapping[str, tuple[Any, 
             continue
         kind = entry_kind({canonical(name): value for name, value in entry.items()})
         where = f"{source.name}, {_name_of(entry, index)}"
-        reason = None if native else _left_out(entry, kind)
+        reason = None if native else _left_out({canonical(name): value for name, value in entry.items()}, kind)
         if reason is not None:
             sets.parts.append(Line(where, f"the whole entry ({len(entry)} keys)", DROPPED, note=reason))
             continue
@@ -67,6 +78,7 @@ def convert_sets(source: Source, paths: Paths, for_all: Mapping[str, tuple[Any, 
             _set_defaults(one, for_all)
         sets.parts.append(one)
     if not native:
+        _filters(sets)
         _names(sets)
         _folders_apart(sets)
     return sets
@@ -83,10 +95,15 @@ def _left_out(entry: Mapping[str, Any], kind: str) -> str | None:
     if dataset_type in _OTHER_KINDS or dataset_type.startswith(("conditioning", "distillation", "caption")):
         reason = _OTHER_KINDS.get(dataset_type)
         return f"dataset_type {dataset_type}: {reason or 'it has no part in training a LoRA on pictures'}"
-    where = str(entry.get("type") or "local").lower()
-    if kind == "image" and where != "local" and "|" not in where:
-        return f"type {where}: {VALUE_UNSUPPORTED.get(('type', where)) or 'only folders are read'}"
-    if kind == "image" and "instance_data_dir" not in entry and dataset_type == "image" and "cache_dir" in entry:
+    if kind != "image":
+        return None
+    where = kind_of(entry)
+    if where in LEFT_OUT_TYPES:
+        return f"type {where}: {LEFT_OUT_TYPES[where]}"
+    needed = {"s3": "aws_bucket_name", "huggingface": "dataset_name"}.get(where)
+    if needed is not None and is_not_set(entry.get(needed)):
+        return f"type {where}: it has no {needed}"
+    if needed is None and "instance_data_dir" not in entry and dataset_type == "image" and "cache_dir" in entry:
         return "it names no folder of pictures"
     return None
 
@@ -94,26 +111,29 @@ def _left_out(entry: Mapping[str, Any], kind: str) -> str | None:
 def _entry(c: Conversion, kind: str, for_all: Mapping[str, tuple[Any, Given]]) -> None:
     for given in c.taken("id"):
         _id(c, given)
-    for given in c.taken("type"):
-        if kind == "text_embeds" and given.value != "local":
-            c.put(given, "type", "local", "captions are cached in a folder")
-        else:
-            c.put(given, "type", given.value)
     if kind == "text_embeds":
-        for given in c.taken(*c.open_keys("aws_", "memory_filesystem_")):
-            c.drop(given, "captions are cached in a folder")
+        _text_cache(c)
         return
-    _captions(c, for_all)
+    where = kind_of({"type": c.value("type")})
+    convert_role(c)
+    _captions(c, for_all, where)
+    convert_source(c, where)
     _sizes(c, for_all)
     _crop(c)
-    for given in c.taken("probability"):
-        hint = "repeats shows one set more often than another"
-        c.drop(given, "1 there, as every set here" if number(given.value) == 1 else hint)
     for given in c.taken("minimum_aspect_ratio", "maximum_aspect_ratio", "max_num_samples"):
         if number(given.value) == 0:
             c.drop(given, "0 is no limit")
         else:
             c.put(given, given.key, given.value)
+
+
+def _text_cache(c: Conversion) -> None:
+    for given in c.taken("type"):
+        elsewhere = given.value != "local"
+        c.put(given, "type", "local", "captions are cached in a folder" if elsewhere else None)
+    for given in c.taken(*c.open_keys("aws_", "memory_filesystem_")):
+        c.drop(given, "captions are cached in a folder")
+    convert_filter(c)
 
 
 def _id(c: Conversion, given: Given) -> None:
@@ -126,21 +146,21 @@ def _id(c: Conversion, given: Given) -> None:
         c.put(given, "id", given.value)
 
 
-def _captions(c: Conversion, for_all: Mapping[str, tuple[Any, Given]]) -> None:
+def _captions(c: Conversion, for_all: Mapping[str, tuple[Any, Given]], where: str) -> None:
+    wanted = c.value("caption_strategy") or _strategy_for_all(for_all)
+    convert_table(c, wanted)
     for given in c.taken("caption_strategy"):
-        c.put(given, given.key, *_strategy(given.value))
+        c.put(given, given.key, *strategy_of(c, given.value, where))
+    convert_shuffle(c)
     own = c.peek("instance_prompt")
     if is_not_set(own.value) if own is not None else "instance_prompt" not in for_all:
         for given in c.taken("prepend_instance_prompt", "only_instance_prompt"):
             c.drop(given, "off there" if is_off(given.value) else "there is no instance_prompt")
 
 
-def _strategy(value: Any) -> tuple[Any, str | None]:
-    name = str(value).lower()
-    if ("caption_strategy", name) in VALUE_UNSUPPORTED or name == "webshart":
-        return "textfile", f"{name} captions are not read: {VALUE_UNSUPPORTED['caption_strategy', 'parquet']}"
-    meant = VALUE_ALIASES.get(("caption_strategy", name), value)
-    return meant, "of several lines in a .txt file the first is the caption" if meant == "textfile" else None
+def _strategy_for_all(for_all: Mapping[str, tuple[Any, Given]]) -> Any:
+    value = for_all["caption_strategy"][0] if "caption_strategy" in for_all else None
+    return SET_DEFAULTS_THERE["caption_strategy"] if is_not_set(value) else value
 
 
 def _sizes(c: Conversion, for_all: Mapping[str, tuple[Any, Given]]) -> None:
@@ -223,12 +243,16 @@ def _set_defaults(c: Conversion, for_all: Mapping[str, tuple[Any, Given]]) -> No
     for key, (value, given) in for_all.items():
         if key in c.out or is_not_set(value):
             continue
-        new, note = _for_set(key, value, kind)
+        new, note = strategy_of(c, value, _where(c)) if key == "caption_strategy" else _for_set(key, value, kind)
         if new is not None:
             c.default(key, new, note or f"{given.written} of its configuration")
     for key, value in SET_DEFAULTS_THERE.items():
         if key not in c.out:
-            c.default(key, value)
+            c.default(key, *strategy_of(c, value, _where(c)) if key == "caption_strategy" else (value, None))
+
+
+def _where(c: Conversion) -> str:
+    return str(c.out.get("type", "local"))
 
 
 def _for_set(key: str, value: Any, kind: str) -> tuple[Any, str | None]:
@@ -241,11 +265,20 @@ def _for_set(key: str, value: Any, kind: str) -> tuple[Any, str | None]:
     if key in _SIZE_KEYS:
         size = number(value)
         return (None, None) if not isinstance(size, int | float) or size <= 0 else size_limit(size, kind)
-    if key == "caption_strategy":
-        return _strategy(value)
     if key in {"crop", "prepend_instance_prompt", "only_instance_prompt"}:
         return truth(value), None
     return VALUES.get((key, str(value))) or (number(value) if key == "max_upscale_threshold" else value, None)
+
+
+def _filters(sets: Sets) -> None:
+    """What a text cache removes from captions there, in the data sets that use the cache here."""
+    texts = [one for one in sets.conversions if "default" in one.schema]
+    for text in (one for one in texts if one.caption_filter):
+        others = [one for one in sets.conversions if "default" not in one.schema]
+        is_default = truth(text.out.get("default")) is True or len(texts) == 1
+        for one in others:
+            if one.out.get("text_embeds") == text.given_id or ("text_embeds" not in one.out and is_default):
+                one.default("caption_filter", text.caption_filter, f"caption_filter_list of {text.given_id}")
 
 
 def _names(sets: Sets) -> None:

@@ -20,15 +20,9 @@ _RENAMED = (
     "user_prompt_library", "validation_steps",
 )  # fmt: skip
 RENAMED: Mapping[str, str] = {name: CONFIG_ALIASES[name] for name in _RENAMED}
-DATA_RENAMED: Mapping[str, str] = {name: DATA_ALIASES[name] for name in ("disable",)}
+DATA_RENAMED: Mapping[str, str] = {name: DATA_ALIASES[name] for name in ("disable", "revision", "split")}
 
 # Families, types and kinds of adapter of SimpleTuner that are refused; the messages name what was asked for.
-_FAMILIES = (
-    "ace_step anima auraflow boogu bria cascade chroma cosmos2image cosmos3 deepfloyd ernie flux flux2 "
-    "heartmula hidream hunyuan_dit hunyuanvideo ideogram infinitetalk kandinsky5-image kandinsky5-video "
-    "kolors krea2 legacy longcat_image longcat_video ltxvideo ltxvideo2 lumina2 mageflow omnigen pixart "
-    "pixart_sigma qwen_image sana sanavideo sd1x sd2x sdxl smoldit wan wan_s2v z_image"
-)
 _FAMILIES = (
     "ace_step anima auraflow boogu bria cascade chroma cosmos2image cosmos3 deepfloyd ernie flux flux2 "
     "heartmula hidream hunyuan_dit hunyuanvideo ideogram infinitetalk kandinsky5-image kandinsky5-video "
@@ -49,7 +43,7 @@ _PARTS = "the model's own parts are used; pretrained_text_encoders_path may name
 _STEPS_ONLY = "intervals are counted in steps"
 _SAMPLING = "sample pictures are made by SD3's own pipeline, with fixed seeds"
 _BASE = "pictures of the unchanged model are always made once, to compare with"
-_EVALUATION = "num_eval_images holds out pictures to measure the loss on"
+_EVALUATION = "num_eval_images, or a data set of dataset_type eval, measures the loss"
 _LAUNCHED = "torchrun or accelerate launch says it, see docs/how-it-works.md"
 _NO_SCRIPTS = "no other program is started"
 _ALWAYS = "the program's own messages say it"
@@ -133,7 +127,7 @@ _DROPPED: Mapping[str, str] = {
     "cache_dir_vae and cache_dir of the data sets say it": "cache_dir_text cache_dir_vae",
     "there it counts pictures to validate with, here pictures kept out of training": "num_eval_images",
     _NEVER_DELETED: "delete_problematic_images delete_unwanted_images",
-    "captions in .txt files are what this version reads": "parquet_caption_column parquet_filename_column",
+    "a data set says it: filename_column, caption_column": "parquet_caption_column parquet_filename_column",
     "aspect ratios are limited by a data set's own keys":
         "aspect_ratio_bucketing aspect_ratio_bucket_max aspect_ratio_bucket_min",
     "a data set says it": "repeats",
@@ -158,36 +152,36 @@ PREFIXES: Mapping[str, str] = {
     **dict.fromkeys(("nsfw_", "enable_nsfw_"), "pictures are not judged by what they show"),
 }  # fmt: skip
 
-_WHOLE_RUN = "the set is trained on from the first step to the last"
-_FROM_FOLDERS = DATA_UNSUPPORTED.get("aws_bucket_name") or "other sources have keys of their own here"
+_IN_STEPS = "start_step and end_step count steps here"
+_NOT_THIS_TYPE = "it belongs to another type of data set"
+_MASKS = DATA_UNSUPPORTED.get("conditioning_data") or "masks have keys of their own here"
 _DATA_DROPPED: Mapping[str, str] = {
     _CACHED:
         "cache_dir_conditioning_image_embeds compress_cache hash_filenames preserve_data_backend_cache "
         "scan_for_errors shorten_filenames skip_file_discovery text_cache_disable text_cache_ondemand "
-        "vae_cache_clear_each_epoch vae_cache_disable vae_cache_ondemand",
+        "vae_cache_disable vae_cache_ondemand",
+    "crop_variants gives each picture several crops": "vae_cache_clear_each_epoch",
     _OWN_PACE: "metadata_backend metadata_update_interval write_batch_size",
-    _WHOLE_RUN: "end_epoch end_step ignore_epochs start_epoch start_step",
+    _IN_STEPS: "end_epoch ignore_epochs start_epoch",
     _NEVER_DELETED: "delete_nsfw_images delete_problematic_images delete_unwanted_images",
     "cache_dir_vae names the folder": "image_embeds",
-    "it is trained on like any other set": "is_regularisation_data is_regularization_data",
-    "the first line of a .txt file is the caption": "caption_shuffle disable_multiline_split",
-    "captions are used as they are": "caption_filter_list",
+    "each line of a .txt file is a caption of its own": "disable_multiline_split",
+    "the text cache of a set says it there": "caption_filter_list",
     "text_encoder_batch_size of config.json says it": "text_encoder_batch_size",
     "timestep_mean of config.json shifts all sets alike": "timestep_sampling_offset",
     _SAMPLING: "disable_validation",
     _OTHER_MODEL:
-        "audio conditioning conditioning_config conditioning_data conditioning_image_embed_batch_size "
-        "conditioning_image_embeds conditioning_type grounding mask masks s2v_datasets slider_strength "
-        "source_dataset_id video",
-    "captions in .txt files are what this version reads": "parquet caption_column",
-    _FROM_FOLDERS:
-        "auto_load config csv csv_cache_dir csv_caption_column csv_file csv_url_column dataset_name hf_token "
-        "huggingface image_column metadata num_proc revision source split streaming subfolder video_column "
-        "webshart",
+        "audio conditioning_config conditioning_image_embed_batch_size conditioning_image_embeds grounding "
+        "s2v_datasets slider_strength video",
+    _MASKS: "conditioning conditioning_data conditioning_type mask masks source_dataset_id",
+    "captions come from somewhere else": "parquet",
+    _NOT_THIS_TYPE:
+        "auto_load config csv csv_cache_dir csv_caption_column csv_file csv_url_column hf_token huggingface "
+        "metadata num_proc source subfolder video_column webshart",
 }  # fmt: skip
 DATA_DROPPED: Mapping[str, str] = {key: reason for reason, keys in _DATA_DROPPED.items() for key in keys.split()}
 DATA_PREFIXES: Mapping[str, str] = {
-    **dict.fromkeys(("aws_", "csv_", "huggingface_", "webshart_", "memory_filesystem_"), _FROM_FOLDERS)
+    **dict.fromkeys(("aws_", "csv_", "huggingface_", "webshart_", "memory_filesystem_"), _NOT_THIS_TYPE)
 }
 
 # Keys of config.json there that are defaults for every data set, and that ours has in data sets alone.
@@ -290,7 +284,6 @@ VALUES: Mapping[tuple[str, str], tuple[str, str | None]] = {
     ("lr_scheduler", "sine"): ("cosine", "there a wave up and down, here once down over the run"),
     ("lr_scheduler", "cosine_with_warmup"): ("cosine", None),
     ("crop_aspect", "random"): ("closest", "every picture goes to the nearest shape, not to any"),
-    ("crop_style", "face"): ("center", "faces are not looked for"),
 }
 
 # Variables of the old config.env whose name isn't the option's in capitals.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from simpletune.config.aliases import (
     CONFIG_ALIASES,
     CONFIG_UNSUPPORTED,
     DATA_ALIASES,
+    DATA_FORMS,
+    DATA_NESTED,
     DATA_UNSUPPORTED,
     VALUE_ALIASES,
     VALUE_UNSUPPORTED,
@@ -19,6 +22,20 @@ from simpletune.config.schema import config_keys, entry_keys
 
 REFERENCE = "docs/config-reference.md lists every key"
 Said = tuple[str, str | None]
+
+NEEDED: Mapping[str, str] = {
+    "local": "instance_data_dir",
+    "webdataset": "instance_data_dir",
+    "s3": "s3_url",
+    "huggingface": "dataset_name",
+}
+"""What says where the pictures of a data set are, by its type."""
+_EXAMPLES: Mapping[str, str] = {
+    "id": '"id": "my-pictures"',
+    "instance_data_dir": '"instance_data_dir": "pictures"',
+    "s3_url": '"s3_url": "s3://my-bucket/pictures"',
+    "dataset_name": '"dataset_name": "owner/name"',
+}
 
 
 def unknown_config_key(key: str) -> Said:
@@ -32,7 +49,10 @@ def unknown_entry_key(key: str, kind: str) -> Said:
     other = "text_embeds" if kind == "image" else "image"
     if key in entry_keys(other) and key not in DATA_ALIASES:
         return f'"{key}" has no meaning in an entry of dataset_type {kind}', f"it belongs to dataset_type {other}"
-    return _unknown_key(key, ours, DATA_ALIASES, DATA_UNSUPPORTED, config_keys(), elsewhere)
+    if kind == "image" and (parts := DATA_NESTED.get(_fold(key))):
+        return f'unknown key "{key}": its parts are keys of the entry itself here', parts
+    message, hint = _unknown_key(key, ours, DATA_ALIASES, DATA_UNSUPPORTED, config_keys(), elsewhere)
+    return message, hint or (DATA_FORMS.get(_fold(key)) if DATA_ALIASES.get(_fold(key)) in ours else None)
 
 
 def unknown_argument(key: str, optimizer: str, arguments: Collection[str]) -> Said:
@@ -47,8 +67,19 @@ def unknown_value(label: str, key: str, value: object, choices: Collection[objec
         hint = VALUE_UNSUPPORTED[key, value.lower()]
         return f'{label}: "{value}" is not supported by this version of simpletune', hint or _one_of(choices)
     names = [choice for choice in choices if isinstance(choice, str)]
-    meant = VALUE_ALIASES.get((key, value.lower())) or close(value, names) if isinstance(value, str) else None
+    meant = VALUE_ALIASES.get((key, value.lower())) if isinstance(value, str) else None
+    if isinstance(value, str) and meant not in names:
+        meant = close(value, names)
     return f"{label} can't be {quoted(value)}{did_you_mean(meant)}", _one_of(choices)
+
+
+def missing_hint(key: str, entry: Mapping[str, Any]) -> str:
+    """What to do about a key that an entry of the data file needs and doesn't have."""
+    add = f"add {_EXAMPLES.get(key, quoted(key))}"
+    if key not in NEEDED.values():
+        return add
+    other = next((kind for kind, needed in NEEDED.items() if needed != key and entry.get(needed)), None)
+    return add if other is None else f'set "type" to "{other}", which has "{NEEDED[other]}"; or {add}'
 
 
 def did_you_mean(name: str | None) -> str:

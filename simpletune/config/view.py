@@ -10,6 +10,9 @@ from simpletune.config.document import Document, Keys
 from simpletune.config.families import FAMILIES, FamilyFacts, Flavour
 from simpletune.config.schema import config_keys, entry_keys
 
+DEFAULT_STEPS = 1000
+"""How long a run is that says neither steps nor epochs."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -37,6 +40,17 @@ class View:
     def alignment(self) -> int:
         value: int = self.config["aspect_bucket_alignment"] or self.flavour.bucket_alignment
         return value
+
+    @property
+    def trained(self) -> tuple[Keys, ...]:
+        """The data sets that are trained on; the others of `images` only measure the validation loss."""
+        return tuple(entry for entry in self.images if entry["dataset_type"] == "image")
+
+    @property
+    def run_steps(self) -> int | None:
+        """The run's steps as far as the files say: None when epochs are counted."""
+        steps: int | None = self.config["max_train_steps"]
+        return steps or (DEFAULT_STEPS if self.config["num_train_epochs"] is None else None)
 
     @property
     def default_text_embeds(self) -> Keys | None:

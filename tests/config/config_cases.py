@@ -4,6 +4,10 @@ import json
 
 PICTURES = {"id": "pics", "instance_data_dir": "pictures"}
 TEXT = {"id": "text", "dataset_type": "text_embeds"}
+EVAL = {**PICTURES, "id": "eval", "dataset_type": "eval"}
+HUB = {"id": "hub", "type": "huggingface", "dataset_name": "owner/name", "caption_strategy": "huggingface"}
+TABLE = {"caption_strategy": "csv", "metadata_path": "captions.csv"}
+SECRET = "sesame" * 3
 TOKEN = "hf_" + "abcdefghij" * 3
 
 
@@ -26,11 +30,8 @@ CASES = {
     "unknown key with dashes": ('{"--learning_rate": 1e-4}',),
     "unknown key, nothing like it": (config(zebra=1),),
     "key of the other file": (config(repeats=2), entry(train_batch_size=2)),
-    "unsupported key": (config(report_to=["wandb"], use_dora=True, execution="graph"), entry(probability=0.5)),
-    "unsupported value": (
-        config(model_family="sdxl", lora_type="lycoris"),
-        entry(type="huggingface", caption_strategy="parquet"),
-    ),
+    "unsupported key": (config(report_to=["wandb"], use_dora=True, execution="graph"), entry(start_epoch=2)),
+    "unsupported value": (config(model_family="sdxl", lora_type="lycoris"), entry(type="csv", dataset_type="mask")),
     "value of another program": (config(model_flavour="medium", mixed_precision="fp32"),),
     "misspelled value": (config(optimizer="adafactr"),),
     "duplicate key": ('{\n  "seed": 1,\n  "seed": 2\n}',),
@@ -122,6 +123,181 @@ CASES = {
         entry(minimum_image_size=9, maximum_image_size=8, minimum_aspect_ratio=2, maximum_aspect_ratio=1),
     ),
     "closest without shapes": (config(), entry(crop=True, crop_aspect="closest")),
+    # where pictures are
+    "a key that the type needs is missing": (
+        config(),
+        data({"id": "a"}, {"id": "b", "type": "s3"}, {"id": "c", "type": "huggingface"}, {"id": "d", "type": "tar"}),
+    ),
+    "a key that the type needs is null": (
+        config(),
+        data({"id": "a", "instance_data_dir": None}, {"id": "b", "type": "s3", "s3_url": None}),
+    ),
+    "a key of another type in place of the type's": (
+        config(),
+        data({"id": "a", "s3_url": "s3://b/c"}, {"id": "b", "type": "s3", "dataset_name": "a/b"}),
+    ),
+    "keys of another type": (
+        config(),
+        data(
+            {
+                **PICTURES,
+                "s3_url": "s3://b",
+                "s3_endpoint": "https://s3",
+                "dataset_config": "x",
+                "dataset_split": "a",
+                "dataset_revision": "x",
+                "image_column": "x",
+                "streaming": True,
+                "cache_dir_pictures": "c",
+            },
+            {**HUB, "instance_data_dir": "pictures", "cache_dir_pictures": "c"},
+        ),
+    ),
+    "another program's keys of a data set": (
+        config(),
+        data(
+            {
+                "id": "a",
+                "type": "aws",
+                "aws_bucket_name": "b",
+                "aws_data_prefix": "p",
+                "aws_endpoint_url": "https://x",
+                "aws_region_name": "eu",
+            },
+            {
+                **PICTURES,
+                "parquet": {"path": "x"},
+                "huggingface": {},
+                "csv_file": "x",
+                "split": "train",
+                "start_epoch": 1,
+                "flip": True,
+                "masks": "x",
+                "caption_filter_list": [],
+                "conditioning_data": "x",
+                "fallback_caption_column": 1,
+            },
+        ),
+    ),
+    "a secret key": (
+        config(),
+        data(
+            {**PICTURES, "aws_access_key_id": "wpz-764e", "aws_secret_access_key": SECRET},
+            {"id": "b", "type": "s3", "s3_url": f"s3://me:{SECRET}@b/c", "s3_endpoint": f"https://me:{SECRET}@s3"},
+        ),
+    ),
+    "wrong addresses": (config(), data({"id": "a", "type": "s3", "s3_url": "b/c", "s3_endpoint": "s3.example.org"})),
+    "data sets that aren't there": (
+        config(),
+        data(
+            {**HUB, "dataset_name": "./gone", "caption_strategy": "huggingface"},
+            {**HUB, "id": "b", "dataset_name": "https://huggingface.co/datasets/owner/name"},
+            {**HUB, "id": "c", "dataset_name": "beans"},
+            {**HUB, "id": "d", "dataset_name": "captions.csv"},
+            {**HUB, "id": "e", "dataset_name": "script.py"},
+            {**HUB, "id": "f", "dataset_name": "empty"},
+            {**HUB, "id": "g", "dataset_name": "data/rows.parquet"},
+            {**HUB, "id": "h", "dataset_name": "rows.parquet", "dataset_revision": "main"},
+        ),
+    ),
+    "shards": (
+        config(),
+        data(
+            {"id": "a", "type": "webdataset", "instance_data_dir": "pictures"},
+            {"id": "b", "type": "webdataset", "instance_data_dir": "shards"},
+            {"id": "c", "type": "webdataset", "instance_data_dir": "gone"},
+        ),
+    ),
+    # captions
+    "caption table missing": (
+        config(),
+        data({**PICTURES, "caption_strategy": "csv"}, {**PICTURES, "id": "b", **TABLE, "metadata_path": "gone.csv"}),
+    ),
+    "caption table of another kind": (config(), entry(caption_strategy="jsonl", metadata_path="captions.csv")),
+    "keys of a caption table without one": (
+        config(),
+        entry(metadata_path="gone.csv", filename_column="f", caption_column="c", width_column="w"),
+    ),
+    "captions that the type doesn't have": (
+        config(),
+        data(
+            {**PICTURES, "caption_strategy": "huggingface"},
+            {"id": "b", "type": "huggingface", "dataset_name": "owner/name"},
+            {**HUB, "id": "c", "caption_strategy": "textfile"},
+            {**HUB, "id": "d", "caption_strategy": "textfile", "instance_prompt": "x", "only_instance_prompt": True},
+        ),
+    ),
+    "one size column": (config(), data({**PICTURES, **TABLE, "height_column": "h"})),
+    "caption filters": (config(), entry(caption_filter=["fine", "a(b", "*", "(?i)x"], caption_strategy="filename")),
+    "shuffling that is off": (config(), entry(caption_shuffle_keep=2, caption_separator=";")),
+    "filter of an instance prompt": (
+        config(),
+        entry(caption_strategy="instanceprompt", instance_prompt="x", caption_filter=["y"]),
+    ),
+    # crops and masks
+    "crop variants without random crops": (config(), entry(crop=True, crop_variants=4)),
+    "masks": (
+        config(),
+        data(
+            {**PICTURES, "mask_source": "folder"},
+            {**PICTURES, "id": "b", "mask_data_dir": "masks"},
+            {**PICTURES, "id": "c", "mask_source": "folder", "mask_data_dir": "empty"},
+            {**PICTURES, "id": "d", "mask_source": "folder", "mask_data_dir": "gone"},
+            {**PICTURES, "id": "e", "mask_source": "folder", "mask_data_dir": "pictures"},
+        ),
+    ),
+    # what sets are for
+    "only evaluation": (config(), entry(dataset_type="eval")),
+    "only regularisation": (config(), entry(is_regularisation_data=True)),
+    "all to train on disabled": (
+        config(),
+        data({**PICTURES, "disabled": True}, {**EVAL, "instance_data_dir": "masks"}),
+    ),
+    "keys of training in an evaluation set": (
+        config(),
+        data(
+            {**PICTURES, "regularisation_weight": 0.5},
+            {
+                **EVAL,
+                "instance_data_dir": "masks",
+                "repeats": 1,
+                "probability": 0.5,
+                "start_step": 1,
+                "end_step": 2,
+                "is_regularisation_data": True,
+                "regularisation_weight": 2,
+            },
+        ),
+    ),
+    "evaluation on training pictures": (
+        config(),
+        data(PICTURES, EVAL, HUB, {**HUB, "id": "e", "dataset_type": "eval"}),
+    ),
+    "steps the wrong way round": (config(), data(PICTURES, {**PICTURES, "id": "b", "start_step": 9, "end_step": 9})),
+    "set that is never reached": (
+        config(max_train_steps=50),
+        data(PICTURES, {**PICTURES, "id": "b", "start_step": 50}),
+    ),
+    "steps without a data set": (
+        config(num_train_epochs=3),
+        data({**PICTURES, "end_step": 100}, {**PICTURES, "id": "b", "start_step": 200}),
+    ),
+    "the last steps without a data set": (config(), entry(end_step=100)),
+    # folders
+    "written into folders that are only read": (
+        config(output_dir="masks/out"),
+        data(
+            {**PICTURES, "mask_source": "folder", "mask_data_dir": "masks"},
+            {**HUB, "dataset_name": "shards", "streaming": True, "cache_dir_pictures": "shards/fetched"},
+        ),
+    ),
+    "fetched pictures beside others": (
+        config(output_dir="fetched/out"),
+        data(
+            {**HUB, "streaming": True, "cache_dir_pictures": "fetched", "cache_dir_vae": "fetched"},
+            {**HUB, "id": "b", "streaming": True, "cache_dir_pictures": "fetched/b"},
+        ),
+    ),
     "token": (
         config(validation_prompt=TOKEN, output_dir="out"),
         data({**PICTURES, "instance_prompt": TOKEN, TOKEN: 1}),
@@ -130,9 +306,28 @@ CASES = {
     "no CUDA": (config(device="cuda"),),
     "not a Mac": (config(device="mps"),),
     "optimizer not installed": (config(optimizer="adamw8bit"),),
+    "packages of data sets not installed": (
+        config(max_unreadable_share=2),
+        data(
+            {**PICTURES, "crop": True, "crop_style": "face"},
+            {
+                "id": "b",
+                "type": "s3",
+                "s3_url": "s3://b",
+                "caption_strategy": "parquet",
+                "metadata_path": "rows.parquet",
+            },
+            HUB,
+            {**PICTURES, "id": "d", "metadata_path": "rows.parquet", "width_column": "w", "height_column": "h"},
+            {**PICTURES, "id": "off", "type": "s3", "s3_url": "s3://b", "disabled": True},
+        ),
+    ),
     "overrides": (
         config(),
         entry(),
         ("lora_rank=zero", "lora_rnk=1", "nonsense", "dataset.3.repeats=1", "dataset.0.repeats=-1", "use_ema=True"),
     ),
 }
+
+# What a case finds not installed, where that is not bitsandbytes.
+NOT_INSTALLED = {"packages of data sets not installed": {"datasets", "s3fs", "pyarrow", "cv2"}}

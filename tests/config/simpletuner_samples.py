@@ -155,9 +155,27 @@ VALUES = {
         _ANYTHING),
 }  # fmt: skip
 
+_TABLE = {"path": "captions.jsonl", "filename_column": "id", "caption_column": "text", "fallback_caption_column": "x"}
 SET_VALUES = {
-    "dataset_type": st.just("image"),
-    "type": st.just("local"),
+    "dataset_type": st.sampled_from(["image", "eval"]),
+    "type": st.sampled_from(["local", "aws", "huggingface"]),
+    "aws_bucket_name": st.just("bucket"),
+    "aws_data_prefix": st.sampled_from(["", "pictures/"]),
+    "aws_endpoint_url": st.sampled_from(["https://s3.example.org", None, "https://me:secret@s3.example.org"]),
+    "aws_secret_access_key": st.just("wJalrX"),
+    "aws_region_name": st.just(None),
+    "dataset_name": st.sampled_from(["owner/name", "pictures"]),
+    "split": st.sampled_from(["train", "test[:10]"]),
+    "revision": st.just(None),
+    "image_column": st.just("image"),
+    "caption_column": st.sampled_from(["caption", ["short", "long"]]),
+    "huggingface": st.sampled_from([{"caption_column": ["a", "b"], "filter_func": {"min_width": 5}}, {}]),
+    "metadata_backend": st.sampled_from(["discovery", "parquet"]),
+    "parquet": st.sampled_from([_TABLE, {**_TABLE, "width_column": "w", "height_column": "h"}, {**_TABLE, "path": ""}]),
+    "caption_shuffle": st.sampled_from([{"enable": True, "count": 3, "split_on": "period"}, {"enable": False}, True]),
+    "disable_multiline_split": _FLAGS,
+    "conditioning_data": st.just("masks"),
+    "end_step": st.sampled_from([None, 600, 0]),
     "disabled": _FLAGS,
     "crop": _FLAGS,
     "crop_style": st.sampled_from(["random", "center", "centre", "corner", "face"]),
@@ -168,7 +186,7 @@ SET_VALUES = {
     "minimum_aspect_ratio": st.sampled_from([0.5, "0.5", None]),
     "maximum_aspect_ratio": st.sampled_from([2, 3.0]),
     "max_num_samples": st.sampled_from([None, 100]),
-    "caption_strategy": st.sampled_from(["textfile", "filename", "parquet", "huggingface", None]),
+    "caption_strategy": st.sampled_from(["textfile", "filename", "parquet", "huggingface", "webshart", None]),
     "instance_prompt": st.sampled_from(["a cat girl", None]),
     "prepend_instance_prompt": _FLAGS,
     "only_instance_prompt": _FLAGS,
@@ -190,10 +208,16 @@ def dashed(value):
 
 
 CONFIGS = st.fixed_dictionaries({}, optional=VALUES).flatmap(dashed)
-# Megapixels go with area; other numbers with the two kinds of pixels.
-SETS = st.fixed_dictionaries({}, optional=SET_VALUES).map(
-    lambda entry: {**entry, "resolution_type": "area" if entry.get("resolution") == 0.5 else "pixel_area"}
-)
+
+
+def _complete(entry):
+    """Megapixels go with area, other numbers with the two kinds of pixels; a bucket and a data set have a name."""
+    needed = {"aws": {"aws_bucket_name": "bucket"}, "huggingface": {"dataset_name": "owner/name"}}
+    kind = "area" if entry.get("resolution") == 0.5 else "pixel_area"
+    return {**needed.get(entry.get("type"), {}), **entry, "resolution_type": kind}
+
+
+SETS = st.fixed_dictionaries({}, optional=SET_VALUES).map(_complete)
 
 
 _JUNK_TEXT = ["", "a|b", "1e400", "-1", "nan", "[1,", "{x}", "~", "\0", "/", "..", "latest", "area", " x ", "1" * 400]

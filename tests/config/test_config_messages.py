@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from config_cases import CASES, TOKEN
+from config_cases import CASES, NOT_INSTALLED, SECRET, TOKEN
 
 from simpletune.config import rules_environment
 from simpletune.config.installed import TorchBuild
@@ -16,10 +16,13 @@ from simpletune.config.validate import errors, exit_code, render_all, validate_f
 SNAPSHOT = Path(__file__).parent / "snapshots" / "messages.txt"
 
 
+missing = set()
+
+
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     monkeypatch.setattr(rules_environment, "torch_build", lambda: TorchBuild("2.13.0+cpu", None, None))
-    monkeypatch.setattr(rules_environment, "is_installed", lambda name: name != "bitsandbytes")
+    monkeypatch.setattr(rules_environment, "is_installed", lambda name: name not in missing)
     monkeypatch.setattr(rules_environment.platform, "system", lambda: "Linux")
     monkeypatch.setattr(rules_environment.shutil, "which", lambda _name: None)
 
@@ -30,6 +33,8 @@ def snapshots():
 
 
 def shown(files, name):
+    missing.clear()
+    missing.update(NOT_INSTALLED.get(name, {"bitsandbytes"}))
     config, *rest = CASES[name]
     data, overrides = (*rest, (), ())[:2] if rest else (None, ())
     path = files(config, data) if data is not None else files(config)
@@ -51,11 +56,13 @@ def test_write_snapshots(files):
     SNAPSHOT.write_text("".join(sections), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["token", "token in broken text"])
-def test_no_token_is_shown(files, name):
+@pytest.mark.parametrize(
+    ("name", "secret"), [("token", TOKEN), ("token in broken text", TOKEN), ("a secret key", SECRET)]
+)
+def test_no_secret_is_shown(files, name, secret):
     text, problems = shown(files, name)
-    assert TOKEN not in text
-    assert TOKEN not in str([problem.as_json() for problem in problems])
+    assert secret not in text
+    assert secret not in str([problem.as_json() for problem in problems])
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,10 @@ def test_valid_values_import_to_something_valid(tmp_path_factory, config, entry)
     there = There(tmp_path_factory.mktemp("st"))
     config = {"model_family": "sd3", **config}
     entry = {"id": "pics", "instance_data_dir": "pictures", **entry}
-    done = there.imported(json.dumps(config), [entry])
+    there.write("captions.jsonl", "")
+    always = {"id": "always", "instance_data_dir": "more", "caption_strategy": "filename"}
+    there.write("more/two.png", "")
+    done = there.imported(json.dumps(config), [entry, always])
     again = there.imported(None, None)
     assert reported_once(done.all.lines, config, "config.json")
     assert reported_once(done.all.lines, entry, "multidatabackend.json, pics")

@@ -66,10 +66,13 @@ def test_defaults_of_the_configuration_go_into_its_data_sets(there):
     ("given", "reason"),
     [
         ({"dataset_type": "video"}, "pictures"),
-        ({"dataset_type": "conditioning"}, "no part"),
+        ({"dataset_type": "conditioning"}, "mask_data_dir"),
+        ({"dataset_type": "distillation_cache"}, "no part"),
         ({"dataset_type": "image_embeds"}, "cache_dir_vae"),
-        ({"type": "aws", "aws_secret_access_key": "s3cret"}, "folder"),
-        ({"type": "huggingface", "dataset_name": "x/y"}, "folder"),
+        ({"type": "aws", "aws_secret_access_key": "s3cret"}, "aws_bucket_name"),
+        ({"type": "huggingface", "dataset_name": ""}, "dataset_name"),
+        ({"type": "csv", "csv_file": "list.csv"}, "download the pictures"),
+        ({"type": "webshart", "source": "shards"}, '"type": "webdataset"'),
     ],
 )
 def test_entries_that_are_no_folder_of_pictures_are_left_out(there, given, reason):
