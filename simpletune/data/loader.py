@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -144,9 +144,9 @@ class Loader:
 
     def collate(self, refs: MicroBatchRefs, epoch: int = 0, *, repairing: bool = True) -> MicroBatch:
         """Samples of one bucket as a batch of weight 1, each in the placement and with the caption of this epoch."""
-        taken = [_Reading(self, ref, epoch, repairing) for ref in refs]
-        latents = torch.stack([one.latent() for one in taken])
-        texts = [one.text() for one in taken]
+        showings = [self._showing(ref, epoch, repairing) for ref in refs]
+        latents = torch.stack([showing.latent() for showing in showings])
+        texts = [showing.text() for showing in showings]
         weights = [self._weights.get(ref.set_id, 1.0) for ref in refs]
         return MicroBatch(
             refs=refs,
@@ -156,7 +156,7 @@ class Loader:
             pooled_prompt_embeds=self._pinned(torch.stack([text[POOLED_PROMPT_EMBEDS] for text in texts])),
             sample_ids=self._pinned(sample_ids(refs)),
             loss_weights=self._pinned(torch.tensor(weights, dtype=torch.float32)),
-            loss_mask=self._masks(taken, latents),
+            loss_mask=self._masks(showings, latents),
         )
 
     def _read(self, step: int, reading: Future[StepBatch]) -> StepBatch:
@@ -171,8 +171,15 @@ class Loader:
         batch = self.collate(refs or planned.ranks[0][0], planned.epoch, repairing=repairing)
         return replace(batch, weight=planned.weight(refs))
 
-    def _masks(self, taken: list[_Reading], latents: Tensor) -> Tensor | None:
-        masks = [one.mask() for one in taken]
+    def _showing(self, ref: SampleRef, epoch: int, repairing: bool) -> _Showing:
+        """What is shown of a sample is drawn here: its placement and its caption."""
+        sample, seed = self._samples[ref.id], self._plan.seed
+        placement = drawn(range(len(sample.placements)), "placement", seed, epoch, ref)
+        caption = drawn(sample.captions, "caption", seed, epoch, ref)
+        return _Showing(sample, placement, caption, self._encoded, self._repairs if repairing else None)
+
+    def _masks(self, showings: Sequence[_Showing], latents: Tensor) -> Tensor | None:
+        masks = [showing.mask() for showing in showings]
         if all(mask is None for mask in masks):
             return None
         everywhere = torch.ones(1, *latents.shape[-2:])
@@ -182,42 +189,41 @@ class Loader:
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 
-class _Reading:
-    """Reads one showing's entries: which placement and which caption it has is drawn once."""
+@dataclass(frozen=True)
+class _Showing:
+    """A sample in one of its placements, with one of its captions; `repairs` mend what can't be loaded."""
 
-    def __init__(self, loader: Loader, ref: SampleRef, epoch: int, repairing: bool) -> None:
-        self._encoded = loader._encoded
-        self._repairs = loader._repairs if repairing else None
-        self._sample = loader._samples[ref.id]
-        seed = loader._plan.seed
-        self._placement = drawn(range(len(self._sample.placements)), "placement", seed, epoch, ref)
-        self._caption = drawn(self._sample.captions, "caption", seed, epoch, ref)
+    sample: Sample
+    placement: int
+    caption: str
+    encoded: Encoded
+    repairs: Repairs | None
 
     def latent(self) -> Tensor:
         """(C, H, W)."""
-        stored = self._encoded.latents[self._sample.id][self._placement]
-        return self._load(stored, lambda repairs: repairs.latent(self._sample, self._placement, stored))[LATENTS]
+        stored = self.encoded.latents[self.sample.id][self.placement]
+        return self._load(stored, lambda repairs: repairs.latent(self.sample, self.placement, stored))[LATENTS]
 
     def text(self) -> dict[str, Tensor]:
         """(L, D) and (E,)."""
-        stored = self._encoded.texts[self._caption]
-        return self._load(stored, lambda repairs: repairs.text(self._caption, stored))
+        stored = self.encoded.texts[self.caption]
+        return self._load(stored, lambda repairs: repairs.text(self.caption, stored))
 
     def mask(self) -> Tensor | None:
         """(1, H, W)."""
-        masks = self._encoded.masks.get(self._sample.id)
+        masks = self.encoded.masks.get(self.sample.id)
         if masks is None:
             return None
-        stored = masks[self._placement]
-        return self._load(stored, lambda repairs: repairs.mask(self._sample, self._placement, stored))[MASK]
+        stored = masks[self.placement]
+        return self._load(stored, lambda repairs: repairs.mask(self.sample, self.placement, stored))[MASK]
 
     def _load(self, stored: Stored, repair: Callable[[Repairs], dict[str, Tensor]]) -> dict[str, Tensor]:
         try:
             return stored.load()
         except DataError:
-            if self._repairs is None:
+            if self.repairs is None:
                 raise
-        return repair(self._repairs)
+        return repair(self.repairs)
 
 
 def sample_ids(refs: tuple[SampleRef, ...]) -> Tensor:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simpletune.config.settings import Settings, TextEmbeds
+from simpletune.config.settings import Settings
 from simpletune.data.cache import Stored
 from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, Repair, fill_latent_cache, fill_text_cache
+from simpletune.data.encode_text import captions_by_cache
 from simpletune.data.loader import Encoded, Repairs
 from simpletune.data.mask_cache import fill_mask_cache
 from simpletune.data.plan import Plan
@@ -19,7 +20,6 @@ from simpletune.data.scan import Sample
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
 from simpletune.progress import Reporter
-from simpletune.trainer import validation
 from simpletune.trainer.manifest import DataManifest, loss_weight
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
@@ -107,19 +107,10 @@ def _encode_texts(
     reporter: Reporter,
 ) -> dict[str, Stored]:
     texts: dict[str, Stored] = {}
-    for entry, captions in _captions_by_cache(settings, preflight).items():
+    samples = (*preflight.training, *preflight.held_out)
+    for entry, captions in captions_by_cache(settings, samples).items():
         texts |= fill_text_cache(captions, entry.cache_dir, family, files, settings, device, reporter)
     return texts
-
-
-def _captions_by_cache(settings: Settings, preflight: Preflight) -> dict[TextEmbeds, list[str]]:
-    """Every caption by the text cache of its data set; prompts and the empty caption go to the default one."""
-    default = next((entry for entry in settings.text_embeds if entry.default), settings.text_embeds[0])
-    wanted = {default: [EMPTY_CAPTION, *validation.prompts(settings)]}
-    caches = {image_set.id: settings.text_embeds_of(image_set) for image_set in settings.image_sets}
-    for sample in (*preflight.training, *preflight.held_out):
-        wanted.setdefault(caches[sample.set_id], []).extend(sample.captions)
-    return wanted
 
 
 def _material(

@@ -21,11 +21,11 @@ CPU = torch.device("cpu")
 NAMES = {(64, 64): ["a", "b", "c"], (96, 32): ["d", "e"]}
 
 
-def sample(name: str, bucket: tuple[int, int]) -> Sample:
+def sample(name: str, bucket: tuple[int, int], set_id: str = "set") -> Sample:
     """Two captions and two placements: as it is, and mirrored."""
     placement = Placement(bucket, (0, 0, *bucket), bucket)
     return Sample(
-        "set", name, (1, 1, 1, 1), *bucket, (name, f"{name}!"), (placement, replace(placement, mirrored=True))
+        set_id, name, (1, 1, 1, 1), *bucket, (name, f"{name}!"), (placement, replace(placement, mirrored=True))
     )
 
 
@@ -115,7 +115,7 @@ def test_a_rank_without_a_batch_repeats_one_at_weight_0(encoded):
 
 
 def test_each_data_sets_loss_has_its_weight(encoded):
-    class_pictures = [replace(one, set_id="class") for one in SAMPLES]
+    class_pictures = [sample(one.name, one.bucket, "class") for one in SAMPLES]
     latents = {**encoded.latents, **{one.id: encoded.latents["set", one.name] for one in class_pictures}}
     both = [*SAMPLES, *class_pictures]
     loader = Loader(make_plan(both, {}, 0, 3), both, replace(encoded, latents=latents), CPU, weights={"class": 0.25})
