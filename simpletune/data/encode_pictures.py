@@ -135,11 +135,13 @@ class _Pictures:
     lost: Unreadable
     reporter: Reporter
     entries: dict[tuple[str, str], tuple[Stored, ...]] = field(default_factory=dict)
+    title: str = ""
 
     def find_missing(self, samples: Sequence[Sample]) -> list[Sample]:
         """Fill `entries` from the indexes; gives the samples that have to be read, by bucket."""
         used = {sample.set_id for sample in samples}
         there = {folder: listed(folder) for folder in {self.caches[set_id].folder for set_id in used}}
+        self.title = "Reading and encoding pictures" if any(there.values()) else "Encoding pictures"
         missing = []
         for sample in samples:
             index = self.indexes.get(sample.set_id)
@@ -161,7 +163,7 @@ class _Pictures:
         jobs = [self._job(sample, again) for sample in ordered]
         size = vae.settings.vae_batch_size
         batches = Halving(size, "vae_batch_size", self.reporter)
-        with writing() as writer, self.reporter.phase("Encoding pictures", len(ordered), "image") as phase:
+        with writing() as writer, self.reporter.phase(self.title, len(ordered), "image") as phase:
             with closing(self._prepared(ordered, jobs, size, phase)) as prepared:
                 for group in _groups(prepared, size):
                     for batch, latents in batches.run(group, vae.encode):
