@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from simpletune import files
 from simpletune.data.header import PASSING, Header
 from simpletune.data.index_file import Digested, Digests, Entry, pack, unpack
+from simpletune.data.pace import many_small_objects
 from simpletune.data.sources import Rejected, Stamp, fingerprint, is_settled
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Index:
         """What was saved there; empty when there is none, when it is damaged or of another version. Never raises."""
         index = cls()
         try:
-            index._entries, index._captions_by, index._digested = unpack(path.read_bytes())
+            with many_small_objects():
+                index._entries, index._captions_by, index._digested = unpack(path.read_bytes())
         except Exception:  # whatever it is, the worst that comes of it is that all files are looked at again
             return cls()
         return index
@@ -59,6 +61,10 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def entry(self, name: str) -> Entry:
+        """All that is known of a file, for who compares the stamps."""
+        return self._entries.get(name, _NOTHING)
 
     def header(self, name: str, stamp: Stamp) -> Header | Rejected | None:
         """A picture's header, or why it can't be used; None when that isn't known."""
@@ -83,16 +89,8 @@ class Index:
                 bare = {name: Entry(entry.stamp, entry.header) for name, entry in self._entries.items()}
                 self._entries = bare
 
-    def captions(self, name: str, text_stamp: int) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-        """What the text file of a picture gave, with notes on how it was read; None when that isn't known.
-
-        `text_stamp` is as in ImageFile.
-        """
-        entry = self._entries.get(name, _NOTHING)
-        return (entry.captions, entry.notes) if entry.text_stamp == text_stamp else None
-
     def note_captions(self, name: str, text_stamp: int, captions: tuple[str, ...], notes: tuple[str, ...]) -> None:
-        """Keep what the text file of a picture gave."""
+        """Keep what the text file of a picture gave; `text_stamp` is as in ImageFile."""
         if "\0" in name or not captions or any(not text or "\0" in text or "\n" in text for text in captions):
             return
         with self._lock:

@@ -12,10 +12,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from simpletune.data.pace import many_small_objects
 from simpletune.data.reading import read_ends, read_start
 from simpletune.data.sources import (
     OTHER_PICTURE_EXTENSIONS,
@@ -38,7 +39,14 @@ if TYPE_CHECKING:
 _ASKED_EVERY = 64
 _PICTURES = PICTURE_EXTENSIONS | OTHER_PICTURE_EXTENSIONS
 _LISTED = _PICTURES | {TEXT_EXTENSION}
-_WINDOWS = os.name == "nt"
+
+_stamp: Callable[[os.stat_result], Stamp]
+if os.name == "nt":  # whose listings have no inodes
+
+    def _stamp(status: os.stat_result) -> Stamp:
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, 0
+else:
+    _stamp = attrgetter("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,9 @@ def list_images(root: Path) -> Listing:
     walk, began = Walk(root), time.time_ns()
     files: list[ImageFile] = []
     rejected: list[tuple[str, Rejected]] = []
-    for folder, entries in walk.folders():
-        _list_folder(folder, entries, began, files, rejected)
+    with many_small_objects():
+        for folder, entries in walk.folders():
+            _list_folder(folder, entries, began, files, rejected)
     files.sort(key=itemgetter(0))
     return Listing(tuple(files), tuple(sorted(rejected + walk.closed, key=itemgetter(0))), sum(walk.others.values()))
 
@@ -141,11 +150,6 @@ def _look(entry: os.DirEntry[str], extension: str) -> os.stat_result | Rejected:
     if status.st_size == 0:
         return Rejected(Reason.ZERO_BYTES, "there is nothing in it; copy it again from where it came")
     return status
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    """A listing on Windows has no inodes, so they have no say there."""
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, 0 if _WINDOWS else status.st_ino
 
 
 def _text_stamp(file: os.DirEntry[str] | Path, began: int) -> int | None:
@@ -282,10 +286,14 @@ class Walk:
                 if name[0] == ".":
                     continue
                 stem, dot, extension = name.rpartition(".")
-                extension = dot + extension.lower() if dot else ""
-                if _is_folder(entry):
+                try:
+                    is_folder = entry.is_dir()
+                except OSError:  # a link to itself
+                    is_folder = False
+                if is_folder:
                     below.append(entry)
                     continue
+                extension = dot + extension.lower() if dot else ""
                 if extension not in _PICTURES:
                     self.others[extension] += 1
                 if extension in _LISTED:
@@ -300,11 +308,4 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
     except OSError:
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
         return False

@@ -11,7 +11,7 @@ from simpletune.data.captions import Caption, read_caption
 from simpletune.data.geometry import Placement, objection, placements
 from simpletune.data.header import MAX_PIXELS, Header, read_header
 from simpletune.data.index import Index
-from simpletune.data.sources import ImageFile, Rejected, Source, Stamp
+from simpletune.data.sources import ImageFile, Rejected, Source, Stamp, fingerprint
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -66,27 +66,29 @@ class Look:
 
     def known(self, file: ImageFile) -> Sample | Rejected | None:
         """What is found without opening a file, by what the index knows; None when that isn't all."""
-        header = self._known_header(file)
+        stamp, header, text_stamp, captions, notes = self._index.entry(file.name)
+        if stamp != fingerprint(file.stamp):
+            header = None
+        if self._metadata is not None:
+            header = self._told_header(file.name) or header
         if header is None or isinstance(header, Rejected):
             return header
-        if not self.text_beside or not file.may_have_text:
-            return None if self._set.caption_strategy == "huggingface" else self._captioned(file, header)
-        known = None if file.text_stamp is None else self._index.captions(file.name, file.text_stamp)
-        return None if known is None else self._sample(file, header, *known)
+        if self.text_beside and file.may_have_text:
+            return self._sample(file, header, captions, notes) if text_stamp == file.text_stamp else None
+        return None if self._set.caption_strategy == "huggingface" else self._captioned(file, header)
 
     def read(self, file: ImageFile) -> Sample | Rejected:
         """What is found in a file, of which only what the index doesn't know is read. Raises SourceError."""
-        header = self._known_header(file)
+        header = self._told_header(file.name) or self._index.header(file.name, file.stamp)
         if header is None:
             header = read_header(self._source, file)
             self._index.note_header(file.name, file.stamp, header)
         return header if isinstance(header, Rejected) else self._captioned(file, header)
 
-    def _known_header(self, file: ImageFile) -> Header | Rejected | None:
-        size = self._metadata.size(file.name) if self._metadata else None
-        if size is not None and size[0] * size[1] <= MAX_PIXELS:
-            return Header(*size)
-        return self._index.header(file.name, file.stamp)
+    def _told_header(self, name: str) -> Header | None:
+        """What the data set's table says of a picture's size."""
+        size = self._metadata.size(name) if self._metadata else None
+        return None if size is None or size[0] * size[1] > MAX_PIXELS else Header(*size)
 
     def _captioned(self, file: ImageFile, header: Header) -> Sample | Rejected:
         placed = self._placed(file.name, header)
@@ -107,7 +109,7 @@ class Look:
             return placed
         if notes:
             self.notes[file.name] = notes
-        return Sample(self._set.id, file.name, file.stamp, header.width, header.height, captions, placed)
+        return Sample(self._set.id, file.name, file.stamp, *header, captions, placed)
 
     def _placed(self, name: str, header: Header) -> tuple[Placement, ...] | Rejected:
         return self._place(header, name) if self._crop_by_name else self._by_size(header)

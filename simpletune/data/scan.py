@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from simpletune.data.index import Index
 from simpletune.data.look import Look, Sample
 from simpletune.data.metadata import Remark, needs_metadata, open_metadata
-from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting
-from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, Source, name_bytes
+from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting, many_small_objects
+from simpletune.data.sources import Exclusion, ImageFile, Listing, Reason, Rejected, Source, name_bytes
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -74,29 +74,39 @@ def scan(
     found = _look_at_all(listing.files, look, progress or _untold)
     if index is not None:
         index.keep({file.name for file in listing.files})
-    samples = [verdict for verdict in found if isinstance(verdict, Sample)]
     rejected = [*listing.rejected]
-    rejected += ((file.name, why) for file, why in zip(listing.files, found, strict=True) if isinstance(why, Rejected))
-    names = [file.name for file in listing.files]
+    samples = []
+    for file, verdict in zip(listing.files, found, strict=True):
+        if isinstance(verdict, Sample):
+            samples.append(verdict)
+        else:
+            rejected.append((file.name, verdict))
     kept, over = _limit(samples, image_set, seed)
     notes = _gather_notes(kept, look.notes)
     if look.text_beside:
-        notes.update(_shared_texts(kept))
+        notes.update(_shared_texts(listing.files, kept))
     return ScanResult(
         set_id=image_set.id,
         samples=tuple(kept),
         excluded=_exclusions(image_set.id, rejected + over),
         other=listing.other,
         notes=notes,
-        remarks=metadata.remarks(names) if metadata else (),
+        remarks=metadata.remarks(_names(listing)) if metadata else (),
     )
+
+
+def _names(listing: Listing) -> Iterator[str]:
+    """Everything that a row of a table may mean, usable or not."""
+    yield from (file.name for file in listing.files)
+    yield from (name for name, _ in listing.rejected)
 
 
 def _look_at_all(
     files: Sequence[ImageFile], look: Look, progress: Callable[[int, int], None]
 ) -> list[Sample | Rejected]:
     """What is found in each file, in order; read in threads where the first ones show that it is waiting."""
-    found = list(map(look.known, files))
+    with many_small_objects():
+        found = list(map(look.known, files))
     unknown = [place for place, verdict in enumerate(found) if verdict is None]
     done = len(files) - len(unknown)
     progress(done, len(files))
@@ -151,8 +161,10 @@ def _gather_notes(kept: Iterable[Sample], notes: Mapping[str, tuple[str, ...]]) 
     return {note: tuple(found) for note, found in names.items()}
 
 
-def _shared_texts(kept: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
+def _shared_texts(files: Sequence[ImageFile], kept: Sequence[Sample]) -> dict[str, tuple[str, ...]]:
     """A note on pictures whose names differ by extension only."""
+    if len({file.text_stamp for file in files}) == len(files):
+        return {}
     counts = Counter(sample.name.rpartition(".")[0] for sample in kept)
     if len(counts) == len(kept):
         return {}

@@ -1,61 +1,135 @@
 """How long folders of pictures take: `python tests/data/measure_scan.py FOLDER [NUMBER]`.
 
-Makes NUMBER small JPEGs with captions (10,000 if not said) in FOLDER/NUMBER, once, and times the wizard's survey, the
-scan of a run, and a plain loop of Pillow over the same pictures. Best of three, warm.
+Makes NUMBER small JPEGs of a few hundred kinds with captions (100,000 if not said: 1 GB of disk) in FOLDER, once, and a
+tenth as many beside them. Times a scan that knows nothing (cold), one with the index of that (warm), the wizard's
+survey, and a plain loop in which Pillow opens each picture's header; each in a process of its own, best of three.
+
+"In memory" is with the pictures in the system's cache. "From the disk" is after the system was asked to drop each
+file's content (posix_fadvise), which needs no rights; names and sizes stay in memory.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-
-from simpletune.config.load import load
-from simpletune.data.scan import scan
-from simpletune.data.survey import survey
-from simpletune.data.survey_lines import how_far
+KINDS = 300
+RUNS = 3
 
 
 def main() -> None:
-    number = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
-    folder = Path(sys.argv[1]) / str(number)
-    make(folder / "pictures", number)
-    (folder / "config.json").write_text('{"model_flavour": "tiny", "device": "cpu"}')
-    (folder / "multidatabackend.json").write_text('[{"id": "a", "instance_data_dir": "pictures"}]')
-    settings, _ = load(folder / "config.json")
-    found = [survey(folder / "pictures") for _ in range(3)]
-    best = min(found, key=lambda one: one.seconds)
-    print(f"survey: {how_far(best)}, {best.seconds:.2f} s (of {', '.join(f'{one.looked_at:,}' for one in found)})")
-    plain = timed(lambda: [Image.open(path).size for path in (folder / "pictures").glob("*.jpg")])
-    ours = timed(lambda: scan(settings.image_sets[0], 16, 0))
-    print(f"scan: {ours:.2f} s, a plain loop of Pillow {plain:.2f} s: {ours / plain:.2f} times")
+    base = Path(sys.argv[1])
+    number = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    folder, small = base / str(number), base / str(number // 10)
+    for one in small, folder:
+        make(one / "pictures", int(one.name))
+    plain, cold, warm = (best(kind, folder) for kind in ("plain", "cold", "warm"))
+    print(f"{number:,} pictures in memory, one process; microseconds a picture")
+    report(number, plain, cold, warm)
+    if hasattr(os, "posix_fadvise"):
+        plain, cold = (best(kind, folder, drop=True) for kind in ("plain", "cold"))
+        print("from the disk, their content dropped from the system's cache (a scan then reads in threads)")
+        report(number, plain, cold, warm)
+    for kind in "cold", "warm":
+        peak = [min(measured(kind, one)["peak_kb"] for _ in range(2)) for one in (small, folder)]
+        print(f"peak memory, {kind}: {(peak[1] - peak[0]) / (number * 0.9):.2f} KB a picture")
+    print(f"survey: {measured('survey', folder)['said']}")
+
+
+def report(number: int, plain: float, cold: float, warm: float) -> None:
+    each = ", ".join(
+        f"{name} {seconds / number * 1e6:.1f}"
+        for name, seconds in (("plain loop", plain), ("cold", cold), ("warm", warm))
+    )
+    print(f"  {each}: cold is {cold / plain:.2f} times the plain loop, warm {cold / warm:.1f} times faster than cold")
 
 
 def make(folder: Path, number: int) -> None:
+    from PIL import Image
+
     if folder.exists():
         return
     folder.mkdir(parents=True)
-    picture = Image.effect_noise((64, 64), 60).convert("RGB")
-    picture.save(folder / "0.jpg")
-    content = (folder / "0.jpg").read_bytes()
+    chance = random.Random(0)
+    contents = []
+    for _ in range(KINDS):
+        size = chance.choice((64, 80, 96, 128)), chance.choice((64, 80, 96, 128))
+        Image.effect_noise(size, 60).convert("RGB").save(folder / "kind.jpg", quality=chance.choice((60, 75, 90)))
+        contents.append((folder / "kind.jpg").read_bytes())
+    (folder / "kind.jpg").unlink()
     for index in range(number):
-        (folder / f"{index}.jpg").write_bytes(content)
-        (folder / f"{index}.txt").write_text(f"a picture of the thing {index}")
+        (folder / f"{index:06}.jpg").write_bytes(contents[index % KINDS])
+        (folder / f"{index:06}.txt").write_text(f"a picture of the thing number {index} in a quiet room")
+    (folder.parent / "config.json").write_text('{"model_flavour": "tiny", "device": "cpu"}')
+    (folder.parent / "multidatabackend.json").write_text('[{"id": "a", "instance_data_dir": "pictures"}]')
+    time.sleep(3)  # what has just been written isn't kept in an index
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """The best of three, in seconds."""
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+def best(kind: str, folder: Path, drop: bool = False) -> float:
+    """Seconds."""
+    seconds = []
+    for _ in range(RUNS):
+        if drop:
+            forget(folder / "pictures")
+        seconds.append(measured(kind, folder)["seconds"])
+    return min(seconds)
+
+
+def forget(folder: Path) -> None:
+    """Ask the system to drop what it keeps in memory of the files' content."""
+    os.sync()
+    for entry in os.scandir(folder):
+        descriptor = os.open(entry.path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def measured(kind: str, folder: Path) -> dict[str, float]:
+    done = subprocess.run([sys.executable, __file__, f"--{kind}", folder], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def measure(kind: str, folder: Path) -> None:
+    """What the processes do that `measured` starts."""
+    import resource
+
+    from PIL import Image
+
+    from simpletune.config.load import load
+    from simpletune.data.index import Index
+    from simpletune.data.scan import scan
+    from simpletune.data.sources import open_source
+    from simpletune.data.survey import survey
+    from simpletune.data.survey_lines import how_far
+
+    settings, _ = load(folder / "config.json")
+    (image_set,) = settings.image_sets
+    source, index_path, said = open_source(image_set), folder / "index.bin", ""
+    began = time.perf_counter()
+    if kind == "plain":
+        for entry in os.scandir(folder / "pictures"):
+            if entry.name.endswith(".jpg"):
+                with Image.open(entry.path) as image:
+                    image.size  # noqa: B018
+    elif kind == "survey":
+        said = how_far(survey(folder / "pictures"))
+    else:
+        index = Index() if kind == "cold" else Index.load(index_path)
+        result = scan(image_set, source, 16, 0, index)
+        index.save(index_path)
+        assert len(result.samples) == int(folder.name)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": seconds, "peak_kb": peak, "said": said}))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1].startswith("--"):
+        measure(sys.argv[1][2:], Path(sys.argv[2]))
+    else:
+        main()
