@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,10 @@ MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 @click.option("--dataset", metavar="ID", help="The data set, where CONFIG has several.")
 @click.option("--config", type=click.Path(path_type=Path), help="With DIR: the config.json that has it as a data set.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write captions here, not captions/ID.jsonl."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write captions here. With DIR, no config is changed.",
 )
 @click.option(
     "--model",
@@ -65,7 +68,7 @@ MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 @click.option("--replace", is_flag=True, help="Use these captions where the data set has others.")
 @click.option("--sidecar", is_flag=True, help="Write .txt files beside the pictures instead.")
 @click.option("--yes", is_flag=True, help="Change the data file without asking.")
-def caption(target: Path | None, **asked: Any) -> int:
+def caption(target: Path | None, **asked: Any) -> None:
     """Write captions for the pictures in DIR, or of a data set of CONFIG (default: config.json here), with a
     vision-language model.
 
@@ -76,28 +79,34 @@ def caption(target: Path | None, **asked: Any) -> int:
     from simpletune.data.caption_target import find_target
 
     path = target or find_config(None)
-    found = find_target(path, asked["dataset"], asked["config"], asked["output"], sidecar=asked["sidecar"])
     reporter = terminal_reporter()
-    listing = _listing(found, reporter)
-    if asked["limit"]:
-        return _try_out(found, listing, _options(found, asked), asked["limit"], reporter)
-    if not asked["replace"]:
-        _keep_others(found, listing)
+    with _source_errors():
+        found = find_target(path, asked["dataset"], asked["config"], asked["output"], sidecar=asked["sidecar"])
+        listing = _listing(found, reporter)
+        if asked["limit"]:
+            _try_out(found, listing, _options(found, asked), asked["limit"], reporter)
+            return
+        if not asked["replace"]:
+            _keep_others(found, listing)
     edit = found.edit()
     if edit is not None and not asked["yes"]:
         _confirm(edit)
     _make(found, listing, asked, reporter)
-    return 0
 
 
-def _listing(found: Target, reporter: Reporter) -> Listing:
+@contextmanager
+def _source_errors() -> Iterator[None]:
     from simpletune.data.sources import SourceError
 
     try:
-        found.source.fetch(reporter)
-        listing = found.source.list()
+        yield
     except SourceError as error:
         raise UsageError(error.message, error.hint) from error
+
+
+def _listing(found: Target, reporter: Reporter) -> Listing:
+    found.source.fetch(reporter)
+    listing = found.source.list()
     if not listing.files and not listing.rejected:
         raise UsageError(f"there are no pictures in {shown(found.where)}", "name the folder they are in")
     return listing
@@ -110,12 +119,11 @@ def _options(found: Target, asked: Mapping[str, Any]) -> Options:
     return Options(endpoint=found.endpoint, **{name: asked[name] for name in named})
 
 
-def _try_out(found: Target, listing: Listing, options: Options, limit: int, reporter: Reporter) -> int:
+def _try_out(found: Target, listing: Listing, options: Options, limit: int, reporter: Reporter) -> None:
     from simpletune.data.captioner import try_out
 
     for name, text in try_out(found.source, listing.files[:limit], options, reporter):
         click.echo(f"{shown(name)}: {shown(redact(text)) or '(nothing)'}")
-    return 0
 
 
 def _keep_others(found: Target, listing: Listing) -> None:

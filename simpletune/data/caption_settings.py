@@ -15,7 +15,7 @@ from simpletune.config.journal import write_together
 from simpletune.config.load import settings_of
 from simpletune.config.problems import errors, shown
 from simpletune.config.validate import Checked, check, exit_code
-from simpletune.data.sources import Listing, Source, open_source
+from simpletune.data.sources import ImageFile, Listing, Source, SourceError, open_source
 from simpletune.errors import ConfigError, UsageError
 
 # Keys that tell where other captions are, or how they are read: none of them fits the new file.
@@ -80,7 +80,10 @@ def _after(config: Path, set_id: str, captions: Path | None) -> tuple[Edit, Chec
 
 
 def captions_already(config: Path, set_id: str, ours: Path | None, source: Source, listing: Listing) -> str | None:
-    """How a data set has captions already, by other means than `ours` (None: .txt files); None when it has none."""
+    """How a data set has captions already, by other means than `ours` (None: .txt files); None when it has none.
+
+    Raises SourceError when the source can't be read.
+    """
     planned = {} if ours is None else {ours: b""}
     keys = _entry(check(config, planned=planned).view.images, set_id)
     strategy = keys["caption_strategy"]
@@ -102,9 +105,18 @@ def refuse_errors(config: Path) -> None:
 
 def _text_files(source: Source, listing: Listing) -> str | None:
     having = [file for file in listing.files if file.may_have_text]
-    if not any(source.read_text(file, 1) for file in having[:_LOOKED_AT]):
+    if not any(_has_text(source, file) for file in having[:_LOOKED_AT]):
         return None
     return f"{len(having):,} of its {len(listing.files):,} pictures have .txt files"
+
+
+def _has_text(source: Source, file: ImageFile) -> bool:
+    try:
+        return bool(source.read_text(file, 1))
+    except SourceError:
+        raise
+    except OSError:  # it is there, and can't be read
+        return True
 
 
 def _changed(keys: Keys, captions: Path | None) -> dict[str, Any]:

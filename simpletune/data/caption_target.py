@@ -55,8 +55,8 @@ def find_target(
     """What `named` means: a config.json (or a folder with one), or a folder of pictures.
 
     For a folder of pictures `config` names the config.json that has a data set of them; None takes config.json here if
-    it has one. `output`: the file for the captions instead of captions/ID.jsonl beside config.json; `sidecar`: none,
-    but .txt files beside the pictures.
+    it has one and no `output` is given. `output`: the file for the captions instead of captions/ID.jsonl beside
+    config.json; `sidecar`: none, but .txt files beside the pictures.
 
     Raises UsageError when there is no such thing or several are meant, ConfigError when the files have problems.
     """
@@ -77,8 +77,9 @@ def find_target(
 def captions_command(target: Path, *, set_id: str | None = None, output: Path | None = None) -> list[str]:
     """The command that captions a folder or a config's data set without asking, to be run as a process of its own.
 
-    In that process the memory for the model is given back when it ends, and Ctrl-C keeps what is done. It shows its
-    progress on stderr and exits with 0 when every readable picture has a caption.
+    With a folder and `output` no config is read or changed. In that process the memory for the model is given back when
+    it ends, and Ctrl-C keeps what is done. It shows its progress on stderr, a summary on stdout, and exits with 0 when
+    the readable pictures have captions, 130 after Ctrl-C, 3 when the model or the device isn't there.
     """
     chosen = ["--dataset", set_id] if set_id is not None else []
     placed = ["--output", str(output)] if output is not None else []
@@ -114,7 +115,7 @@ def _of_config(config: Path, set_id: str | None, place: _Place) -> Target:
 def _of_folder(folder: Path, set_id: str | None, config: Path | None, place: _Place) -> Target:
     path = _absolute(config or Path("config.json"))
     path = path / "config.json" if config is not None and path.is_dir() else path
-    if config is not None or path.is_file():
+    if config is not None or (path.is_file() and place.output is None):
         ids = [str(entry["id"]) for entry in check(path).view.images if _is_of(entry, folder)]
         chosen = [one for one in ids if set_id in (None, one)]
         if len(chosen) > 1:

@@ -145,7 +145,8 @@ class _Work:
     def captions(self, describer: Describer, files: Sequence[ImageFile]) -> Iterator[list[tuple[str, str]]]:
         """(name, caption) of the pictures that can be read, a batch at a time, in order."""
         size = self.options.batch_size or _BATCH_SIZES.get(describer.device.type, 1)
-        with ThreadPoolExecutor(_THREADS, "pictures") as pool:
+        pool = ThreadPoolExecutor(_THREADS, "pictures")
+        try:
             waiting: list[tuple[str, Image]] = []
             for file, picture in read_ahead(pool, self._picture, files, 2 * size):
                 if isinstance(picture, str):
@@ -157,6 +158,8 @@ class _Work:
                     waiting = []
             if waiting:
                 yield from self._batch(describer, waiting, size)
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever stops it doesn't wait for pictures that nobody will see
 
     def pass_over(self, name: str, why: str) -> None:
         """Name a picture that can't be read, and count it."""
@@ -232,4 +235,6 @@ class _Work:
 
 
 def _stopped(outcome: Outcome, total: int) -> str:
-    return f"stopped: {outcome.captioned} of {total} pictures have captions, and they are kept"
+    if not outcome.captioned:
+        return "stopped before the first caption"
+    return f"stopped: {outcome.captioned:,} of {total:,} pictures have captions, and they are kept"
