@@ -171,9 +171,7 @@ class _Look:
         began, stamp = time.time_ns(), shard_stamp(os.fstat(file.fileno()))
         packed = compression(file)
         if packed is not None:
-            raise SourceError(
-                f"{shown(name)} is compressed ({packed}), so pictures can't be read in place", "unpack it"
-            )
+            _refuse_compressed([name], f" ({packed})")
         content = _Content()
         try:
             for member in members(file, stamp[0]):
@@ -185,7 +183,6 @@ class _Look:
         self.shards.append((path, stamp))
 
     def _take(self, shard: str, content: _Content, stamp: Stamp, settled: bool) -> None:
-        self.others += content.passed_over
         for member, extension in content.pictures():
             name = f"{shard}/{member.name}"
             refused = refusal(extension, member.size)
@@ -200,6 +197,7 @@ class _Look:
             self.files.append(ImageFile(name, member.size, own, text_size != NO_TEXT, text_stamp))
             place = Place(len(self.shards), member.offset, member.size, text_offset, text_size)
             self.places.append((name, place))
+        self.others += content.passed_over
 
 
 class _Content:
