@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simpletune.config.document import Keys
@@ -22,6 +22,7 @@ def folder_problems(whole: View) -> Iterator[Problem]:
     caches = [(entry, "cache_dir_vae") for entry in whole.images]
     caches += [(entry, "cache_dir_pictures") for entry in whole.images if fetches_pictures(entry)]
     caches += [(entry, "cache_dir") for entry in whole.texts]
+    read = [(what, entry, Path(_identity(folder))) for entry in whole.images for what, folder in _only_read(entry)]
     seen: dict[str, tuple[Keys, str]] = {}
     for entry, key in sorted(caches, key=lambda cache: cache[0].prefix):
         path = entry.path(key)
@@ -31,11 +32,11 @@ def folder_problems(whole: View) -> Iterator[Problem]:
         if (first.prefix, first_key) != (entry.prefix, key):
             message = f"the cache folder {quoted_path(path)} is used twice, first by {quoted(first['id'])}"
             yield entry.error(key, message, "give each data set a folder of its own; {id} in the path does it")
-        yield from _outside_pictures(entry, key, path, whole)
+        yield from _outside_pictures(entry, key, path, read)
     yield from _fetched_apart(whole, caches)
     output = whole.config.path("output_dir")
     if output is not None and whole.config.fine("output_dir"):
-        yield from _outside_pictures(whole.config, "output_dir", output, whole)
+        yield from _outside_pictures(whole.config, "output_dir", output, read)
 
 
 def _fetched_apart(whole: View, caches: list[tuple[Keys, str]]) -> Iterator[Problem]:
@@ -53,13 +54,14 @@ def _fetched_apart(whole: View, caches: list[tuple[Keys, str]]) -> Iterator[Prob
                 break
 
 
-def _outside_pictures(keys: Keys, key: str, path: Path, whole: View) -> Iterator[Problem]:
-    for entry in whole.images:
-        for what, folder in _only_read(entry):
-            if Path(_identity(path)).is_relative_to(_identity(folder)):
-                message = f'"{key}": {quoted_path(path)} is inside the {what} of {quoted(entry["id"])}'
-                yield keys.error(key, message, f"{what}s are only read; choose a folder outside")
-                return
+def _outside_pictures(keys: Keys, key: str, path: Path, read: Sequence[tuple[str, Keys, Path]]) -> Iterator[Problem]:
+    written = Path(_identity(path))
+    above = {written, *written.parents}
+    for what, entry, folder in read:
+        if folder in above:
+            message = f'"{key}": {quoted_path(path)} is inside the {what} of {quoted(entry["id"])}'
+            yield keys.error(key, message, f"{what}s are only read; choose a folder outside")
+            return
 
 
 def _only_read(entry: Keys) -> Iterator[tuple[str, Path]]:

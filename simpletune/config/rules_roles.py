@@ -156,30 +156,30 @@ def _gap(entry: Keys, key: str, first: float, end: float) -> Problem:
 
 def held_apart(whole: View) -> Iterator[Problem]:
     """Warnings about pictures that are to be held out and are trained on all the same."""
-    for entry in whole.images:
-        if entry["dataset_type"] != "eval":
-            continue
-        other = next((one for one in whole.trained if _shares(entry, one)), None)
+    held = [entry for entry in whole.images if entry["dataset_type"] == "eval" and entry.fine("type")]
+    trained = [(entry, _pictures(entry)) for entry in whole.trained if held and entry.fine("type")]
+    for entry in held:
+        pictures = _pictures(entry)
+        other = next((one for one, theirs in trained if _overlap(pictures, theirs)), None)
         if other is not None:
             key = "instance_data_dir" if entry["type"] in FOLDER_TYPES else "dataset_type"
             message = f"pictures of this evaluation set are in the training set {quoted(other['id'])} too"
             yield entry.warning(key, message, "its validation loss says little then: give them folders apart")
 
 
-def _shares(one: Keys, other: Keys) -> bool:
-    """Whether two data sets read the same pictures, as far as their names tell."""
-    if one["type"] != other["type"] or not (one.fine("type") and other.fine("type")):
-        return False
-    if one["type"] in FOLDER_TYPES:
-        folders = [entry.path("instance_data_dir") for entry in (one, other)]
-        if None in folders:
-            return False
-        first, second = (_resolved(folder) for folder in folders if folder is not None)
-        return first.is_relative_to(second) or second.is_relative_to(first)
-    if one["type"] == "s3":
-        urls = [f"{str(entry['s3_url']).rstrip('/')}/" for entry in (one, other)]
-        return one["s3_endpoint"] == other["s3_endpoint"] and (
-            urls[0].startswith(urls[1]) or urls[1].startswith(urls[0])
-        )
+def _pictures(entry: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where a data set's pictures are: what must be equal for two to have the same, and a path of folders in that."""
+    kind = entry["type"]
+    if kind in FOLDER_TYPES:
+        folder = entry.path("instance_data_dir")
+        return (kind,), () if folder is None else _resolved(folder).parts
+    if kind == "s3":
+        return (kind, str(entry["s3_endpoint"])), tuple(part for part in str(entry["s3_url"]).split("/") if part)
     keys = ("dataset_name", "dataset_config", "dataset_split", "dataset_revision")
-    return all(one[key] == other[key] for key in keys)
+    return (kind, *(str(entry[key]) for key in keys)), (str(entry["dataset_name"]),)
+
+
+def _overlap(one: tuple[tuple[str, ...], tuple[str, ...]], other: tuple[tuple[str, ...], tuple[str, ...]]) -> bool:
+    """Whether one of two places is, or is in, the other."""
+    length = min(len(one[1]), len(other[1]))
+    return length > 0 and one[0] == other[0] and one[1][:length] == other[1][:length]

@@ -8,13 +8,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from simpletune.config import rules_environment
 from simpletune.config.check import check_config
+from simpletune.config.continuing import bound_settings, changed_settings
 from simpletune.config.document import Document
 from simpletune.config.jsonfile import parse
-from simpletune.config.load import DERIVED, load, recreate, resolved
+from simpletune.config.load import DERIVED, load, load_for_elsewhere, recreate, resolved
 from simpletune.config.schema import config_keys, defaults, entry_keys
 from simpletune.config.settings import ImageSet, Settings, TextEmbeds
-from simpletune.config.validate import validate_files
+from simpletune.config.validate import exit_code, validate_files
 from simpletune.errors import ConfigError, EnvironmentNotReady, ModelUnavailable
 
 FIXTURE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,6 +143,64 @@ def test_what_a_run_saved_loads_to_the_same(files, tmp_path, config):
     again, _ = load(recreate(saved, tmp_path / "elsewhere"))
     assert same(found, again)
     assert saved["config"]["seed"] == {"value": 42, "origin": "default"}
+
+
+ROLES = [
+    {"id": "a", "instance_data_dir": "pictures", "crop": True, "crop_style": "random", "crop_variants": 3,
+     "horizontal_flip": True, "mask_source": "folder", "mask_data_dir": "masks", "end_step": 600, "probability": 0.5},
+    {"id": "s", "type": "s3", "s3_url": "s3://bucket/pictures", "s3_endpoint": "https://s3.example.org",
+     "caption_strategy": "csv", "metadata_path": "captions.csv", "caption_column": ["a", "b"], "width_column": "w",
+     "height_column": "h", "caption_filter": ["#\\w+"], "caption_shuffle_count": 2, "start_step": 5},
+    {"id": "w", "type": "webdataset", "instance_data_dir": "shards", "is_regularisation_data": True,
+     "regularisation_weight": 0.5},
+    {"id": "h", "type": "huggingface", "dataset_name": "owner/name", "dataset_split": "test", "streaming": True,
+     "caption_strategy": "huggingface", "dataset_type": "eval", "cache_dir_pictures": "fetched"},
+    {"id": "l", "type": "huggingface", "dataset_name": "rows.parquet", "caption_strategy": "huggingface"},
+    {"id": "t", "dataset_type": "text_embeds"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def everything_installed(monkeypatch):
+    monkeypatch.setattr(rules_environment, "is_installed", lambda _name: True)
+
+
+@pytest.mark.usefixtures("everything_installed")
+def test_every_kind_of_data_set_survives_a_round(files, tmp_path):
+    found, warnings = load(files("{}", json.dumps(ROLES)))
+    assert warnings == []
+    folder, bucket, shards, hub, local = found.image_sets
+    assert [one.dataset_type for one in found.image_sets] == ["image", "image", "image", "eval", "image"]
+    assert (folder.mask_data_dir, folder.end_step) == (tmp_path / "masks", 600)
+    assert (bucket.where, bucket.caption_column) == ("s3://bucket/pictures", ("a", "b"))
+    assert (shards.where, shards.regularisation_weight) == (str(tmp_path / "shards"), 0.5)
+    assert (hub.dataset_name, local.dataset_name) == ("owner/name", str(tmp_path / "rows.parquet"))
+    assert hub.cache_dir_pictures == tmp_path / "fetched"
+    assert found.origins["dataset.3.dataset_type"] == "multidatabackend.json:1"
+    saved = json.loads(json.dumps(resolved(found)))
+    (tmp_path / "elsewhere").mkdir()
+    again, warnings = load(recreate(saved, tmp_path / "elsewhere"))
+    assert same(found, again)
+    assert warnings == []
+
+
+def test_what_this_machine_lacks_changes_no_setting(files, monkeypatch):
+    monkeypatch.setattr(rules_environment, "is_installed", lambda _name: False)
+    bucket = {"id": "s", "type": "s3", "s3_url": "s3://bucket", "text_embeds": "gone"}
+    path = files('{"optimizer": "adamw8bit"}', json.dumps([{**bucket, "text_embeds": None}]))
+    found, problems = load_for_elsewhere(path)
+    assert (found.optimizer, found.image_sets[0].type) == ("adamw8bit", "s3")
+    assert exit_code(problems) == 3
+    # The files' own mistakes are told in the same breath, and count for more.
+    problems = validate_files(files("{}", json.dumps([bucket])))
+    assert exit_code(problems) == 2
+    assert any("s3fs" in problem.message for problem in problems)
+
+
+def test_what_a_continued_run_may_change(files):
+    before, _ = load(files('{"max_unreadable_share": 0.1}'))
+    after, _ = load(files('{"max_unreadable_share": 0.5}', json.dumps(DATA)))
+    assert changed_settings(bound_settings(before), after) == []
 
 
 def test_schemas_and_dataclasses_have_the_same_keys():

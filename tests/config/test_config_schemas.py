@@ -26,7 +26,10 @@ ENTRIES = st.lists(
     st.fixed_dictionaries(
         {"id": st.sampled_from(["a", "/", 1])},
         optional={
-            "dataset_type": st.sampled_from(["image", "text_embeds", "x"]),
+            "dataset_type": st.sampled_from(["image", "eval", "text_embeds", "x"]),
+            "type": st.sampled_from(["local", "s3", "huggingface", "webdataset", "aws", 3]),
+            "s3_url": st.sampled_from(["s3://bucket", "bucket", None]),
+            "caption_column": st.sampled_from(["a", ["a", "b"], [], None, 1]),
             "instance_data_dir": st.just("p"),
             "repeats": st.integers(-1, 3),
             "cache_dir": st.just("c"),
