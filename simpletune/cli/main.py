@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, Entry] = {
     "validate": Entry("simpletune.cli.validate:validate", "Check the two files and the pictures they name."),
     "doctor": Entry("simpletune.cli.doctor:doctor", "Check that everything is there that training needs."),
     "caption": Entry("simpletune.cli.caption:caption", "Write captions for pictures, with a model that sees them."),
+    "data": Entry("simpletune.cli.data:data", "Say what is in the data sets and what training makes of it."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
     "cache": Entry("simpletune.cli.cache:cache", "See what is in the caches, and remove what nobody needs."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),

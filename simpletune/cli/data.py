@@ -1,0 +1,124 @@
+"""`simpletune data [CONFIG]`: what is in the data sets and what will happen to it, in lines, as JSON or as a page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from simpletune.cli.display import find_config, problem_text
+from simpletune.cli.keys import KeyValue
+from simpletune.config.journal import recover
+from simpletune.config.load import load_for_elsewhere
+from simpletune.config.problems import errors, shown, tidy
+from simpletune.errors import EnvironmentNotReady, UsageError
+
+if TYPE_CHECKING:
+    from simpletune.config.settings import Settings
+    from simpletune.data.preflight import Preflight
+    from simpletune.data.report import DataReport
+    from simpletune.progress import Reporter
+
+_COMPARED_UNASKED = 2_000
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "overrides",
+    type=KeyValue(),
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Look with this value; may be repeated.",
+)
+@click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with the pictures and crops."
+)
+@click.option("--open", "open_it", is_flag=True, help="Open the page (data.html if --html names none).")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--all", "everything", is_flag=True, help="Name every excluded picture and every duplicate.")
+@click.option(
+    "--duplicates/--no-duplicates",
+    default=None,
+    help=f"Look for pictures that look alike; by default among up to {_COMPARED_UNASKED:,}.",
+)
+@click.option("--verify", is_flag=True, help="Trust nothing known of the files: read and hash all of them again.")
+def data(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    html: Path | None,
+    open_it: bool,
+    as_json: bool,
+    everything: bool,
+    duplicates: bool | None,
+    verify: bool,
+) -> int:
+    """Say what is in the data sets of CONFIG (default: config.json here, else config/config.json) and what training
+    will make of them: counts, the reason for every exclusion, buckets and crops, captions, duplicates, disk.
+
+    The pictures are only read. Exits with 0 when they can be trained on, else with 2.
+    """
+    path = find_config(config)
+    if note := recover(path):
+        click.echo(f"note: {shown(note)}", err=True)
+    from simpletune.progress import terminal_reporter
+
+    reporter = terminal_reporter()
+    settings, looked = _look(path, overrides, reporter, verify)
+    report = _report(settings, looked, reporter, duplicates)
+    if as_json:
+        from simpletune.data.report import as_json as told
+
+        click.echo(json.dumps(told(report), indent=2, ensure_ascii=False))
+    else:
+        _print(report, everything)
+    if html or open_it:
+        _write_page(report, html or Path("data.html"), reporter, open_it)
+    return UsageError.exit_code if errors(looked.problems) else 0
+
+
+def _look(path: Path, overrides: Sequence[str], reporter: Reporter, verify: bool) -> tuple[Settings, Preflight]:
+    from simpletune.data.preflight import preflight
+
+    settings, _ = load_for_elsewhere(path, overrides)
+    looked = preflight(settings, reporter=reporter, verify=verify)
+    looked.save_indexes()
+    return settings, looked
+
+
+def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: bool | None) -> DataReport:
+    from simpletune.data.duplicates import INSTALL, can_find_near
+    from simpletune.data.report import gather
+
+    near = wanted if wanted is not None else can_find_near() and looked.used <= _COMPARED_UNASKED
+    if near and not can_find_near():
+        raise EnvironmentNotReady("pictures that look alike are found by ImageHash, which is not installed", INSTALL)
+    return gather(settings, looked, reporter, near=near)
+
+
+def _print(report: DataReport, everything: bool) -> None:
+    from simpletune.data.report_lines import lines
+
+    for line in lines(report, everything=everything):
+        click.echo(line)
+    problems = [tidy(problem) for problem in report.looked.problems]
+    if problems:
+        click.echo(problem_text(problems, sys.stdout))
+
+
+def _write_page(report: DataReport, path: Path, reporter: Reporter, open_it: bool) -> None:
+    from simpletune import files
+    from simpletune.data.report_page import page
+
+    try:
+        files.write_text(path, page(report, reporter))
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}", "name another file with --html") from error
+    reporter.note(f"the page: {path}")
+    if open_it:
+        click.launch(str(path))
