@@ -94,6 +94,9 @@ class Look:
         placed = self._placed(file.name, header)
         if isinstance(placed, Rejected):
             return placed
+        known = self._index.entry(file.name)
+        if self.text_beside and known.text_stamp == file.text_stamp:
+            return self._sample(file, header, known.captions, known.notes)
         caption = read_caption(file, self._set, self._source, self._metadata, self._seed)
         if not isinstance(caption, Caption):
             return caption
