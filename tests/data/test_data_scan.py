@@ -11,8 +11,10 @@ import pytest
 from data_helpers import colours, image_set, scan
 from PIL import Image
 
-from simpletune.data.local import list_images
-from simpletune.data.sources import Reason, SourceError, shown
+from simpletune.data.local import Folder, list_images
+from simpletune.data.scan import SHARED_TEXT
+from simpletune.data.scan import scan as scan_source
+from simpletune.data.sources import Reason, SourceError, open_source, shown
 
 
 def reasons(folder: Path, **changes) -> dict[str, str]:
@@ -227,3 +229,186 @@ def test_sizes_are_upright(save, folder, turn, name):
 def test_damaged_exif_is_ignored(save, folder):
     save("x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
     assert len(scan(image_set(folder), 16, 1).samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "options"),
+    [
+        ("16-bit.png", Image.new("I;16", (80, 60), 40000), {}),
+        ("16-bit.tiff", Image.new("I;16", (80, 60), 40000), {}),
+        ("cmyk.jpg", Image.new("CMYK", (80, 60)), {}),
+        ("palette.png", Image.new("P", (80, 60)), {"transparency": 0}),
+        ("animated.gif", Image.new("L", (80, 60)), {"save_all": True, "append_images": [Image.new("L", (80, 60), 9)]}),
+        ("animated.png", Image.new("L", (80, 60)), {"save_all": True, "append_images": [Image.new("L", (80, 60), 9)]}),
+        ("animated.webp", Image.new("L", (80, 60)), {"save_all": True, "append_images": [Image.new("L", (80, 60), 9)]}),
+    ],
+)
+def test_kinds_of_pixels_and_films_are_used(save, folder, name, picture, options):
+    save(name, picture, **options)
+    (sample,) = scan(image_set(folder), 16, 1).samples
+    assert (sample.width, sample.height) == (80, 60)
+
+
+def test_one_text_file_for_two_pictures_is_said(save, folder):
+    for name in ("a.jpg", "a.png", "b.png", "c.jpg", "c.png", "sub/a.png"):
+        save(name)
+        (folder / name).with_suffix(".txt").write_text("a caption")
+    (folder / "c.txt").unlink()
+    notes = scan(image_set(folder, caption_strategy="textfile"), 16, 1).notes
+    assert notes == {SHARED_TEXT: ("a.jpg", "a.png")}
+    assert scan(image_set(folder), 16, 1).notes == {}
+
+
+def test_progress_goes_up_to_all(save, folder):
+    first = save("000.png")
+    for number in range(1, 100):
+        (folder / f"{number:03}.png").write_bytes(first.read_bytes())
+    told = []
+    chosen = image_set(folder)
+    scan_source(chosen, open_source(chosen), 16, 1, progress=lambda done, total: told.append((done, total)))
+    assert told[0] == (0, 100)
+    assert told[-1] == (100, 100)
+    assert told == sorted(told)
+
+
+def test_a_table_tells_sizes_so_that_no_picture_is_opened(save, folder, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        save(name)
+    table = tmp_path / "captions.csv"
+    table.write_text("file_name,caption,width,height\na.png,one,81,61\nb.png,two,,\n")
+    chosen = image_set(
+        folder, caption_strategy="csv", metadata_path=table, width_column="width", height_column="height"
+    )
+    opened, really_open = [], os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, *more, **named: (opened.append(path), really_open(path, *more, **named))[1]
+    )
+    result = scan(chosen, 16, 1)
+    assert [(s.name, s.width, s.height, s.captions) for s in result.samples] == [
+        ("a.png", 81, 61, ("one",)),
+        ("b.png", 80, 60, ("two",)),
+    ]
+    assert [Path(path).name for path in opened] == ["b.png"]
+    assert len(result.remarks) == 1
+
+
+def test_a_source_that_fails_as_a_whole_ends_the_scan(save, folder, monkeypatch):
+    save("a.png")
+
+    def gone(*_: object) -> None:
+        raise SourceError("the bucket is gone", "look for it")
+
+    monkeypatch.setattr(Folder, "read_ends", gone)
+    with pytest.raises(SourceError, match="the bucket is gone"):
+        scan(image_set(folder), 16, 1)
+
+
+def into_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+CHANGES_WHILE_READ = {
+    "vanishes": (Path.unlink, Reason.CHANGED),
+    "becomes a folder": (into_folder, Reason.CHANGED),
+    "grows": (lambda path: path.write_bytes(path.read_bytes() + bytes(100_000)), None),
+    "is emptied": (lambda path: path.write_bytes(b""), Reason.UNREADABLE),
+    "shrinks": (lambda path: path.write_bytes(path.read_bytes()[:5]), Reason.UNREADABLE),
+    "becomes another": (lambda path: colours(20, 20).save(path), None),
+    "can't be opened": (lambda path: (path.unlink(), path.symlink_to(path)), Reason.READ_FAILED),
+}
+
+
+@pytest.mark.parametrize("size", [(80, 60), (400, 300)])
+@pytest.mark.parametrize("what", CHANGES_WHILE_READ)
+def test_a_file_that_changes_between_listing_and_look(save, folder, monkeypatch, what, size):
+    change, reason = CHANGES_WHILE_READ[what]
+    noise = Image.effect_noise(size, 90)
+    save("a.png")
+    save("b.png", noise)
+    save("c.png")
+    really_list = Folder.list
+
+    def list_then_change(self):
+        listing = really_list(self)
+        change(folder / "b.png")
+        return listing
+
+    monkeypatch.setattr(Folder, "list", list_then_change)
+    result = scan(image_set(folder), 16, 1)
+    assert dict(result.reasons) == ({} if reason is None else {reason.value: 1})
+    assert result.found == 3
+
+
+@pytest.mark.parametrize("change", ["vanish", "subfolder"])
+def test_a_folder_that_changes_while_it_is_listed(save, folder, tmp_path, monkeypatch, change):
+    for name in ("a.png", "b.png", "sub/c.png", "sub/deeper/d.png"):
+        save(name)
+        (folder / name).with_suffix(".txt").write_text("a caption")
+    really_scandir = os.scandir
+
+    class Changing:
+        """A listing after which something is gone, before anybody looks at its entries."""
+
+        def __init__(self, path) -> None:
+            with really_scandir(path) as entries:
+                self._entries = sorted(entries, key=lambda entry: entry.name)
+            if change == "vanish":
+                for path in (folder / "b.png", folder / "a.txt"):
+                    path.unlink(missing_ok=True)
+            elif (folder / "sub").exists():
+                (folder / "sub").rename(tmp_path / "elsewhere")
+
+        def __enter__(self):
+            return iter(self._entries)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(os, "scandir", Changing)
+    result = scan(image_set(folder, caption_strategy="textfile"), 16, 1)
+    excluded = {exclusion.name: exclusion.reason for exclusion in result.excluded}
+    if change == "vanish":
+        assert excluded == {"a.png": Reason.NO_CAPTION, "b.png": Reason.CHANGED}
+        assert [sample.name for sample in result.samples] == ["sub/c.png", "sub/deeper/d.png"]
+    else:
+        assert excluded == {"sub/": Reason.CHANGED}
+        assert [sample.name for sample in result.samples] == ["a.png", "b.png"]
+
+
+def test_a_listing_that_breaks_off(save, folder, monkeypatch):
+    save("a.png")
+    save("sub/b.png")
+    really_scandir = os.scandir
+
+    class Breaking:
+        def __init__(self, path) -> None:
+            self._path = path
+
+        def __enter__(self):
+            with really_scandir(self._path) as entries:
+                yield from list(entries)[:1]
+            raise OSError(5, "Input/output error")
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    class BelowOnly(Breaking):
+        def __enter__(self):
+            with really_scandir(self._path) as entries:
+                found = list(entries)
+            return iter(found) if not str(self._path).endswith("sub") else Breaking.__enter__(self)
+
+    monkeypatch.setattr(os, "scandir", BelowOnly)
+    assert reasons(folder) == {"sub/": Reason.READ_FAILED}
+    monkeypatch.setattr(os, "scandir", Breaking)
+    with pytest.raises(SourceError, match="Input/output error"):
+        scan(image_set(folder), 16, 1)
+
+
+def test_a_picture_linked_from_elsewhere_is_used(folder, tmp_path):
+    colours(40, 30).save(tmp_path / "elsewhere.png")
+    (folder / "here.png").symlink_to(tmp_path / "elsewhere.png")
+    (sample,) = scan(image_set(folder), 16, 1).samples
+    assert sample.stamp == open_source(image_set(folder)).stamp("here.png")
+    assert sample.stamp[0] == (tmp_path / "elsewhere.png").stat().st_size
