@@ -12,9 +12,9 @@ from simpletune.config.document import Keys
 from simpletune.config.problems import Problem, quoted
 from simpletune.config.rules import differs, off_step, path_problems
 from simpletune.config.rules_captions import caption_problems, reads_table
-from simpletune.config.rules_folders import fetches_pictures, folder_problems
+from simpletune.config.rules_folders import folder_problems
 from simpletune.config.rules_roles import held_apart, role_problems
-from simpletune.config.rules_sources import source_problems
+from simpletune.config.rules_sources import fetches_pictures, source_problems
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
 

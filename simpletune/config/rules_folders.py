@@ -8,13 +8,8 @@ from pathlib import Path
 
 from simpletune.config.document import Keys
 from simpletune.config.problems import Problem, quoted, quoted_path
-from simpletune.config.rules_sources import FOLDER_TYPES, local_data_set
+from simpletune.config.rules_sources import FOLDER_TYPES, fetches_pictures, local_data_set
 from simpletune.config.view import View
-
-
-def fetches_pictures(entry: Keys) -> bool:
-    """Whether a data set fills cache_dir_pictures."""
-    return bool(entry["type"] == "huggingface" and entry["streaming"])
 
 
 def folder_problems(whole: View) -> Iterator[Problem]:

@@ -49,6 +49,11 @@ def is_hub_data_set(text: str) -> bool:
     return looks_like_hub_id(text) and not text.lower().endswith(_NAMED_FILES)
 
 
+def fetches_pictures(entry: Keys) -> bool:
+    """Whether a data set fills cache_dir_pictures."""
+    return bool(entry["type"] == "huggingface" and entry["streaming"]) and local_data_set(entry) is None
+
+
 def local_data_set(entry: Keys) -> Path | None:
     """The folder or file that `dataset_name` names on this machine; None for one of the hub, or another type."""
     if entry["type"] != "huggingface" or not entry["dataset_name"]:
@@ -65,15 +70,17 @@ def _of_another_type(entry: Keys, kind: str) -> Iterator[Problem]:
         return
     if kind != "huggingface":
         yield entry.useless("cache_dir_pictures", f'while "type" is {kind}; it is for huggingface')
-    elif entry.fine("streaming") and not entry["streaming"]:
-        yield entry.useless("cache_dir_pictures", 'while "streaming" is false')
+    elif entry.fine("streaming") and not fetches_pictures(entry):
+        yield entry.useless("cache_dir_pictures", "unless a data set of the hub is streamed")
 
 
 def _picture_folder(entry: Keys, kind: str) -> Iterator[Problem]:
     key = "instance_data_dir"
+    path = entry.path(key)
+    if kind == "webdataset" and path is not None and _is_shard(path):
+        return
     found = list(path_problems(entry, key))
     yield from found
-    path = entry.path(key)
     if found or path is None:
         return
     try:
@@ -84,6 +91,13 @@ def _picture_folder(entry: Keys, kind: str) -> Iterator[Problem]:
             yield entry.error(key, f'"{key}": {quoted_path(path)} is empty', "put your pictures there")
     except OSError as error:
         yield entry.error(key, f'"{key}": {quoted_path(path)} can\'t be read: {error.strerror}')
+
+
+def _is_shard(path: Path) -> bool:
+    try:
+        return path.suffix.lower() == ".tar" and path.is_file() and os.access(path, os.R_OK)
+    except (OSError, ValueError):
+        return False
 
 
 def any_file(folder: Path) -> Iterator[str]:
@@ -108,8 +122,10 @@ def _data_set(entry: Keys) -> Iterator[Problem]:
     if wrong := _wrong_with(path):
         hint = 'give a name on the hub such as "owner/name", a folder, or a .parquet file'
         yield entry.error(key, f'"{key}": {quoted_path(path)} {wrong}', hint)
-    elif differs(entry, "dataset_revision"):
-        yield entry.useless("dataset_revision", 'while "dataset_name" is on this machine')
+        return
+    for key in ("dataset_revision", "streaming"):
+        if differs(entry, key):
+            yield entry.useless(key, 'while "dataset_name" is on this machine')
 
 
 def _wrong_with(path: Path) -> str | None:

@@ -197,7 +197,14 @@ CASES = {
             {**HUB, "id": "e", "dataset_name": "script.py"},
             {**HUB, "id": "f", "dataset_name": "empty"},
             {**HUB, "id": "g", "dataset_name": "data/rows.parquet"},
-            {**HUB, "id": "h", "dataset_name": "rows.parquet", "dataset_revision": "main"},
+            {
+                **HUB,
+                "id": "h",
+                "dataset_name": "rows.parquet",
+                "dataset_revision": "main",
+                "streaming": True,
+                "cache_dir_pictures": "c",
+            },
         ),
     ),
     "shards": (
@@ -206,6 +213,8 @@ CASES = {
             {"id": "a", "type": "webdataset", "instance_data_dir": "pictures"},
             {"id": "b", "type": "webdataset", "instance_data_dir": "shards"},
             {"id": "c", "type": "webdataset", "instance_data_dir": "gone"},
+            {"id": "d", "type": "webdataset", "instance_data_dir": "shards/0.tar"},
+            {"id": "e", "type": "webdataset", "instance_data_dir": "captions.csv"},
         ),
     ),
     # captions
@@ -288,7 +297,8 @@ CASES = {
         config(output_dir="masks/out"),
         data(
             {**PICTURES, "mask_source": "folder", "mask_data_dir": "masks"},
-            {**HUB, "dataset_name": "shards", "streaming": True, "cache_dir_pictures": "shards/fetched"},
+            {**HUB, "dataset_name": "shards", "cache_dir_vae": "shards/cache"},
+            {**HUB, "id": "h", "streaming": True, "cache_dir_pictures": "pictures"},
         ),
     ),
     "fetched pictures beside others": (
