@@ -106,7 +106,7 @@ def _print(report: DataReport, everything: bool) -> None:
 
     for line in lines(report, everything=everything):
         click.echo(line)
-    problems = [tidy(problem) for problem in report.looked.problems]
+    problems = [tidy(problem) for problem in report.further_problems]
     if problems:
         click.echo(problem_text(problems, sys.stdout))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from simpletune.config.problems import ERROR, Problem
 from simpletune.data.duplicates import Duplicates, look_alike, same_bytes
 from simpletune.data.geometry import enlargement
 from simpletune.data.preflight_lines import by_reason
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from simpletune.data.scan import Sample
     from simpletune.data.tokens import TokenCounts
     from simpletune.progress import Reporter
+
+
+_TOLD = frozenset({"instance_data_dir", "s3_url", "dataset_name", "caption_strategy", "metadata_path"})
+"""Keys whose warnings are on pictures that aren't used and on captions, which the report names one by one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class DataReport:
     duplicates: Duplicates
     tokens: tuple[TokenCounts, ...]
     disk: Mapping[str, int]
+
+    @property
+    def further_problems(self) -> tuple[Problem, ...]:
+        """The problems that the rest of the report doesn't tell in more detail."""
+        return tuple(
+            problem
+            for problem in self.looked.problems
+            if problem.severity == ERROR or problem.path.rpartition(".")[2] not in _TOLD
+        )
 
     @property
     def samples(self) -> tuple[Sample, ...]:

@@ -53,7 +53,7 @@ def _facts(report: DataReport) -> dict[str, Any]:
     looked = report.looked
     excluded = [_row(set_id, entry) for set_id, entry in _excluded(report)]
     every = len(report.duplicates.exact) + len(report.duplicates.near or ())
-    links = [("problems", "Problems")] * bool(looked.problems) + [("sets", "Data sets"), ("buckets", "Buckets")]
+    links = [("problems", "Problems")] * bool(report.further_problems) + [("sets", "Data sets"), ("buckets", "Buckets")]
     links += [("excluded", "Not used")] * bool(excluded) + [("duplicates", "More than once")] * bool(every)
     return {
         "title": report.settings.config_path.parent.name or "simpletune",
@@ -62,7 +62,7 @@ def _facts(report: DataReport) -> dict[str, Any]:
         "links": [*links, ("sizes", "Sizes and captions")],
         "problems": [
             {"severity": problem.severity, "message": redact(problem.message), "hint": redact(problem.hint or "")}
-            for problem in looked.problems
+            for problem in report.further_problems
         ],
         "sets": list(_sets(report)),
         "order": list(step_lines(looked)),
@@ -149,8 +149,9 @@ class _Drawn:
         self._phase.advance()
         if made is None:
             return None
-        further = f", {len(sample.placements)} ways" if len(sample.placements) > 1 else ""
         crops = list(dict.fromkeys(cut(placement) for placement in sample.placements))
+        further = f", {len(crops)} crops" if len(crops) > 1 else ""
+        further += ", also mirrored" if any(placement.mirrored for placement in sample.placements) else ""
         return {
             "thumbnail": data_uri(made),
             "width": sample.width,

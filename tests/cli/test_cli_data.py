@@ -1,0 +1,113 @@
+"""`simpletune data`: every exclusion with its reason, buckets, duplicates, tokens, JSON, and the page."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simpletune.cli.main import run
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Eight pictures, one of them twice and one nearly so, and three that can't be used."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(6):
+        size = (96, 64) if number % 2 else (64, 64)
+        coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((size[0] * 4, size[1] * 4), Image.Resampling.BICUBIC)
+        picture.save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text(
+            f"picture {number} <b>&" + " of many words" * (60 if number == 5 else 0)
+        )
+        if number == 0:
+            picture.resize((200, 200)).save(pictures / "smaller.png")
+            (pictures / "smaller.txt").write_text("smaller")
+    (pictures / "copy.png").write_bytes((pictures / "1.png").read_bytes())
+    (pictures / "copy.txt").write_text("copy")
+    (pictures / "empty.png").touch()
+    (pictures / "web.jpg").write_text("<html>")
+    (pictures / "mute <i>.png").write_bytes((pictures / "2.png").read_bytes())
+    config = {"model_flavour": "tiny", "resolution": 64, "train_batch_size": 4, "max_train_steps": 6}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_unreadable_share": 0.5}))
+    entries = [{"id": "set", "instance_data_dir": "pictures", "cache_dir_vae": "cache/vae", "crop": True}]
+    (tmp_path / "multidatabackend.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def test_the_report_names_every_picture_and_reason(project, capsys):
+    pytest.importorskip("imagehash")
+    assert run(["data", str(project / "config.json")]) == 0
+    text = capsys.readouterr().out
+    assert "11 pictures found, 8 used, 3 excluded" in text
+    for line in (
+        "    empty.png: there is nothing in it",
+        "    web.jpg: its content is a web page",
+        "    mute <i>.png: no cap",
+    ):
+        assert line in text
+    assert re.search(r"  64 x 64 +8 +2 +4 +\d+% +0\n", text)
+    assert "  1.png = copy.png\n" in text
+    assert "  0.png = smaller.png\n" in text
+    assert re.search(r"CLIP: .*1 of 8 captions is longer than its 77 tokens", text)
+    assert "the run: 6 steps, 3 epochs" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+
+
+def test_json_holds_everything(project, capsys):
+    assert run(["data", str(project / "config.json"), "--json", "--no-duplicates"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    (found,) = told["data_sets"]
+    assert {entry["name"] for entry in found["excluded"]} == {"empty.png", "web.jpg", "mute <i>.png"}
+    assert (found["found"], found["used"]) == (11, 8)
+    assert told["duplicates"]["same_file"] == [[["set", "1.png"], ["set", "copy.png"]]]
+    assert told["duplicates"]["look_alike"] is None
+    assert told["buckets"][0]["pictures"] == 8
+    assert sum(size["pictures"] for size in told["sizes"]) == 8
+
+
+def test_the_page_is_whole_and_escaped(project, capsys):
+    page = project / "out.html"
+    assert run(["data", str(project / "config.json"), "--html", str(page), "--no-duplicates"]) == 0
+    text = page.read_text()
+    assert text.count("<figure>") == 8 + 2
+    assert text.count("data:image/jpeg;base64,") == 8 + 2
+    assert "mute &lt;i&gt;.png" in text
+    assert "picture 3 &lt;b&gt;&amp;" in text
+    assert "<b>&" not in text
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    left, width = re.search(r'class="cut" style="left:([\d.]+)%;top:[\d.]+%;width:([\d.]+)%', text).groups()
+    assert 0 <= float(left) <= 100 - float(width)
+
+
+def test_pictures_that_cannot_be_trained_on_are_told_and_exit_2(project, capsys):
+    for path in (project / "pictures").glob("*.txt"):
+        path.unlink()
+    assert run(["data", str(project / "config.json")]) == 2
+    told = capsys.readouterr().out
+    assert "nothing to train on" in told
+    assert "none of the 11 pictures" in told
+
+
+def test_an_index_spares_the_second_look_and_verify_does_not_trust_it(project, capsys, monkeypatch):
+    now = time.time_ns  # files as new as these aren't trusted yet
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
+    assert run(["data", str(project / "config.json"), "--no-duplicates"]) == 0
+    first = capsys.readouterr().out
+    assert list((project / "cache" / "vae").glob("index-*"))
+    assert run(["data", str(project / "config.json"), "--no-duplicates"]) == 0
+    assert capsys.readouterr().out == first
+    assert run(["data", str(project / "config.json"), "--no-duplicates", "--verify"]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_a_page_that_cannot_be_written_is_an_error_for_people(project, capsys):
+    assert run(["data", str(project / "config.json"), "--no-duplicates", "--html", str(project / "no" / "x.html")]) == 2
+    assert "can't be written" in capsys.readouterr().err
