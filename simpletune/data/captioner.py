@@ -21,7 +21,8 @@ from simpletune.data.images import load_rgb
 from simpletune.data.pipeline import read_ahead, release
 from simpletune.data.sources import ImageFile, Listing, Source, SourceError, shown
 from simpletune.errors import DataError, Interrupted, OutOfMemory
-from simpletune.models.captioning import Answer, Describer, choose_device, find_model, fitted, load_describer
+from simpletune.models.caption_loading import choose_device, find_model, load_describer
+from simpletune.models.captioning import Answer, Describer, fitted
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,29 +1,21 @@
-"""Vision-language models that say in words what a picture shows, through transformers: found, loaded, asked.
+"""A vision-language model asked what a picture shows: those with a chat template are given the prompt, those without
+one (BLIP, GIT) caption by themselves, going on from the prompt if one is given.
 
-Any model that `AutoModelForImageTextToText` knows, from safetensors alone and without code of its own: those with a
-chat template are asked the prompt, those without one (BLIP, GIT) caption by themselves, going on from the prompt if
-one is given. Decoding is greedy: the same pictures in the same batches on the same machine give the same words.
+Decoding is greedy: the same pictures in the same batches on the same machine give the same words.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import nn
 
-from simpletune.errors import EnvironmentNotReady, ModelUnavailable, OutOfMemory, UsageError
-from simpletune.models import hub
-from simpletune.models.quantize import frozen_linear
-
-if TYPE_CHECKING:
-    from simpletune.progress import Reporter
+from simpletune.errors import OutOfMemory, UsageError
 
 PROMPT = (
     "Describe this picture in one to three sentences for somebody who can't see it: the subject, what it does, its "
@@ -33,56 +25,6 @@ LARGEST_AREA = 768 * 768
 """Pixels. More detail than a caption has words for; a few hundred tokens of a model that takes any size."""
 
 _SMALLEST_EDGE, _LARGEST_ASPECT = 56, 20
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
-_UNWANTED = ("*/*", "consolidated*")
-_LOCAL_WAY = "or name a folder with the model with --model"
-_PRECISIONS = {"int8": "int8-quanto", "int4": "int4-quanto"}
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-def find_model(name: str, revision: str | None, reporter: Reporter | None, endpoint: str | None = None) -> Path:
-    """The folder of a model: the one that is named, or a hub model's, downloaded if it isn't here.
-
-    Raises ModelUnavailable, with what to do, when it is gated, unknown, out of reach, incomplete or pickled.
-    """
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if path.is_file() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-            message = f"--model is {name!r}: neither a folder nor a hub name"
-            raise ModelUnavailable(message, "a hub name is OWNER/NAME")
-        asked = hub.Asked(
-            name, revision, endpoint, False, "--model", "--revision", "name a mirror with HF_ENDPOINT", _LOCAL_WAY
-        )
-        path = hub.fetch(asked, _WANTED, reporter, _UNWANTED)
-    _check_folder(path, name)
-    return path
-
-
-def choose_device(wanted: str) -> torch.device:
-    """The device of "auto" (the best there is), "cuda", "cuda:1", "mps" or "cpu". Raises EnvironmentNotReady."""
-    if wanted == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise EnvironmentNotReady(
-            f"--device {wanted} can't be used here: {_line(error)}", "try --device cpu"
-        ) from error
-    return device
-
-
-def choose_dtype(wanted: str, device: torch.device, parameters: int, free_bytes: int) -> torch.dtype:
-    """The dtype of "auto": bf16 on a GPU that has it, fp16 on an older one; on a processor fp32 where that fits."""
-    if wanted != "auto":
-        return _DTYPES[wanted]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    if device.type == "mps":
-        return torch.bfloat16
-    return torch.float32 if 4 * parameters < 0.7 * free_bytes else torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -125,21 +67,21 @@ class Describer:
         Raises OutOfMemory when they don't fit at once, UsageError when the model needs to be asked in another way.
         """
         try:
-            with _quiet():
+            with quiet():
                 return self._describe(pictures)
         except RuntimeError as error:
-            if not _is_memory(error):
+            if not is_memory(error):
                 raise
-            problem = _line(error)
+            problem = first_line(error)
         raise OutOfMemory(problem)  # out of the handler, which keeps the failed batch's tensors alive
 
     def _describe(self, pictures: Sequence[Image.Image]) -> list[Answer]:
         try:
             inputs = self.prepare(pictures).to(self.device, dtype=self._dtype)
+            made = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens)
         except (ValueError, TypeError, KeyError) as error:
-            message = f"the model doesn't take pictures this way: {_line(error)}"
-            raise UsageError(message, "it may need a --prompt of a certain form: see the model's page") from error
-        made = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens)
+            message = f"the model doesn't take pictures this way: {first_line(error)}"
+            raise UsageError(message, "it may need a --prompt of a certain form, or none: see its page") from error
         if self._chats and not self.model.config.is_encoder_decoder:
             made = made[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -160,86 +102,6 @@ class Describer:
         return any(token in self._ends for token in row[1:]) or len(row) < self.max_new_tokens
 
 
-def load_describer(
-    folder: Path,
-    device: torch.device,
-    dtype: str = "auto",
-    *,
-    prompt: str | None = None,
-    max_new_tokens: int = 120,
-    quantize: str | None = None,
-    free_bytes: int = 1 << 62,
-) -> Describer:
-    """The model in `folder`, ready to be asked; `quantize`: "int8" or "int4" for its language layers.
-
-    free_bytes: the host's memory that nothing else uses, for the choice of the dtype on a processor. Raises
-    ModelUnavailable when it isn't one that can caption or is incomplete, OutOfMemory when it doesn't fit.
-    """
-    chosen = choose_dtype(dtype, device, _parameters(folder), free_bytes)
-    with _quiet(), _translated(folder):
-        processor = load_processor(folder)
-        model = _load_model(folder, chosen)
-        if quantize is not None:
-            quantize_language(model, _PRECISIONS[quantize], device)
-        try:
-            model = model.to(device).eval().requires_grad_(False)
-        except RuntimeError as error:
-            if not _is_memory(error):
-                raise
-            hint = "use --quantize int8, a smaller --model, or --device cpu"
-            raise OutOfMemory(f"{folder} doesn't fit into the memory of {device}", hint) from error
-    greedy(model)
-    return Describer(model, processor, device, prompt, max_new_tokens)
-
-
-def load_processor(folder: Path) -> Any:
-    """What turns pictures and words into a model's inputs.
-
-    AutoProcessor loads the video half of a processor too, which needs torchvision; for pictures nobody misses it, so
-    such a processor is put together without.
-    """
-    import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
-
-    name = PROCESSOR_MAPPING_NAMES.get(_config(folder).get("model_type", ""))
-    kind = getattr(transformers, name, None) if name else None
-    local = {"local_files_only": True, "trust_remote_code": False}
-    if kind is None or "video_processor" not in kind.get_attributes():
-        return transformers.AutoProcessor.from_pretrained(folder, **local)
-
-    class WithoutVideo(kind):  # type: ignore[misc, valid-type]
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
-
-    loaders = {
-        "image_processor": lambda: transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local),
-        "tokenizer": lambda: transformers.AutoTokenizer.from_pretrained(folder, **local),
-    }
-    parts = [loaders[part]() if part in loaders else None for part in kind.get_attributes()]
-    settings, _ = kind.get_processor_dict(folder, local_files_only=True)
-    return WithoutVideo.from_args_and_dict(parts, settings)
-
-
-def quantize_language(model: nn.Module, precision: str, device: torch.device) -> int:
-    """Keep the weights of the language layers in 8 or 4 bits; how many layers that are.
-
-    The vision layers, which are few and see best as they are, stay; so does the output layer, which is often the
-    embedding at once. They are quantized on `device`, one at a time.
-    """
-    output = getattr(model, "get_output_embeddings", lambda: None)()
-    chosen = [
-        (name, layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and layer is not output and not _sees(name)
-    ]
-    for name, layer in chosen:
-        weight = layer.weight.data.to(device)
-        frozen = frozen_linear(weight, layer.bias, precision, weight.dtype, name=name, key="--quantize")
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, frozen.to(device))
-    return len(chosen)
-
-
 def fitted(picture: Image.Image) -> Image.Image:
     """An RGB picture in a size that every model takes: at most LARGEST_AREA pixels, no sliver and no speck."""
     width, height = picture.size
@@ -252,29 +114,6 @@ def fitted(picture: Image.Image) -> Image.Image:
     if size == picture.size:
         return picture
     return picture.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=3.0)
-
-
-def _sees(name: str) -> bool:
-    return any(
-        part in ("vision_model", "visual", "vision_tower", "image_encoder", "vision") for part in name.split(".")
-    )
-
-
-def _load_model(folder: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    model, found = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    if found["missing_keys"]:
-        first = ", ".join(sorted(found["missing_keys"])[:3])
-        raise ModelUnavailable(f"{folder} lacks weights: {first}", "it may be incomplete: download it again")
-    return model
 
 
 def greedy(model: Any) -> None:
@@ -290,57 +129,8 @@ def _end_tokens(model: Any) -> frozenset[int]:
     return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
 
-def _check_folder(folder: Path, name: str) -> None:
-    """Raise ModelUnavailable for a folder that holds no model, or holds it as pickles."""
-    if not (folder / "config.json").is_file():
-        raise ModelUnavailable(f"{name} holds no model: it has no config.json", "check the name of the model")
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    message = f"{name} has no weights as .safetensors" + (f", only {pickled[0]}" if pickled else "")
-    raise ModelUnavailable(message, "weights in other formats can run code when they are read: choose another model")
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder / 'config.json'} can't be read: {error}", "download it again") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _parameters(folder: Path) -> int:
-    """About how many numbers the model has: its files, which nearly always hold two bytes each."""
-    stored = str(_config(folder).get("dtype") or _config(folder).get("torch_dtype") or "")
-    width = 4 if stored == "float32" else 2
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors")) // width
-
-
 @contextmanager
-def _translated(folder: Path) -> Iterator[None]:
-    """What transformers raises about a model, as what it means for a person."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        message = f"the weights in {folder} can't be read: {_line(error)}"
-        raise ModelUnavailable(message, "the download may be incomplete: download it again") from error
-    except ImportError as error:
-        raise EnvironmentNotReady(
-            f"this model needs a package: {_line(error)}", "install it, or choose --model"
-        ) from error
-    except (ValueError, KeyError, OSError) as error:
-        said = str(error)
-        if "trust_remote_code" in said or "custom code" in said:
-            message = f"the model in {folder} comes with code of its own, which is never run"
-            raise ModelUnavailable(message, "choose a model that transformers itself knows") from error
-        message = f"the model in {folder} can't be used for captions: {_line(error)}"
-        raise ModelUnavailable(message, "choose a model of the kind image-text-to-text, with all its files") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own bars and remarks."""
     from transformers.utils import logging
 
@@ -355,10 +145,10 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _is_memory(error: RuntimeError) -> bool:
+def is_memory(error: RuntimeError) -> bool:
     said = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

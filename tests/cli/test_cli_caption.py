@@ -124,6 +124,13 @@ def test_a_folder_without_a_config(tmp_path, monkeypatch, model, capsys):
     assert len(lines(tmp_path / "there" / "mine.jsonl")) == 2
 
 
+def test_a_named_file_of_a_folder_leaves_the_config_alone(project, model):
+    before = (project / "multidatabackend.json").read_bytes()
+    assert caption(model, "pictures", "--output", "mine.jsonl") == 0
+    assert len(lines(project / "mine.jsonl")) == 4
+    assert (project / "multidatabackend.json").read_bytes() == before
+
+
 def test_a_folder_that_a_config_has(project, monkeypatch):
     (project / "link").symlink_to("pictures", target_is_directory=True)
     for target in (find_target(Path("pictures")), find_target(Path("link/")), find_target(Path())):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from simpletune.data.caption_file import opened
 from simpletune.data.captioner import Options, caption, try_out
 from simpletune.data.local import Folder
-from simpletune.errors import DataError, EnvironmentNotReady, Interrupted, ModelUnavailable, OutOfMemory
-from simpletune.models import captioning
-from simpletune.models.captioning import Answer, Describer, choose_dtype, find_model, fitted, load_describer
+from simpletune.errors import DataError, EnvironmentNotReady, Interrupted, ModelUnavailable, OutOfMemory, UsageError
+from simpletune.models.caption_loading import choose_device, choose_dtype, find_model, load_describer
+from simpletune.models.captioning import LARGEST_AREA, Answer, Describer, fitted
 from simpletune.models.quantize import FrozenLinear
 
 CPU = torch.device("cpu")
@@ -78,6 +79,19 @@ def test_a_model_without_a_chat_captions_by_itself_or_goes_on_from_a_beginning(m
     assert len(kept(path)) == 5
     begun = list(try_out(pictures, pictures.list().files, options(models["blip"], prompt="A Picture of"), told))
     assert all(text.startswith("A Picture of ") for _, text in begun)
+
+
+def test_a_model_that_wants_to_be_asked_in_another_way(models):
+    class Refusing:
+        tokenizer = SimpleNamespace()
+
+        def __call__(self, **given):
+            raise ValueError("the prompt has no <image>")
+
+    describer = Describer(load_describer(Path(models["blip"]), CPU).model, Refusing(), CPU, None, 8)
+    with pytest.raises(UsageError, match="doesn't take pictures this way") as raised:
+        describer.describe([colours(60, 60, 1)])
+    assert "--prompt" in raised.value.hint
 
 
 @pytest.mark.parametrize("kind", ["qwen", "blip"])
@@ -167,7 +181,7 @@ def test_pictures_get_a_size_that_every_model_takes(size):
     picture = fitted(Image.new("RGB", size, "red"))
     assert min(picture.size) >= 56
     assert max(picture.size) <= 21 * min(picture.size)
-    assert picture.width * picture.height <= 1.02 * captioning.LARGEST_AREA
+    assert picture.width * picture.height <= 1.02 * LARGEST_AREA
     assert (picture.size == size) == (size == (64, 64))
 
 
@@ -179,7 +193,7 @@ def test_fp32_on_a_processor_only_where_it_fits():
 
 def test_a_device_that_is_not_there():
     with pytest.raises(EnvironmentNotReady, match="--device cuda:77"):
-        captioning.choose_device("cuda:77")
+        choose_device("cuda:77")
 
 
 def test_the_model_comes_from_the_hub_without_what_is_not_needed(models, tmp_path, monkeypatch, told):

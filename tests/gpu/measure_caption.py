@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from caption_models import qwen_config, qwen_tokenizer, save_qwen_processor
 from transformers import Qwen3VLForConditionalGeneration
 
-from simpletune.models.captioning import Describer, fitted, greedy, load_processor, quantize_language
+from simpletune.models.caption_loading import load_processor, quantize_language
+from simpletune.models.captioning import Describer, fitted, greedy
 
 REAL = {
     "text": {
