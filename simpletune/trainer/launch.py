@@ -33,6 +33,7 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
     _raise_errors(config, plan.problems)
     if int(os.environ.get("RANK", "0")) == 0:
         _show(plan, [*warnings, *plan.problems], reporter)
+        _show_long_captions(settings, plan, reporter)
     if dry_run:
         _show_memory(settings, plan, reporter)
         return None
@@ -55,6 +56,17 @@ def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> Non
     for phase in forecast(plan_of(settings, plan)).phases:
         reporter.note(f"  {phase}")
     reporter.note("a dry run: nothing was encoded, trained or written")
+
+
+def _show_long_captions(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
+    """Say how many captions no text encoder reads to their end, so that nobody wonders what was learned of it."""
+    from simpletune.data.tokens import count_tokens, text_encoders
+
+    samples = (*plan.training, *plan.held_out)
+    captions = ((sample.name, caption) for sample in samples for caption in sample.captions)
+    for counts in count_tokens(captions, text_encoders(settings)):
+        if counts.over:
+            reporter.note(f"{counts.line()}; the rest is cut off: {counts.names()}")
 
 
 def _show(plan: Preflight, warnings: Sequence[Problem], reporter: Reporter) -> None:
