@@ -66,7 +66,7 @@ def library(endpoint: str | None = None) -> Iterator[Any]:
         "HF_HUB_OFFLINE": hub.HF_HUB_OFFLINE,
         "USE_PARQUET_EXPORT": False,
     }
-    with _set(datasets.config, told), _set(hub, {"ENDPOINT": address}), _quiet(datasets):
+    with _set(datasets.config, told), _quiet(datasets):
         yield datasets
 
 
@@ -142,6 +142,18 @@ def _no_configuration(path: str, config: str | None, said: str) -> SourceError:
 def _quoted(text: str) -> list[str]:
     """What stands in single quotes, as in a printed list."""
     return [shown(piece) for piece in text.split("[", 1)[-1].split("]", 1)[0].split("'")[1::2]]
+
+
+def schema_of(found: Layout, split: str, endpoint: str) -> Any:
+    """The columns of a split on the hub as a pyarrow schema; None where only all of its files would tell."""
+    if found.kind == PARQUET:
+        import huggingface_hub
+        from pyarrow import parquet
+
+        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(found.files[split][0], "rb") as file:
+            return parquet.read_schema(file)
+    features = found.builder.info.features
+    return None if features is None else features.arrow_schema
 
 
 def is_offline() -> bool:

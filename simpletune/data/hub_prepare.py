@@ -21,19 +21,22 @@ _ROWS_AT_ONCE = 64
 
 
 def prepare(
-    wanted: Wanted, found: Layout, here: Mapping[str, Sequence[str]], reporter: Reporter
+    wanted: Wanted, found: Layout, here: Mapping[str, Sequence[str]], folder: Path, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """Write the rows of some splits, whose files are `here`, beside the marker; what the marker says of them.
+    """Write the rows of some splits, whose files are `here`, into a folder; what the marker says of them.
 
     Files that are there whole are kept. Raises SourceError for columns that are lacking.
     """
+    folder.mkdir(exist_ok=True)
     if found.kind == PARQUET:
-        return _convert(wanted, here, reporter)
-    return _embed(wanted, found, here, reporter)
+        return _convert(wanted, here, folder, reporter)
+    return _embed(wanted, found, here, folder, reporter)
 
 
-def _convert(wanted: Wanted, here: Mapping[str, Sequence[str]], reporter: Reporter) -> list[dict[str, Any]]:
-    """Parquet files to Arrow files beside the marker, each whole or not there."""
+def _convert(
+    wanted: Wanted, here: Mapping[str, Sequence[str]], folder: Path, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Parquet files to Arrow files, each whole or not there."""
     from pyarrow import parquet
 
     rows = {path: parquet.read_metadata(path).num_rows for paths in here.values() for path in paths}
@@ -43,7 +46,7 @@ def _convert(wanted: Wanted, here: Mapping[str, Sequence[str]], reporter: Report
         for split, paths in here.items():
             first = 0
             for number, path in enumerate(paths):
-                target = wanted.home / f"{split}-{number:05d}.arrow"
+                target = folder / f"{split}-{number:05d}.arrow"
                 if not _is_whole(target, rows[path]):
                     files.write_with(target, partial(_convert_one, path, columns))
                 parts.append(_part(split, target, first, rows[path]))
@@ -68,7 +71,7 @@ def _convert_one(source: str, columns: Columns, target: Path) -> None:
 
 
 def _embed(
-    wanted: Wanted, found: Layout, here: Mapping[str, Sequence[str]], reporter: Reporter
+    wanted: Wanted, found: Layout, here: Mapping[str, Sequence[str]], folder: Path, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Any other layout, row by row as the library reads it, to one Arrow file a split."""
     parts = []
@@ -76,7 +79,7 @@ def _embed(
         for split, paths in here.items():
             builder = datasets.load_dataset_builder(found.kind, data_files={split: list(paths)})
             rows = builder.as_streaming_dataset(split=split)
-            target = wanted.home / f"{split}-00000.arrow"
+            target = folder / f"{split}-00000.arrow"
             with reporter.phase(f"preparing {wanted.data_set}", found.rows.get(split), "row") as phase:
                 files.write_with(target, partial(_embed_all, rows, wanted, phase))
             parts.append(_part(split, target, 0, len(Shard(str(target), ARROW))))
@@ -104,7 +107,7 @@ def streamed_columns(rows: Any, wanted: Wanted) -> tuple[Columns, Any]:
     import pyarrow
 
     schema = rows.features.arrow_schema
-    columns = choose(schema, wanted.image, (), wanted.data_set)
+    columns = choose(schema, wanted.image, wanted.captions, wanted.data_set)
     picture = pyarrow.field(columns.image, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}))
     texts = [schema.field(name) for name in columns.texts if name != columns.image]
     return columns, pyarrow.schema([picture, *texts], schema.metadata)
@@ -145,7 +148,13 @@ def _is_whole(path: Path, rows: int) -> bool:
 
 
 def _part(split: str, target: Path, first: int, count: int) -> dict[str, Any]:
-    return {"split": split, "path": target.name, "kind": ARROW, "first": first, "count": count}
+    return {
+        "split": split,
+        "path": f"{target.parent.name}/{target.name}",
+        "kind": ARROW,
+        "first": first,
+        "count": count,
+    }
 
 
 def _batches(rows: Any, size: int) -> Iterator[list[Any]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from simpletune import files
 from simpletune.data import hub_errors
-from simpletune.data.hub_fetch import ask, tell_if_newer
+from simpletune.data.hub_fetch import ask, begin, tell_if_newer
 from simpletune.data.hub_library import is_offline
 from simpletune.data.hub_names import HEAD, numbered, tail
 from simpletune.data.hub_prepare import picture_of, read_path
@@ -55,11 +55,10 @@ def stream(wanted: Wanted, reporter: Reporter) -> None:
     if is_offline():
         raise hub_errors.offline(wanted.data_set)
     try:
-        commit, _ = ask(wanted, None if marker is None else str(marker["commit"]))
-        for other in wanted.others():
-            reporter.note(f"{wanted.cache} also holds {other}")
-        (wanted.home / PICTURES).mkdir(parents=True, exist_ok=True)
+        commit = ask(wanted, None if marker is None else str(marker["commit"])).commit
         source = open_stream(wanted, commit)
+        begin(wanted, reporter)
+        (wanted.home / PICTURES).mkdir(exist_ok=True)
         reached = _reached(wanted, marker)
         if marker is None:
             _mark(wanted, source, commit, reached, whole=False)

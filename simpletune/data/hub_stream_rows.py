@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from simpletune.data.hub_columns import Columns, choose
-from simpletune.data.hub_library import PARQUET, Layout, layout, library
+from simpletune.data.hub_library import PARQUET, Layout, layout, library, schema_of
 from simpletune.data.hub_prepare import streamed_columns, undecoded
 from simpletune.data.hub_split import check_there
 from simpletune.data.hub_wanted import Wanted
@@ -101,11 +101,9 @@ def open_stream(wanted: Wanted, commit: str) -> Stream:
 
 def _open_parquet(wanted: Wanted, found: Layout, split: str) -> Stream:
     import huggingface_hub
-    from pyarrow import parquet
 
     system = huggingface_hub.HfFileSystem(endpoint=wanted.endpoint)
-    with system.open(found.files[split][0], "rb") as remote:
-        schema = parquet.read_schema(remote)
+    schema = schema_of(found, split, wanted.endpoint)
     columns = choose(schema, wanted.image, wanted.captions, wanted.data_set)
     return Stream(wanted, split, found, columns, tuple(schema.names), found.rows.get(split), system)
 

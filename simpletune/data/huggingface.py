@@ -114,6 +114,8 @@ def _open_fetched(asked: Wanted, image_set: ImageSet) -> Source:
         if not hub_stream.is_enough(marker, asked):
             raise _not_here(asked, f"isn't fully on this machine yet: {marker['pictures']} pictures are")
         return Streamed(asked.home, caption_columns(marker["names"], marker["texts"], asked.captions, asked.data_set))
+    if marker["kind"] == hub_fetch.BEGUN:
+        raise _not_here(asked, f"({marker['bytes'] / 10**9:.2g} GB) isn't fully on this machine yet")
     if not hub_fetch.is_whole(marker, asked):
         raise _not_here(asked, "was fetched, but its files are gone from this machine")
     if marker["kind"] == hub_fetch.FOLDER:

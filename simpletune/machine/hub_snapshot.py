@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
 
-def snapshot(arguments: dict[str, Any], reporter: Reporter | None) -> Path:
+def snapshot(
+    arguments: dict[str, Any], reporter: Reporter | None, when_known: Callable[[int], None] = lambda _bytes: None
+) -> Path:
     """What `huggingface_hub.snapshot_download` makes of the arguments; an interrupted download goes on.
 
-    Raises what the hub's client raises.
+    `when_known` is told the size of all wanted files in bytes. Raises what the hub's client raises.
     """
     import huggingface_hub
 
-    pending, done = pending_bytes(arguments)
-    with _shown(reporter, arguments["repo_id"], pending, done) as bars:
+    total, done = pending_bytes(arguments)
+    when_known(total)
+    with _shown(reporter, arguments["repo_id"], total, done) as bars:
         return Path(huggingface_hub.snapshot_download(**arguments, **bars))
 
 
@@ -29,7 +32,7 @@ def pending_bytes(wanted: dict[str, Any]) -> tuple[int, int]:
     from huggingface_hub.errors import DryRunError
 
     try:
-        listing = huggingface_hub.snapshot_download(**wanted, dry_run=True)
+        listing = huggingface_hub.snapshot_download(**wanted, dry_run=True, tqdm_class=_bar_class(lambda _bytes: None))
     except DryRunError:
         return 0, 0  # offline or refused: the real call finds the cached files, or raises what is to be said
     total = sum(item.file_size for item in listing)
