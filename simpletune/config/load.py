@@ -12,7 +12,7 @@ from simpletune import files
 from simpletune.config.document import Keys, read_planned
 from simpletune.config.problems import Problem, errors
 from simpletune.config.rules import exists, looks_like_hub_id, sizes
-from simpletune.config.rules_sources import is_hub_data_set
+from simpletune.config.rules_sources import local_data_set
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.settings import ImageSet, Settings, TextEmbeds
 from simpletune.config.validate import check, exit_code
@@ -151,9 +151,8 @@ def _names(stem: str) -> Sequence[str]:
 def _image_set(whole: View, entry: Keys, index: int, texts: Sequence[TextEmbeds], origins: dict[str, str]) -> ImageSet:
     values = {field.name: _value(entry, field.name) for field in fields(ImageSet)}
     values["resolution"], values["resolution_type"] = resolution_of(entry, whole)
-    if named := entry["dataset_name"]:
-        path = entry.resolve("dataset_name", named)
-        values["dataset_name"] = str(path) if exists(path) or not is_hub_data_set(named) else named
+    if (data_set := local_data_set(entry)) is not None:
+        values["dataset_name"] = str(data_set)
     _note(origins, f"{DATA_KEY}.{index}", entry)
     if entry["resolution"] is None:
         origins[f"{DATA_KEY}.{index}.resolution"] = origins["resolution"]
