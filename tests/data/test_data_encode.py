@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from data_helpers import colours, image_set, prepared, run_settings, scan, sources
 from fake_family import FakeFamily, latent, text_vector
+from worker_sources import Broken
 
+from simpletune.data import encode_pictures, encode_text
 from simpletune.data.cache import Stored, TensorCache
 from simpletune.data.encode import (
     LATENTS,
     POOLED_PROMPT_EMBEDS,
     PROMPT_EMBEDS,
+    Repair,
     fill_latent_cache,
     fill_text_cache,
     latent_key,
     text_key,
 )
 from simpletune.data.geometry import Placement
+from simpletune.data.header import open_picture
 from simpletune.errors import DataError, OutOfMemory
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_collection(monkeypatch):
+    """Collecting garbage takes a quarter of a second where torch is loaded, and there is no model to give back."""
+    monkeypatch.setattr(encode_pictures, "release", lambda device: None)
+    monkeypatch.setattr(encode_text, "release", lambda device: None)
 
 
 @pytest.fixture
@@ -165,6 +178,179 @@ class TestText:
         assert family.captions[-1] == "bad"
 
 
+class TestUnreadable:
+    @pytest.fixture
+    def fill(self, folder, family, told, tmp_path):
+        def run(samples, **more):
+            arguments = (sources(image_set(folder)), {"pictures": tmp_path / "vae"}, family, None)
+            return fill_latent_cache(samples, *arguments, run_settings(**more), CPU, told)
+
+        return run
+
+    @pytest.fixture
+    def samples(self, save, folder):
+        """Twelve pictures, the first `count` of which are cut short after the scan."""
+
+        def make(count):
+            for number in range(12):
+                save(f"{number:02}.png", colours(64, 64, number))
+            found = scan(image_set(folder), 16, 1).samples
+            for number in range(count):
+                path = folder / f"{number:02}.png"
+                path.write_bytes(path.read_bytes()[:-40])
+            return found
+
+        return make
+
+    def test_up_to_the_share_they_are_named_once_each(self, samples, fill, told):
+        result = fill(samples(3))
+        assert len(result.entries) == 9
+        assert [exclusion.name for exclusion in result.excluded] == ["00.png", "01.png", "02.png"]
+        assert [warning.split("/")[-1].split(":")[0] for warning in told.warnings] == ["00.png", "01.png", "02.png"]
+
+    def test_beyond_it_the_run_ends_and_names_the_key(self, samples, fill):
+        with pytest.raises(DataError, match=r"4 of 12 pictures can't be read.*allows 0\.25.*03\.png") as caught:
+            fill(samples(5))
+        assert "max_unreadable_share" in caught.value.hint
+
+    def test_what_the_scan_couldnt_read_counts_too(self, save, folder, family, told, tmp_path):
+        for number in range(12):
+            save(f"{number:02}.png", colours(64, 64, number))
+        for number in range(4):
+            (folder / f"zero {number}.png").touch()
+        scanned = scan(image_set(folder), 16, 1)
+        (folder / "00.png").unlink()
+        arguments = (sources(image_set(folder)), {"pictures": tmp_path / "vae"}, family, None, run_settings(), CPU)
+        with pytest.raises(DataError, match="5 of 16 pictures"):
+            fill_latent_cache(scanned.samples, *arguments, told, scanned=[scanned])
+
+    def test_of_many_the_first_are_named_and_the_rest_counted(self, save, folder, fill, told):
+        for number in range(30):
+            save(f"{number:02}.png", colours(64, 64, number))
+        found = scan(image_set(folder), 16, 1).samples
+        for number in range(25):
+            (folder / f"{number:02}.png").unlink()
+        assert len(fill(found, max_unreadable_share=1.0).entries) == 5
+        assert len(told.warnings) == 21
+        assert told.warnings[-1] == "left out: 5 more pictures that can't be read"
+
+    def test_a_source_that_cant_be_read_ends_the_run(self, samples, folder, family, told, tmp_path):
+        broken = {"pictures": Broken(str(folder), bug=False)}
+        arguments = ({"pictures": tmp_path / "vae"}, family, None, run_settings(), CPU, told)
+        with pytest.raises(DataError, match='data set "pictures": the bucket is gone') as caught:
+            fill_latent_cache(samples(0), broken, *arguments)
+        assert caught.value.hint == "log in again"
+
+
+class TestIndex:
+    def test_a_file_whose_digest_is_known_isnt_read(self, save, folder, pictures, told):
+        save("a.png", colours(64, 64, 1))
+        save("b.png", colours(64, 64, 2))
+        index = Known()
+        samples, result = pictures(indexes={"pictures": index})
+        assert sorted(index.digests) == [("a.png", samples[0].stamp), ("b.png", samples[1].stamp)]
+        told.phases.clear()
+        status = (folder / "a.png").stat()
+        assert pictures(indexes={"pictures": index})[1] == result
+        assert told.phases == []
+        assert pictures(indexes={"pictures": index}, verify=True)[1] == result
+        assert told.phases == ["Reading and encoding pictures", "Checking cached pictures"]
+        assert (folder / "a.png").stat().st_mtime_ns == status.st_mtime_ns
+
+    def test_a_file_that_changes_after_the_scan_isnt_noted(self, save, folder, family, told, tmp_path):
+        save("a.png", colours(64, 64, 1))
+        samples = scan(image_set(folder), 16, 1).samples
+        save("a.png", colours(64, 64, 2))
+        os.utime(folder / "a.png", (1, 1))
+        index = Known()
+        arguments = (
+            sources(image_set(folder)),
+            {"pictures": tmp_path / "vae"},
+            family,
+            None,
+            run_settings(),
+            CPU,
+            told,
+        )
+        result = fill_latent_cache(samples, *arguments, indexes={"pictures": index})
+        assert index.digests == {}
+        (stored,) = result.entries[samples[0].id]
+        assert stored.load()[LATENTS].equal(latent(prepared(samples[0], folder)[None])[0])
+
+    def test_a_known_digest_of_a_missing_entry_is_encoded(self, save, pictures, family):
+        save("a.png", colours(64, 64, 1))
+        index = Known()
+        samples, result = pictures(indexes={"pictures": index})
+        (stored,) = result.entries[samples[0].id]
+        stored.cache.path(stored.key).unlink()
+        family.pictures.clear()
+        pictures(indexes={"pictures": index})
+        assert len(family.pictures) == 1
+
+
+class Known:
+    """An index of digests alone."""
+
+    def __init__(self) -> None:
+        self.digests: dict = {}
+
+    def digest(self, name, stamp):
+        return self.digests.get((name, stamp))
+
+    def note_digest(self, name, stamp, digest):
+        self.digests[name, stamp] = digest
+
+
+class TestRepair:
+    @pytest.fixture
+    def repair(self, folder, family, told):
+        return Repair(family, None, run_settings(), sources(image_set(folder)), CPU, told)
+
+    def test_a_latent(self, save, pictures, repair, family, told):
+        save("a.png", colours(80, 64, 1))
+        samples, result = pictures(crop=True, horizontal_flip=True)
+        for index, stored in enumerate(result.entries[samples[0].id]):
+            whole = stored.load()[LATENTS]
+            stored.cache.path(stored.key).write_bytes(b"damaged")
+            assert repair.latent(samples[0], index, stored)[LATENTS].equal(whole)
+            assert stored.load()[LATENTS].equal(whole)
+        assert told.warnings == ["the cached latent of a.png is damaged or gone: it is encoded again"] * 2
+
+    def test_a_picture_that_has_changed_or_gone_is_said(self, save, folder, pictures, repair):
+        save("a.png", colours(64, 64, 1))
+        samples, result = pictures()
+        (stored,) = result.entries[samples[0].id]
+        save("a.png", colours(64, 64, 2))
+        with pytest.raises(DataError, match=r"changed since the run started: .*a\.png") as caught:
+            repair.latent(samples[0], 0, stored)
+        assert "start the run again" in caught.value.hint
+        (folder / "a.png").unlink()
+        with pytest.raises(DataError, match="its picture can't be read"):
+            repair.latent(samples[0], 0, stored)
+
+    def test_a_caption(self, texts, repair, told):
+        stored = texts(["a cat"])["a cat"]
+        stored.cache.path(stored.key).unlink()
+        assert repair.text("a cat", stored)[PROMPT_EMBEDS].equal(text_vector("a cat")[None].repeat(3, 1))
+        assert stored.load()[POOLED_PROMPT_EMBEDS].equal(text_vector("a cat")[:2])
+        assert "'a cat' is damaged or gone" in told.warnings[0]
+
+    def test_without_memory_on_the_device_it_is_done_on_the_processor(self, texts, family, told):
+        stored = texts(["a cat"])["a cat"]
+        loads = []
+
+        class Full(FakeFamily):
+            def load_text_encoders(self, files, settings, device, reporter=None):
+                loads.append(device.type)
+                if len(loads) == 1:
+                    raise torch.OutOfMemoryError("full")
+                return super().load_text_encoders(files, settings, device, reporter)
+
+        Repair(Full(), None, run_settings(), {}, torch.device("meta"), told).text("a cat", stored)
+        assert loads == ["meta", "cpu"]
+        assert "on the processor" in told.notes[0]
+
+
 class TestPictures:
     def test_every_picture_by_its_bucket_and_a_warm_run_loads_nothing(self, save, folder, pictures, family, told):
         for number in range(5):
@@ -207,6 +393,21 @@ class TestPictures:
         (save("a.png", picture)).rename(save("b.png", picture).with_name("renamed.png"))
         pictures()
         assert len(family.pictures) == 1
+
+    def test_many_placements_are_read_and_decoded_once(self, save, folder, pictures, family, monkeypatch):
+        import simpletune.data.images as images
+
+        opened = []
+        monkeypatch.setattr(images, "open_picture", lambda file: opened.append(file) or open_picture(file))
+        save("a.jpg", colours(160, 64, 1), quality=95)
+        options = {"crop": True, "crop_style": "random", "crop_variants": 3, "horizontal_flip": True}
+        samples, result = pictures(**options)
+        assert len(opened) == 1
+        entries = result.entries[samples[0].id]
+        assert len(entries) == len(samples[0].placements) == len(family.pictures) == 6
+        for placement, pixels in zip(samples[0].placements, family.pictures, strict=True):
+            alone = images.prepare("", (folder / "a.jpg").read_bytes(), (160, 64), placement)
+            assert np.array_equal(alone, pixels)
 
     def test_the_same_stem_is_two_pictures(self, save, pictures):
         save("a.png", colours(64, 64, 1))

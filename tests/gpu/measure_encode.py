@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--flavour", default="sd3-medium")
     parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--captions", type=int, default=256)
+    parser.add_argument("--captions", type=int, default=512)
     parser.add_argument("--small", action="store_true", help="few and small, to see whether it runs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=330, help="what would begin after that is left out")
