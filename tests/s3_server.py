@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import botocore.loaders
 import pytest
 
 KEY, SECRET = "test-key-id", "test-secret-of-some-length"
@@ -25,6 +28,8 @@ def aws_environment(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         patch.setenv(name, os.devnull)
+    # What botocore reads of its own files takes most of the time of making a connection; once is enough here.
+    patch.setattr("botocore.session.create_loader", functools.cache(botocore.loaders.create_loader))
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,12 @@ class S3Server:
         self.client.create_bucket(Bucket=bucket)
         for key, data in objects.items():
             self.client.put_object(Bucket=bucket, Key=key, Body=data)
+
+    def check_credentials(self, check: bool) -> None:
+        """Whether requests need the credentials of a user of the server, of whom there is none."""
+        after = b"0" if check else b"inf"
+        request = urllib.request.Request(f"{self.address}/moto-api/reset-auth", after, {"Content-Type": "text/plain"})
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
 
 
 @contextmanager

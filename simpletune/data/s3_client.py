@@ -176,9 +176,9 @@ class Client:
         system.connect()
         if _wait(system, system.session.get_credentials()) is not None:
             return system, False
-        system = s3fs.S3FileSystem(anon=True, **options)
-        system.connect()
-        return system, True
+        unsigned = s3fs.S3FileSystem(anon=True, session=system.session, **options)
+        unsigned.connect()
+        return unsigned, True
 
 
 def _s3fs() -> Any:

@@ -81,9 +81,12 @@ def passes(error: BaseException) -> bool:
         return _status(error) >= 500 or _status(error) == 429 or code_of(error) in _BUSY
     if isinstance(error, (botocore.SSLError, botocore.ProxyConnectionError)):
         return False
-    if isinstance(error, (botocore.HTTPClientError, botocore.IncompleteReadError, botocore.FlexibleChecksumError)):
+    if isinstance(error, (botocore.ConnectionError, botocore.HTTPClientError, botocore.IncompleteReadError)):
         return True
-    if type(error).__name__ in {"ResponseParserError", "ClientPayloadError"}:
+    if isinstance(error, botocore.FlexibleChecksumError) or type(error).__name__ in {
+        "ResponseParserError",
+        "ClientPayloadError",
+    }:
         return True
     return isinstance(error, (asyncio.TimeoutError, TimeoutError, ConnectionError))
 

@@ -20,7 +20,7 @@ from s3_server import SECRET, Relay, S3Server, aws_environment, relay, s3_server
 
 from simpletune.data.s3 import Bucket
 from simpletune.data.s3_client import Patience
-from simpletune.data.s3_errors import Where, of_bucket, of_picture
+from simpletune.data.s3_errors import Where, of_bucket, of_picture, passes
 from simpletune.data.scan import Sample
 from simpletune.data.scan import scan as scan_source
 from simpletune.data.sources import Reason, SourceError, open_source
@@ -290,6 +290,38 @@ def test_what_is_one_picture_only() -> None:
     assert isinstance(of_picture(refusal("ExpiredToken"), where, 4), SourceError)
 
 
+def test_which_failures_are_tried_again() -> None:
+    from botocore import exceptions as botocore
+
+    cut = botocore.ConnectionClosedError(endpoint_url="http://x")
+    away = botocore.EndpointConnectionError(endpoint_url="http://x", error="refused")
+    late = botocore.ReadTimeoutError(endpoint_url="http://x")
+    again = [
+        cut,
+        away,
+        late,
+        refusal("SlowDown", 503),
+        refusal("Unknown", 500),
+        refusal("TooMany", 429),
+        TimeoutError(),
+    ]
+    assert all(passes(error) for error in again)
+    untrusted = botocore.SSLError(endpoint_url="http://x", error="self-signed")
+    final = [untrusted, botocore.NoCredentialsError(), refusal("AccessDenied"), refusal("NoSuchKey", 404), ValueError()]
+    assert not any(passes(error) for error in final)
+
+
+def test_a_server_that_does_not_know_the_key(server: S3Server, bucket: str) -> None:
+    server.fill(bucket, {"a.png": picture()})
+    server.check_credentials(True)
+    try:
+        with pytest.raises(SourceError, match="doesn't know the access key") as caught:
+            Bucket(f"s3://{bucket}", server.address, HASTY).list()
+    finally:
+        server.check_credentials(False)
+    assert "AWS_ACCESS_KEY_ID" in caught.value.hint
+
+
 @settings(max_examples=30, deadline=None)
 @given(before=st.text(max_size=20), after=st.text(max_size=20))
 def test_no_secret_is_told(before: str, after: str) -> None:
@@ -343,7 +375,7 @@ def test_a_server_that_falls_silent_is_given_up(server: S3Server, bucket: str, w
 
 
 def test_as_many_threads_as_a_scan_uses(server: S3Server, bucket: str) -> None:
-    objects = {f"{number}.png": picture(seed=number) for number in range(40)}
+    objects = {f"{number}.png": picture(seed=number) for number in range(20)}
     server.fill(bucket, objects)
     source = Bucket(f"s3://{bucket}", server.address)
     names = sorted(objects) * 2
