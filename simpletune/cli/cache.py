@@ -109,10 +109,14 @@ def _lines(folder: CacheFolder) -> Iterator[str]:
 
 def _ask(question: str) -> None:
     """Go on only with a yes. Raises UsageError where nobody can be asked."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _can_ask():
         raise UsageError(f"{question} Nobody can be asked here, so nothing is removed", "add --yes")
     if not click.confirm(question, default=False):
         raise click.exceptions.Exit(0)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
 
 
 def _entries(count: int) -> str:
