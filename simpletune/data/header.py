@@ -82,16 +82,21 @@ def read_header(source: Source, listed: ImageFile) -> Header | Rejected:
             return _inspect(io.BytesIO(start))
         with source.open(listed.name) as file:
             return _inspect(file)
-    except SourceError:  # not this picture alone
-        raise
-    except FileNotFoundError:
+    except OSError as error:
+        return read_failure(error)
+
+
+def read_failure(error: OSError) -> Rejected:
+    """Why a picture couldn't be read. Raises the error if it is of the whole source."""
+    if isinstance(error, SourceError):
+        raise error
+    if isinstance(error, FileNotFoundError):
         return Rejected(Reason.CHANGED, "the file vanished")
-    except (IsADirectoryError, NotADirectoryError):
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
         return Rejected(Reason.CHANGED, "it is no file any more")
-    except PermissionError:
+    if isinstance(error, PermissionError):
         return Rejected(Reason.PERMISSION, "this user may not open the file")
-    except OSError as error:  # a failing disk, a network folder that went away
-        return Rejected(Reason.READ_FAILED, error.strerror or str(error))
+    return Rejected(Reason.READ_FAILED, error.strerror or str(error))  # a failing disk, a network that went away
 
 
 def open_picture(file: BinaryIO) -> Image.Image:
@@ -119,8 +124,15 @@ def _inspect(file: BinaryIO) -> Header | Rejected:
     except UnidentifiedImageError:
         return Rejected(Reason.UNREADABLE, _foreign(file))
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged headers
+        _raise_if_unread(error)
         return Rejected(Reason.UNREADABLE, f"its header is damaged ({error})")
     return refusal(image) or _cut_off(image, file) or _upright(image)
+
+
+def _raise_if_unread(error: Exception) -> None:
+    """Pillow's own OSErrors have no number: one that has says nothing of the picture."""
+    if isinstance(error, SourceError) or (isinstance(error, OSError) and error.errno is not None):
+        raise error
 
 
 def refusal(image: Image.Image) -> Rejected | None:
@@ -162,6 +174,7 @@ def _cut_off(image: Image.Image, file: BinaryIO) -> Rejected | None:
         image.draft(None, (1, 1))
         image.load()
     except Exception as error:  # as above: a damaged stream can raise nearly anything
+        _raise_if_unread(error)
         return Rejected(Reason.TRUNCATED, str(error) or type(error).__name__)
     return None
 

@@ -8,6 +8,7 @@ was loaded or within the two seconds before: it is looked at once more next time
 from __future__ import annotations
 
 import hashlib
+import struct
 import threading
 import time
 from collections.abc import Collection
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING
 
 from simpletune import files
 from simpletune.data.header import PASSING, Header
-from simpletune.data.index_file import Digested, Digests, Entry, pack, unpack
+from simpletune.data.index_file import BESIDE, Entry, Packed, Values, pack, unpack
 from simpletune.data.pace import many_small_objects
 from simpletune.data.sources import Rejected, Stamp, fingerprint, is_settled
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
+    from simpletune.data.faces import Focus
 
 _NOTHING = Entry()
+_FOCUS = struct.Struct("<2d")
 
 
 class Index:
@@ -34,8 +37,8 @@ class Index:
         self._since = time.time_ns()
         self._entries: dict[str, Entry] = {}
         self._captions_by = ""
-        self._digested: Digested | None = None  # until the first digest is asked for
-        self._digests: Digests = {}
+        self._packed: dict[str, Packed] = {}  # kinds of values that nobody has asked for yet
+        self._beside: dict[str, Values] = {kind: {} for kind in BESIDE}
         self._lock = threading.RLock()  # held by whoever changes anything
 
     @classmethod
@@ -44,7 +47,7 @@ class Index:
         index = cls()
         try:
             with many_small_objects():
-                index._entries, index._captions_by, index._digested = unpack(path.read_bytes())
+                index._entries, index._captions_by, index._packed = unpack(path.read_bytes())
         except Exception:  # whatever it is, the worst that comes of it is that all files are looked at again
             return cls()
         return index
@@ -54,7 +57,7 @@ class Index:
         with self._lock:
             if not self.changed:
                 return
-            data = pack(self._entries, self._captions_by, self._known_digests())
+            data = pack(self._entries, self._captions_by, {kind: self._values(kind) for kind in BESIDE})
             self.changed = False
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, data)
@@ -100,21 +103,28 @@ class Index:
 
     def digest(self, name: str, stamp: Stamp) -> str | None:
         """The hex SHA-256 of a picture's bytes; None when it isn't known."""
-        known, digest = self._known_digests().get(name, (0, b""))
-        return digest.hex() if known == fingerprint(stamp) else None
+        digest = self._value("digests", name, stamp)
+        return None if digest is None else digest.hex()
 
     def note_digest(self, name: str, stamp: Stamp, digest: str) -> None:
         """Keep the hex SHA-256 of a picture's bytes, whose stamp was the same before and after they were read."""
-        if not self._may_keep(name, stamp):
-            return
-        with self._lock:
-            self._known_digests()[name] = fingerprint(stamp), bytes.fromhex(digest)
-            self.changed = True
+        self._note_value("digests", name, stamp, bytes.fromhex(digest))
 
     def forget_digests(self) -> None:
         """So that all bytes are hashed again."""
         with self._lock:
-            self._digested, self._digests, self.changed = None, {}, True
+            self._packed.pop("digests", None)
+            self._beside["digests"] = {}
+            self.changed = True
+
+    def focus(self, name: str, stamp: Stamp) -> Focus | None:
+        """The point that a picture's face crops keep, as in faces.py; None when it isn't known."""
+        focus = self._value("focuses", name, stamp)
+        return None if focus is None else _FOCUS.unpack(focus)
+
+    def note_focus(self, name: str, stamp: Stamp, focus: Focus) -> None:
+        """Keep the point that a picture's face crops keep."""
+        self._note_value("focuses", name, stamp, _FOCUS.pack(*focus))
 
     def keep(self, names: Collection[str]) -> None:
         """Forget all files but these."""
@@ -123,19 +133,31 @@ class Index:
             for name in gone:
                 del self._entries[name]
             if gone:
-                digests = self._known_digests()
-                self._digests = {name: known for name, known in digests.items() if name in names}
+                for kind in BESIDE:
+                    known = self._values(kind)
+                    self._beside[kind] = {name: known[name] for name in known if name in names}
                 self.changed = True
 
     def _may_keep(self, name: str, stamp: Stamp) -> bool:
         return "\0" not in name and is_settled(stamp, self._since)
 
-    def _known_digests(self) -> Digests:
-        if self._digested is not None:
+    def _value(self, kind: str, name: str, stamp: Stamp) -> bytes | None:
+        known, value = self._values(kind).get(name, (0, None))
+        return value if known == fingerprint(stamp) else None
+
+    def _note_value(self, kind: str, name: str, stamp: Stamp, value: bytes) -> None:
+        if self._may_keep(name, stamp):
             with self._lock:
-                if self._digested is not None:
-                    self._digests, self._digested = self._digested.unpacked(), None
-        return self._digests
+                self._values(kind)[name] = fingerprint(stamp), value
+                self.changed = True
+
+    def _values(self, kind: str) -> Values:
+        if kind in self._packed:
+            with self._lock:
+                if (packed := self._packed.get(kind)) is not None:
+                    self._beside[kind] = packed.unpacked(BESIDE[kind])
+                    del self._packed[kind]
+        return self._beside[kind]
 
 
 def index_path(image_set: ImageSet) -> Path:

@@ -27,8 +27,6 @@ MAGIC = b"STindex1"
 _MACHINE = [sys.byteorder, hash((1, 2, 3, 4))]
 """What reads the same file alike: the order of a number's bytes, and how Python makes a fingerprint."""
 
-_DIGEST_BYTES = 32
-
 
 class Entry(NamedTuple):
     """What is known of a picture and of the text file beside it; fingerprints that are 0 belong to no file.
@@ -43,25 +41,27 @@ class Entry(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-Digests = dict[str, tuple[int, bytes]]
-"""By name: the fingerprint of a picture and the SHA-256 of its bytes."""
+Values = dict[str, tuple[int, bytes]]
+"""By name: the fingerprint of a picture, and something that was made of all its bytes."""
+
+BESIDE = {"digests": 32, "focuses": 16}
+"""Kinds of values that only some of the pictures have, and the bytes of each: SHA-256; two floats."""
 
 
-class Digested(NamedTuple):
-    """Digests that have not been unpacked, as a scan needs none."""
+class Packed(NamedTuple):
+    """Values of one kind that have not been unpacked, as most scans need none."""
 
-    names: bytes
-    stamps: bytes
-    digests: bytes
+    names: bytes = b""
+    stamps: bytes = b""
+    values: bytes = b""
 
-    def unpacked(self) -> Digests:
-        starts = range(0, len(self.digests), _DIGEST_BYTES)
-        digests = [self.digests[start : start + _DIGEST_BYTES] for start in starts]
-        names = _texts(self.names, len(digests))
-        return dict(zip(names, zip(_numbers(self.stamps, "q"), digests, strict=True), strict=True))
+    def unpacked(self, size: int) -> Values:
+        values = [self.values[start : start + size] for start in range(0, len(self.values), size)]
+        names = _texts(self.names, len(values))
+        return dict(zip(names, zip(_numbers(self.stamps, "q"), values, strict=True), strict=True))
 
 
-def pack(entries: Mapping[str, Entry], captions_by: str, digests: Digests) -> bytes:
+def pack(entries: Mapping[str, Entry], captions_by: str, beside: Mapping[str, Values]) -> bytes:
     """The bytes of a file. No name or caption may have a zero byte in it, no caption a line end."""
     refusals: dict[Rejected, int] = {}
     remarks: dict[tuple[str, ...], int] = {}
@@ -74,10 +74,11 @@ def pack(entries: Mapping[str, Entry], captions_by: str, digests: Digests) -> by
         "text_stamps": _packed_numbers((entry.text_stamp for entry in entries.values()), "q"),
         "captions": _packed_texts("\n".join(entry.captions) for entry in entries.values()),
         "notes": _packed_numbers((remarks.setdefault(entry.notes, len(remarks)) for entry in entries.values()), "I"),
-        "digest_names": _packed_texts(digests),
-        "digest_stamps": _packed_numbers((stamp for stamp, _ in digests.values()), "q"),
-        "digests": b"".join(digest for _, digest in digests.values()),
     }
+    for kind, values in beside.items():
+        columns[f"{kind}.names"] = _packed_texts(values)
+        columns[f"{kind}.stamps"] = _packed_numbers((stamp for stamp, _ in values.values()), "q")
+        columns[f"{kind}.values"] = b"".join(value for _, value in values.values())
     head = {
         "machine": _MACHINE,
         "headers_by": READER,
@@ -92,7 +93,7 @@ def pack(entries: Mapping[str, Entry], captions_by: str, digests: Digests) -> by
     return MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def unpack(data: bytes) -> tuple[dict[str, Entry], str, Digested]:
+def unpack(data: bytes) -> tuple[dict[str, Entry], str, dict[str, Packed]]:
     """What `pack` was given; headers that another reader found are None.
 
     Raises ValueError for a file that is damaged, or from another version or kind of machine.
@@ -107,9 +108,9 @@ def unpack(data: bytes) -> tuple[dict[str, Entry], str, Digested]:
         map(remarks.__getitem__, _numbers(columns["notes"], "I")),
         strict=True,
     )
-    digested = Digested(*(bytes(columns[name]) for name in ("digest_names", "digest_stamps", "digests")))
+    beside = {kind: Packed(*(bytes(columns[f"{kind}.{part}"]) for part in Packed._fields)) for kind in BESIDE}
     named = dict(zip(_texts(columns["names"], rows), map(Entry._make, entries), strict=True))
-    return named, head["captions_by"], digested
+    return named, head["captions_by"], beside
 
 
 def _parts(view: memoryview) -> tuple[dict[str, Any], dict[str, memoryview]]:

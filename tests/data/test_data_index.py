@@ -12,9 +12,10 @@ from data_helpers import colours, image_set
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simpletune.data import index_file, sources
+from simpletune.data import index_file, look, sources
 from simpletune.data.header import Header
 from simpletune.data.index import Index, index_path
+from simpletune.data.local import Folder
 from simpletune.data.scan import ScanResult, scan
 from simpletune.data.sources import Reason, Rejected, open_source
 
@@ -231,6 +232,24 @@ def test_digests(tmp_path):
     assert reloaded(index, tmp_path).digest("1.png", STAMP) is None
 
 
+def test_faces_are_looked_for_once(save, folder, tmp_path, settled, monkeypatch):
+    asked = []
+    monkeypatch.setattr(look, "check_detector", lambda: None)
+    monkeypatch.setattr(look, "find_focus", lambda data: (asked.append(len(data)), (1.0, 0.0))[1])
+    save("wide.png", colours(200, 60))
+    crop = {"crop": True, "crop_style": "face", "caption_strategy": "filename"}
+    index = Index()
+    cold = looked(folder, index, **crop)
+    assert cold.samples[0].placements[0].crop[2] == cold.samples[0].placements[0].resized[0]
+    assert looked(folder, reloaded(index, tmp_path), **crop) == cold
+    assert len(asked) == 1
+    save("wide.png", colours(300, 60))
+    assert looked(folder, reloaded(index, tmp_path), **crop).samples[0].width == 300
+    assert len(asked) == 2
+    monkeypatch.setattr(Folder, "read", lambda *_: (folder / "gone").read_bytes())
+    assert looked(folder, None, **crop).reasons == {Reason.CHANGED: 1}
+
+
 def test_files_that_are_gone_are_forgotten(filled, tmp_path, settled):
     index = Index()
     looked(filled, index)
@@ -265,18 +284,19 @@ def packed() -> bytes:
         )
         index.note_captions(f"{number}\n.png", number + 1, ("one", "two")[: 1 + number % 2], ("note",) * (number % 2))
         index.note_digest(f"{number}\n.png", STAMP, DIGEST)
-    return index_file.pack(index._entries, "so", index._digests)
+    return index_file.pack(index._entries, "so", index._beside)
 
 
 def test_everything_comes_back(tmp_path):
-    entries, captions_by, digested = index_file.unpack(packed())
+    entries, captions_by, beside = index_file.unpack(packed())
+    values = {kind: known.unpacked(index_file.BESIDE[kind]) for kind, known in beside.items()}
     assert captions_by == "so"
-    assert len(entries) == len(digested.unpacked()) == 20
+    assert len(entries) == len(values["digests"]) == 20
     assert entries["1\n.png"] == index_file.Entry(
         sources.fingerprint(STAMP), Header(2, 5), 2, ("one", "two"), ("note",)
     )
     assert entries["0\n.png"].header == Rejected(Reason.ASPECT, "x")
-    assert index_file.pack(entries, captions_by, digested.unpacked()) == packed()
+    assert index_file.pack(entries, captions_by, values) == packed()
 
 
 @given(st.data())

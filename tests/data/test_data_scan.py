@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
@@ -301,6 +302,17 @@ def test_a_source_that_fails_as_a_whole_ends_the_scan(save, folder, monkeypatch)
     monkeypatch.setattr(Folder, "read_ends", gone)
     with pytest.raises(SourceError, match="the bucket is gone"):
         scan(image_set(folder), 16, 1)
+
+
+def test_a_drive_that_fails_while_a_header_is_read_says_nothing_of_the_picture(save, folder, monkeypatch):
+    save("a.tiff", colours(300, 200))
+
+    class Failing(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Folder, "open", lambda *_: Failing())
+    assert only_exclusion(folder) == (Reason.READ_FAILED, "Input/output error")
 
 
 def into_folder(path: Path) -> None:
