@@ -65,6 +65,7 @@ def library(endpoint: str | None = None) -> Iterator[Any]:
         "HF_UPDATE_DOWNLOAD_COUNTS": False,
         "HF_HUB_OFFLINE": hub.HF_HUB_OFFLINE,
         "USE_PARQUET_EXPORT": False,
+        "TORCH_AVAILABLE": False,  # it would be imported, for seconds, to share a counter among its workers
     }
     with _set(datasets.config, told), _quiet(datasets):
         yield datasets

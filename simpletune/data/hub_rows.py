@@ -86,9 +86,7 @@ class Rows:
         """Find out the pictures' sizes and kinds, if that wasn't done before: the whole table is read for it once."""
         parts = [part for part in self._wanted() if not self._index_path(part).exists()]
         if parts:
-            with reporter.phase(
-                f"reading the table of {self._named}", sum(part.count for part in parts), "row"
-            ) as phase:
+            with reporter.phase(f"looking through {self._named}", sum(part.count for part in parts), "row") as phase:
                 for part in parts:
                     self._index(part)
                     phase.advance(part.count)

@@ -49,6 +49,9 @@ def parse(text: str) -> tuple[Span, ...]:
         match = _PIECE.fullmatch(piece.strip())
         if match is None:
             raise SourceError(f'"dataset_split": {shown(text)} can\'t be read', _EXAMPLE)
+        bounds = [bound for bound in (match["start"], match["stop"]) if bound is not None]
+        if len({bound.endswith("%") for bound in bounds}) > 1:
+            raise SourceError(f'"dataset_split": {shown(text)} has one bound in rows and one in per cent', _EXAMPLE)
         spans.append(Span(match["name"], match["start"], match["stop"]))
     names = [span.split for span in spans]
     if len(set(names)) < len(names):
@@ -68,12 +71,11 @@ def check_there(spans: Sequence[Span], splits: Sequence[str] | Mapping[str, obje
 def _row(bound: str | None, count: int | None, otherwise: int | None) -> int | None:
     if bound is None:
         return otherwise
-    if bound.endswith("%") or bound.startswith("-"):
-        if count is None:
-            message = f"\"dataset_split\": {bound} can't be told, as the data set doesn't say how many rows it has"
-            raise SourceError(message, "count rows from the start, such as train[:500]")
-        if bound.endswith("%"):
-            share = round(int(bound[:-1]) * count / 100)
-            return share if share >= 0 else count + share
-        return count + int(bound)
-    return int(bound)
+    number, is_share = int(bound.rstrip("%")), bound.endswith("%")
+    if number >= 0 and not is_share:
+        return number
+    if count is None:
+        message = f'"dataset_split": {bound} needs the number of rows, which the data set doesn\'t say'
+        raise SourceError(message, "count rows from the start, such as train[:500]")
+    row = round(number * count / 100) if is_share else number
+    return row if number >= 0 else count + row
