@@ -281,6 +281,18 @@ def test_a_truncated_shard_gives_what_came_before(tmp_path: Path) -> None:
     assert "the 2 files before that are used" in entry.detail
 
 
+def test_a_header_with_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "s.tar", {"a.png": picture(1), "b.png": picture(2), "c.png": picture(3)})
+    with tarfile.open(shard) as whole:
+        at = whole.getmember("b.png").offset
+    data = bytearray(shard.read_bytes())
+    data[at] ^= 1
+    shard.write_bytes(data)
+    listing = Shards(str(tmp_path)).list()
+    assert [file.name for file in listing.files] == ["s.tar/a.png"]
+    assert f"at byte {at} stands no header of a tar" in listing.rejected[0][1].detail
+
+
 @pytest.mark.parametrize(
     ("content", "detail"),
     [
