@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -135,6 +136,7 @@ class _Pictures:
     lost: Unreadable
     reporter: Reporter
     entries: dict[tuple[str, str], tuple[Stored, ...]] = field(default_factory=dict)
+    of_bucket: Counter[tuple[int, int]] = field(default_factory=Counter)
     title: str = ""
 
     def find_missing(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -144,6 +146,7 @@ class _Pictures:
         self.title = "Reading and encoding pictures" if any(there.values()) else "Encoding pictures"
         missing = []
         for sample in samples:
+            self.of_bucket[sample.bucket] += len(sample.placements)
             index = self.indexes.get(sample.set_id)
             digest = index.digest(sample.name, sample.stamp) if index is not None else None
             known = there[self.caches[sample.set_id].folder]
@@ -166,7 +169,7 @@ class _Pictures:
         with writing() as writer, self.reporter.phase(self.title, len(ordered), "image") as phase:
             with closing(self._prepared(ordered, jobs, size, phase)) as prepared:
                 for group in _groups(prepared, size):
-                    for batch, latents in batches.run(group, vae.encode):
+                    for batch, latents in batches.run(group, vae.encode, self.of_bucket[group[0].sample.bucket]):
                         _write(batch, latents, writer)
 
     def leave_notes(self, config_path: Path, *, complete: bool = True) -> None:

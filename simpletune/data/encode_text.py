@@ -92,7 +92,7 @@ def encode_captions(
     encoders = family.load_text_encoders(model_files, settings, device, reporter)
     batches = Halving(settings.text_encoder_batch_size, "text_encoder_batch_size", reporter)
     with writing() as writer, reporter.phase("Encoding captions", len(captions), "caption") as phase:
-        for batch, encoding in batches.run(captions, encoders.encode):
+        for batch, encoding in batches.run(captions, encoders.encode, len(stored)):
             arriving = _Arriving(family, encoding)
             for index, caption in enumerate(batch):
                 writer.put(stored[caption], arriving.packer(index), f"the caption {caption[:60]!r}")

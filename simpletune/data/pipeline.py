@@ -32,27 +32,37 @@ R = TypeVar("R")
 
 
 class Halving:
-    """Runs an encoder over batches whose size is halved, for good, each time one doesn't fit into memory."""
+    """Runs an encoder over batches whose size is halved, for good, each time one doesn't fit into memory.
+
+    Numbers differ in their last bits with a batch's shape. So that a run which goes on after a kill gives what one that
+    was left alone would have, a batch is filled up with copies of its last item.
+    """
 
     def __init__(self, size: int, key: str, reporter: Reporter) -> None:
         self._size = size
         self._key = key
         self._reporter = reporter
 
-    def run(self, items: Sequence[T], encode: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
-        """(batch, its encoding), over all items in order."""
+    def run(self, items: Sequence[T], encode: Callable[[Sequence[T]], R], of: int) -> Iterator[tuple[Sequence[T], R]]:
+        """(batch, its encoding), over all items in order; the encoding may have more rows than the batch.
+
+        of: how many items of this shape there are in all, those that are cached counted; no batch is filled beyond.
+        """
         position = 0
         while position < len(items):
             batch = items[position : position + self._size]
+            copies = [batch[-1]] * (min(self._size, of) - len(batch))
             try:
-                result = encode(batch)
+                result = encode([*batch, *copies])
             except torch.OutOfMemoryError as error:
                 problem = str(error).splitlines()[0]
             else:
                 yield batch, result
                 position += len(batch)
                 continue
-            self._halve(len(batch), problem)  # out of the handler, which keeps the failed batch's tensors alive
+            self._halve(
+                len(batch) + len(copies), problem
+            )  # out of the handler, which keeps the failed batch's tensors alive
 
     def _halve(self, tried: int, problem: str) -> None:
         if tried == 1:
