@@ -15,7 +15,7 @@ _WAITING_SECONDS = 0.0003
 
 
 def is_waiting(seconds: Sequence[float]) -> bool:
-    """Judge by how long each of the first files took.
+    """Judge by how long some files took each.
 
     The middle one counts: on a busy computer a few take long as something else had the processor. Measured on two
     processors: files that the system has in memory take 0.04 to 0.1 ms each, and threads take two to four times as long

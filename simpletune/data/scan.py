@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from simpletune.data.index import Index
@@ -26,8 +27,8 @@ __all__ = ["Exclusion", "Sample", "ScanResult", "scan"]
 
 SHARED_TEXT = "one text file for several pictures, whose names differ by extension only"
 
-_FILES_TIMED = 64
-_FILES_AT_ONCE = 1024  # read between two words on progress; thousands of futures would take more memory than the files
+_FIRST_BATCH, _BATCH = 32, 256  # files; what a thread is given to do takes more memory than what it finds
+_TRIED_EVERY = 32  # batches, as what was slow may be so no more
 
 
 @dataclass(frozen=True)
@@ -104,26 +105,35 @@ def _names(listing: Listing) -> Iterator[str]:
 def _look_at_all(
     files: Sequence[ImageFile], look: Look, progress: Callable[[int, int], None]
 ) -> list[Sample | Rejected]:
-    """What is found in each file, in order; read in threads where the first ones show that it is waiting."""
+    """What is found in each file, in order."""
     with many_small_objects():
         found = list(map(look.known, files))
     unknown = [place for place, verdict in enumerate(found) if verdict is None]
     done = len(files) - len(unknown)
     progress(done, len(files))
-    seconds = []
-    for place in unknown[:_FILES_TIMED]:
-        began = time.perf_counter()
-        found[place] = look.read(files[place])
-        seconds.append(time.perf_counter() - began)
-    with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:  # which starts threads only for what it is given
-        run = pool.map if is_waiting(seconds) else map
-        for start in range(_FILES_TIMED, len(unknown), _FILES_AT_ONCE):
-            progress(done + start, len(files))
-            places = unknown[start : start + _FILES_AT_ONCE]
-            for place, verdict in zip(places, run(look.read, [files[place] for place in places]), strict=True):
-                found[place] = verdict
-    progress(len(files), len(files))
+    for places, verdicts in _in_batches(unknown, lambda place: look.read(files[place])):
+        for place, verdict in zip(places, verdicts, strict=True):
+            found[place] = verdict
+        done += len(places)
+        progress(done, len(files))
     return [verdict for verdict in found if verdict is not None]
+
+
+def _in_batches(
+    places: Sequence[int], read: Callable[[int], Sample | Rejected]
+) -> Iterator[tuple[Sequence[int], list[Sample | Rejected]]]:
+    """What `read` finds, batch after batch: one after the other, or in threads while that is quicker."""
+    alone, together = 0.0, inf  # seconds a file of the last batch of each kind
+    starts = range(-_BATCH + _FIRST_BATCH, len(places), _BATCH)
+    with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:  # it starts threads when it is first given something
+        for number, start in enumerate(starts):
+            batch = places[max(0, start) : start + _BATCH]
+            in_threads = is_waiting([alone]) and (together < alone or number % _TRIED_EVERY == 1)
+            began = time.perf_counter()
+            verdicts = list((pool.map if in_threads else map)(read, batch))
+            seconds = (time.perf_counter() - began) / max(1, len(batch))
+            alone, together = (alone, seconds) if in_threads else (seconds, together)
+            yield batch, verdicts
 
 
 def _untold(done: int, total: int) -> None:
