@@ -79,9 +79,10 @@ class Hub:
             return {"type": "directory", "path": name, "size": 0, "oid": oid}
         return {"type": "file", "path": name, "size": path.stat().st_size, "oid": oid}
 
-    def info(self) -> dict[str, object]:
+    def info(self, revision: str) -> dict[str, object]:
         names = [path.relative_to(self.folder).as_posix() for path in self.files()]
-        return {"id": self.name, "sha": self.commit, "siblings": [{"rfilename": name} for name in names]}
+        commit = revision if len(revision) == len(COMMIT) else self.commit
+        return {"id": self.name, "sha": commit, "siblings": [{"rfilename": name} for name in names]}
 
     def knows(self, revision: str) -> bool:
         return revision in {*self.branches, self.commit}
@@ -142,7 +143,7 @@ def serve(folder: Path, kind: str = "models", name: str = "owner/model") -> Iter
             if not hub.knows(revision):
                 self._refuse("RevisionNotFound")
             elif about == "revision":
-                self._send(200, json.dumps(hub.info()).encode())
+                self._send(200, json.dumps(hub.info(revision)).encode())
             elif about == "tree" and below and not (hub.folder / below).is_dir():
                 self._refuse("EntryNotFound")
             elif about == "tree":

@@ -151,7 +151,7 @@ def schema_of(found: Layout, split: str, endpoint: str) -> Any:
         import huggingface_hub
         from pyarrow import parquet
 
-        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(found.files[split][0], "rb") as file:
+        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(found.files[split][0], "rb", cache_type="none") as file:
             return parquet.read_schema(file)
     features = found.builder.info.features
     return None if features is None else features.arrow_schema

@@ -34,6 +34,7 @@ ROWS, PICTURES = "rows.jsonl", "pictures"
 _PIECE_ROWS, _PIECE_SECONDS = 64, 2.0
 _THREADS = 8
 _TRIES = 4
+_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class _Pass:
                 failures += 1
                 if failures >= _TRIES or not is_passing(error):
                     raise
-                time.sleep(0.5 * 2**failures)
+                time.sleep(_PAUSE_SECONDS * 2**failures)
         return Reached(reached.row, reached.place, reached.pictures, self._is_last(reached.row))
 
     def _is_enough(self, reached: Reached) -> bool:
@@ -214,7 +215,7 @@ class _Pass:
             except Exception as error:
                 if attempt == _TRIES or not is_passing(error):
                     raise
-                time.sleep(0.5 * 2**attempt)
+                time.sleep(_PAUSE_SECONDS * 2**attempt)
         raise AssertionError
 
     def _merge(self) -> None:

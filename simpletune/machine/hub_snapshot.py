@@ -60,6 +60,8 @@ def _bar_class(advance: Callable[[float], None]) -> Any:
     furthest = 0.0
 
     class Bar(tqdm):
+        monitor_interval = 0  # nothing is drawn, so no thread need see to it
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self._bytes = kwargs.get("unit") == "B"
             super().__init__(*args, **(kwargs | {"file": _Nowhere()}))
