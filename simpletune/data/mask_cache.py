@@ -31,7 +31,7 @@ from simpletune.data.masks import (
 )
 from simpletune.data.pipeline import read_ahead
 from simpletune.data.scan import Exclusion, Sample
-from simpletune.data.sources import Reason, Rejected, Source, Stamp, shown
+from simpletune.data.sources import Reason, Rejected, Source, SourceError, Stamp, shown
 from simpletune.data.workers import processors
 from simpletune.errors import DataError
 
@@ -102,6 +102,13 @@ def fill_mask_cache(
     return Masks(entries, tuple(left_out), makers)
 
 
+def _mask_folder(path: Path) -> MaskFolder:
+    try:
+        return open_mask_folder(path)
+    except SourceError as error:
+        raise DataError(error.message, error.hint) from error
+
+
 def _index(image_set: ImageSet, indexes: Mapping[str, Index]) -> Index:
     """What is known of the files that a data set's masks are in."""
     if image_set.mask_source == FOLDER:
@@ -123,7 +130,7 @@ class MaskMaker:
         self._folder: MaskFolder | None = None
         self._source = source
         if image_set.mask_source == FOLDER and image_set.mask_data_dir is not None:
-            self._folder = open_mask_folder(image_set.mask_data_dir)
+            self._folder = _mask_folder(image_set.mask_data_dir)
             self._source = self._folder.folder
 
     def make(self, sample: Sample, again: Stored | None = None) -> tuple[Stored, ...] | Exclusion:

@@ -23,7 +23,6 @@ from simpletune.data.geometry import Placement
 from simpletune.data.header import SIXTEEN_BIT_MODES, open_picture, orientation, refusal
 from simpletune.data.local import Folder
 from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, SourceError, shown
-from simpletune.errors import DataError
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -67,12 +66,12 @@ class MaskFolder:
 
 
 def open_mask_folder(path: Path) -> MaskFolder:
-    """List a mask_data_dir. Raises DataError when it can't be."""
+    """List a mask_data_dir. Raises SourceError when it can't be."""
     folder = Folder(str(path))
     try:
         listing = folder.list()
     except SourceError as error:
-        raise DataError(f"mask_data_dir: {error.message}", error.hint) from error
+        raise SourceError(f"mask_data_dir: {error.message}", error.hint, "mask_data_dir") from error
     masks: dict[str, ImageFile | Rejected] = {}
     for name, why in listing.rejected:
         masks[name] = masks[_stem(name)] = Rejected(Reason.MASK, f"mask {shown(name)}: {why.detail}")
@@ -84,7 +83,7 @@ def open_mask_folder(path: Path) -> MaskFolder:
 def without_masks(image_set: ImageSet, samples: Iterable[Sample]) -> tuple[Exclusion, ...]:
     """The pictures of a data set for which mask_data_dir has no mask, by its listing alone.
 
-    Raises DataError when it can't be listed.
+    Raises SourceError when it can't be listed.
     """
     if image_set.mask_source != FOLDER or image_set.mask_data_dir is None:
         return ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -145,7 +145,7 @@ class _Look:
             if self.reporter is not None:
                 source.fetch(self.reporter)
             index = Index() if self.verify else Index.load(index_path(image_set))
-            result = self._scan(image_set, source, index)
+            result = _with_masks(image_set, self._scan(image_set, source, index))
         except SourceError as error:
             self.problems.append(self.places.unlisted(image_set, error))
             self.results.append(ScanResult(image_set.id, (), (), 0, {}))
@@ -160,6 +160,19 @@ class _Look:
             return scan(image_set, source, alignment, seed, index)
         with _Progress(self.reporter, image_set.id) as progress:
             return scan(image_set, source, alignment, seed, index, progress)
+
+
+def _with_masks(image_set: ImageSet, result: ScanResult) -> ScanResult:
+    """The result without the pictures that should have a mask and have none. Raises SourceError."""
+    if image_set.mask_source != "folder":
+        return result
+    from simpletune.data.masks import without_masks
+
+    excluded = without_masks(image_set, result.samples)
+    names = {exclusion.name for exclusion in excluded}
+    samples = tuple(sample for sample in result.samples if sample.name not in names)
+    every = tuple(sorted((*result.excluded, *excluded), key=lambda exclusion: exclusion.name))
+    return replace(result, samples=samples, excluded=every)
 
 
 class _Progress:

@@ -10,7 +10,6 @@ from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
 from simpletune.data.preflight_lines import count, reasons, some
 from simpletune.data.sources import PICTURE_EXTENSIONS, UNREADABLE_REASONS, SourceError, shown
-from simpletune.data.table_columns import TableError
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet, Settings
@@ -37,7 +36,7 @@ class Places:
     def unlisted(self, image_set: ImageSet, error: SourceError) -> Problem:
         """A data set that can't be looked at at all."""
         message = f'data set "{image_set.id}": {error.message}'
-        key = error.key if isinstance(error, TableError) else _WHERE[image_set.type]
+        key = error.key or _WHERE[image_set.type]
         return self._in_set(image_set, key, message, error.hint)
 
     def set_problems(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:

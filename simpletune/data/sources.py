@@ -126,11 +126,14 @@ def name_bytes(name: str) -> bytes:
 
 
 class SourceError(OSError):
-    """A source can't be listed or read at all: what is wrong, and what to do about it."""
+    """A source, or what belongs to it, can't be read at all: what is wrong, and what to do about it.
 
-    def __init__(self, message: str, hint: str) -> None:
+    `key` is the data set's key that is to be changed, where it isn't the one that says where the pictures are.
+    """
+
+    def __init__(self, message: str, hint: str, key: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint, self.key = message, hint, key
 
 
 class Source(Protocol):

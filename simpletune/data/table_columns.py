@@ -17,11 +17,10 @@ _SHOWN_LENGTH = 40
 
 
 class TableError(SourceError):
-    """A caption table can't be used; `key` is the data set's key that is to be changed."""
+    """A caption table can't be used."""
 
     def __init__(self, message: str, hint: str, key: str = "metadata_path") -> None:
-        super().__init__(message, hint)
-        self.key = key
+        super().__init__(message, hint, key)
 
 
 @dataclass(frozen=True)

@@ -153,3 +153,20 @@ def test_eval_sets_are_held_out_and_gaps_are_errors(save, folder, files):
     assert any('"judged", for the validation loss (' in line for line in report.lines())
     report = preflight(run_settings(sets[1], **files))
     assert report.problems[0].message == "every one of the 3 pictures is in an eval data set"
+
+
+def test_pictures_without_a_mask_are_left_out_and_a_missing_folder_of_masks_is_told(save, folder, files, tmp_path):
+    for number in range(4):
+        save(f"{number}.png", colours(64, 64, number))
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number in range(3):
+        colours(64, 64).save(masks / f"{number}.png")
+    masked = image_set(folder, mask_source="folder", mask_data_dir=masks)
+    report = preflight(run_settings(masked, **files))
+    assert [sample.name for sample in report.training] == ["0.png", "1.png", "2.png"]
+    assert "3.png (no picture 3.* in" in report.problems[0].hint
+    masked = image_set(folder, mask_source="folder", mask_data_dir=tmp_path / "none")
+    (problem,) = preflight(run_settings(masked, **files)).problems
+    assert problem.severity == "error"
+    assert problem.path.endswith("mask_data_dir")
