@@ -109,13 +109,13 @@ def load_describer(
 def load_processor(folder: Path) -> Any:
     """What turns pictures and words into a model's inputs.
 
-    AutoProcessor loads the video half of a processor too, which needs torchvision; for pictures nobody misses it, so
-    such a processor is put together without.
+    AutoProcessor loads the video half of a processor too, which needs torchvision, as some versions do for the half for
+    pictures. For pictures nobody misses either, so such a processor is put together of what goes through Pillow.
     """
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    name = PROCESSOR_MAPPING_NAMES.get(_config(folder).get("model_type", ""))
+    name = PROCESSOR_MAPPING_NAMES.get(_model_type(folder))
     kind = getattr(transformers, name, None) if name else None
     local = {"local_files_only": True, "trust_remote_code": False}
     if kind is None or "video_processor" not in kind.get_attributes():
@@ -126,12 +126,22 @@ def load_processor(folder: Path) -> Any:
             return None if argument is None else super().check_argument_for_proper_class(argument_name, argument)
 
     loaders = {
-        "image_processor": lambda: transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local),
+        "image_processor": lambda: _pillow_class(folder).from_pretrained(folder, **local),
         "tokenizer": lambda: transformers.AutoTokenizer.from_pretrained(folder, **local),
     }
     parts = [loaders[part]() if part in loaders else None for part in kind.get_attributes()]
     settings, _ = kind.get_processor_dict(folder, local_files_only=True)
     return WithoutVideo.from_args_and_dict(parts, settings)
+
+
+def _pillow_class(folder: Path) -> Any:
+    """The class that prepares pictures for a model, in its form for Pillow where it has several."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    forms = IMAGE_PROCESSOR_MAPPING_NAMES.get(_model_type(folder))
+    name = forms.get("pil") if isinstance(forms, dict) else None
+    return getattr(transformers, name or "", transformers.AutoImageProcessor)
 
 
 def quantize_language(model: nn.Module, precision: str, device: torch.device) -> int:
@@ -194,6 +204,10 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{folder / 'config.json'} can't be read: {error}", "download it again") from error
     return found if isinstance(found, dict) else {}
+
+
+def _model_type(folder: Path) -> str:
+    return str(_config(folder).get("model_type", ""))
 
 
 def _parameters(folder: Path) -> int:
