@@ -18,7 +18,15 @@ _BELONGS = {
     "s3_url": ("s3",),
     "s3_endpoint": ("s3",),
     **dict.fromkeys(
-        ("dataset_name", "dataset_config", "dataset_split", "dataset_revision", "image_column", "streaming"),
+        (
+            "dataset_name",
+            "dataset_config",
+            "dataset_split",
+            "dataset_revision",
+            "image_column",
+            "streaming",
+            "cache_dir_pictures",
+        ),
         ("huggingface",),
     ),
 }
@@ -51,7 +59,7 @@ def is_hub_data_set(text: str) -> bool:
 
 def fetches_pictures(entry: Keys) -> bool:
     """Whether a data set fills cache_dir_pictures."""
-    return bool(entry["type"] == "huggingface" and entry["streaming"]) and local_data_set(entry) is None
+    return bool(entry["type"] == "huggingface") and local_data_set(entry) is None
 
 
 def local_data_set(entry: Keys) -> Path | None:
@@ -66,12 +74,6 @@ def _of_another_type(entry: Keys, kind: str) -> Iterator[Problem]:
     for key, kinds in _BELONGS.items():
         if kind not in kinds and differs(entry, key):
             yield entry.useless(key, f'while "type" is {kind}; it is for {" and ".join(kinds)}')
-    if not differs(entry, "cache_dir_pictures"):
-        return
-    if kind != "huggingface":
-        yield entry.useless("cache_dir_pictures", f'while "type" is {kind}; it is for huggingface')
-    elif entry.fine("streaming") and not fetches_pictures(entry):
-        yield entry.useless("cache_dir_pictures", "unless a data set of the hub is streamed")
 
 
 def _picture_folder(entry: Keys, kind: str) -> Iterator[Problem]:
