@@ -32,9 +32,8 @@ from simpletune.data.preparation import Fault, Job, Made, make, size_bytes
 from simpletune.data.sources import Source, shown
 from simpletune.errors import OutOfMemory
 
-FEW = 32
-"""Up to so many pictures threads of this process are faster than starting others."""
-
+_FEW_PICTURES = 32  # up to so many, starting processes costs more than they give
+_FEW_CORES = 4  # up to so many, threads are as fast: Pillow releases the interpreter's lock for most of its work
 _MOST = 16
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -47,13 +46,13 @@ Prepare = Callable[[Job], "Made | Fault"]
 
 @contextmanager
 def preparing(jobs: Sequence[Job], sources: Mapping[str, Source]) -> Iterator[tuple[ThreadPoolExecutor, Prepare]]:
-    """Threads, and the function to run in them for each job: in processes of their own when there are many jobs.
+    """Threads, and the function to run in them for each job: in processes of their own where `in_processes` says so.
 
     Leaving the block ends everything, whatever is under way. The function raises OutOfMemory when the system has
     ended a process twice over the same picture.
     """
     count = min(processors(), _MOST, len(jobs))
-    if len(jobs) <= FEW:
+    if not in_processes(len(jobs)):
         with _threads(count) as pool:
             yield pool, lambda job: make(job, sources)
         return
@@ -63,6 +62,11 @@ def preparing(jobs: Sequence[Job], sources: Mapping[str, Source]) -> Iterator[tu
             yield pool, lambda job: team.make(job, sources)
         finally:
             team.close()
+
+
+def in_processes(jobs: int) -> bool:
+    """Whether so many jobs are faster in processes than in threads; tests/data/measure_prepare.py tells by how much."""
+    return jobs > _FEW_PICTURES and processors() > _FEW_CORES
 
 
 def processors() -> int:

@@ -48,7 +48,7 @@ def row(folder: Path, jobs: Sequence[Job], rounds: int) -> list[str]:
         "alone": lambda: [make(job, sources) for job in jobs],
     }
     times: dict[str, list[float]] = {}
-    with team(jobs, sources, few=len(jobs)) as threads, team(jobs, sources, few=0) as processes:
+    with team(jobs, sources, False) as threads, team(jobs, sources, True) as processes:
         ways |= {"threads": threads, "processes": processes}
         processes()  # the first time they are started
         for _ in range(rounds):
@@ -63,12 +63,12 @@ def row(folder: Path, jobs: Sequence[Job], rounds: int) -> list[str]:
 class team:  # noqa: N801 - a context manager
     """All jobs through `preparing`, in threads or processes that stay for the next round."""
 
-    def __init__(self, jobs: Sequence[Job], sources: dict[str, Folder], few: int) -> None:
-        self.jobs, self.few = jobs, few
+    def __init__(self, jobs: Sequence[Job], sources: dict[str, Folder], in_processes: bool) -> None:
+        self.jobs, self.in_processes = jobs, in_processes
         self.block = workers.preparing(jobs, sources)
 
     def __enter__(self) -> Callable[[], object]:
-        workers.FEW = self.few
+        workers.in_processes = lambda jobs: self.in_processes
         pool, prepare = self.block.__enter__()
         return lambda: [made for _, made in read_ahead(pool, prepare, self.jobs, 8)]
 

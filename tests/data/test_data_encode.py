@@ -163,6 +163,13 @@ class TestText:
         assert family.captions == list("abcdefgh")
         assert stored["h"].load()[POOLED_PROMPT_EMBEDS].equal(text_vector("h")[:2])
 
+    def test_a_batch_is_filled_up_so_that_its_shape_doesnt_depend_on_what_is_cached(self, texts, family):
+        sizes = []
+        family.check = sizes.append
+        for captions in ("abc", "abcdefghij", "abcdefghijk"):
+            texts(list(captions))
+        assert sizes == [3, 8, 8]
+
     def test_a_caption_that_doesnt_fit_alone_is_out_of_memory(self, texts, family):
         family.fits = 0
         with pytest.raises(OutOfMemory, match="text_encoder_batch_size 1") as caught:

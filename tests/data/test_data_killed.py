@@ -14,6 +14,7 @@ import torch
 from data_helpers import Told, colours, image_set, run_settings, scan, sources
 from test_data_tiny import MODEL
 
+from simpletune.data import workers
 from simpletune.data.cache import TensorCache
 from simpletune.data.encode import fill_latent_cache, fill_text_cache
 from simpletune.data.entries import listed
@@ -23,7 +24,7 @@ PICTURES, KILLS = 34, 20
 
 
 def fill(folder: Path, cache: Path) -> None:
-    """Both caches of a run on the tiny model; the pictures are enough for processes to prepare them."""
+    """Both caches of a run on the tiny model, its pictures prepared in processes."""
     torch.set_num_threads(1)
     family, settings = get_family("sd3"), run_settings(**MODEL)
     files, one, cpu = family.locate(settings), image_set(folder, horizontal_flip=True), torch.device("cpu")
@@ -45,7 +46,8 @@ def content(cache: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes that have torch loaded")
-def test_killed_at_random_moments(save, folder, tmp_path, tiny_model):
+def test_killed_at_random_moments(monkeypatch, save, folder, tmp_path, tiny_model):
+    monkeypatch.setattr(workers, "in_processes", lambda jobs: True)
     for number in range(PICTURES):
         save(f"{number}.png", colours(128 if number % 3 else 96, 96, 5 * number))
     began = time.perf_counter()

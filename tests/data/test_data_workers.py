@@ -34,7 +34,7 @@ PLACEMENTS = (CENTRE, replace(CENTRE, crop=(16, 12, 80, 60)), replace(CENTRE, mi
 @pytest.fixture(autouse=True)
 def processes(monkeypatch):
     """However few pictures there are, processes prepare them: two."""
-    monkeypatch.setattr(workers, "FEW", 0)
+    monkeypatch.setattr(workers, "in_processes", lambda jobs: True)
     monkeypatch.setattr(workers, "_MOST", 2)
 
 
@@ -137,7 +137,8 @@ class TestLeavingNothing:
             "import sys; sys.path.append(sys.argv[1])\n"
             "from worker_sources import Slow; from simpletune.data.geometry import Placement\n"
             "from simpletune.data import workers; from simpletune.data.preparation import Job\n"
-            "workers.FEW, CENTRE = 0, Placement((80, 60), (8, 6, 72, 54), (64, 48))\n"
+            "workers.in_processes = lambda jobs: True\n"
+            "CENTRE = Placement((80, 60), (8, 6, 72, 54), (64, 48))\n"
             "jobs = [Job('a', f'{n}.png', (80, 60), (CENTRE,), 'cache', 'vae') for n in range(4)]\n"
             "with workers.preparing(jobs, {'a': Slow(sys.argv[2], sys.argv[3])}) as (pool, prepare):\n"
             "    list(pool.map(prepare, jobs))\n"

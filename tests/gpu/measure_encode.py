@@ -118,8 +118,8 @@ def machine(bench: Bench) -> dict[str, Any]:
 def pictures(bench: Bench, model: ModelFiles, record: Record, batches: Sequence[int]) -> None:
     """Preparing alone, the VAE by batch, the plain loop, and ours at the default batch and at the fastest one."""
     for name in bench.sizes:
-        for way, few in (("threads", 10**6), ("processes", 0)):
-            record.measure(f"preparing, {name}, {way}", lambda name=name, few=few: preparing(bench, name, few))
+        for way in ("threads", "processes"):
+            record.measure(f"preparing, {name}, {way}", lambda name=name, way=way: preparing(bench, name, way))
     best = fastest_vae(bench, model, record, batches)
     clear(bench)
     plain = plain_pictures(bench, model)
@@ -143,12 +143,12 @@ def fastest_vae(bench: Bench, model: ModelFiles, record: Record, batches: Sequen
     return best
 
 
-def preparing(bench: Bench, name: str, few: int) -> dict[str, Any]:
+def preparing(bench: Bench, name: str, way: str) -> dict[str, Any]:
     """Reading, decoding and resizing alone, in threads or in processes; their start is left out."""
     samples, sources = bench.samples(settings_for(bench), name)
     cache = str(bench.folder / "no-cache")
     jobs = [Job(name, s.name, (s.width, s.height), s.placements, cache, "vae", stamped=False) for s in samples]
-    before, workers.FEW = workers.FEW, few
+    decides, workers.in_processes = workers.in_processes, lambda jobs: way == "processes"
     try:
         with workers.preparing(jobs, sources) as (pool, prepare):
             ahead = 2 * workers.processors()
@@ -157,7 +157,7 @@ def preparing(bench: Bench, name: str, few: int) -> dict[str, Any]:
             list(read_ahead(pool, prepare, jobs, ahead))
             return {"rate": len(jobs) / (time.perf_counter() - began)}
     finally:
-        workers.FEW = before
+        workers.in_processes = decides
 
 
 def vae_alone(bench: Bench, vae: Any, batch: int) -> dict[str, Any]:
