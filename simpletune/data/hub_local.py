@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simpletune.data.hub_columns import choose
 from simpletune.data.hub_errors import unreadable
@@ -29,15 +29,35 @@ _NAMES_LOOKED_AT = 10_000
 def open_local(path: Path, image_set: ImageSet) -> Source:
     """The data set at a path. Raises SourceError for what isn't one, or lacks a split or column."""
     spans = parse(image_set.dataset_split)
+    found = files_of(path, image_set.dataset_config)
+    if found is None:
+        return PictureFolder(str(path), spans, image_set)
+    try:
+        return _rows(found.files, found.kind, spans, image_set, anywhere=found.saved)
+    except SourceError:
+        raise
+    except OSError as error:
+        raise unreadable(error, str(path)) from error
+
+
+class LocalFiles(NamedTuple):
+    """The files of a data set by split, of one kind (PARQUET or ARROW); `saved` by `save_to_disk`."""
+
+    files: Mapping[str, Sequence[str]]
+    kind: str
+    saved: bool = False
+
+
+def files_of(path: Path, config: str | None) -> LocalFiles | None:
+    """The data set at a path; None for pictures in folders. Raises SourceError for what isn't one."""
     try:
         if path.is_file():
-            return _rows({DEFAULT_SPLIT: [str(path)]}, PARQUET, spans, image_set)
-        saved = _saved(path)
-        if saved:
-            return _rows(saved, ARROW, spans, image_set, anywhere=True)
+            return LocalFiles({DEFAULT_SPLIT: [str(path)]}, PARQUET)
+        if saved := _saved(path):
+            return LocalFiles(saved, ARROW, saved=True)
         if is_folder_of_pictures(list(islice(_names(path), _NAMES_LOOKED_AT))):
-            return PictureFolder(str(path), spans, image_set)
-        found = layout(str(path), image_set.dataset_config)
+            return None
+        found = layout(str(path), config)
     except SourceError:
         raise
     except Exception as error:  # the library raises nearly anything
@@ -45,7 +65,7 @@ def open_local(path: Path, image_set: ImageSet) -> Source:
     if found.kind not in {PARQUET, ARROW}:
         hint = 'set "type" to webdataset' if found.kind == "webdataset" else "save it as Parquet files"
         raise SourceError(f"{path} holds {found.kind} files, which aren't read as a data set in place", hint)
-    return _rows(found.files, found.kind, spans, image_set)
+    return LocalFiles(found.files, found.kind)
 
 
 def _names(root: Path) -> Iterator[str]:

@@ -88,7 +88,7 @@ class Rows:
         if parts:
             with reporter.phase(f"looking through {self._named}", sum(part.count for part in parts), "row") as phase:
                 for part in parts:
-                    self._index(part)
+                    self._keep(part)
                     phase.advance(part.count)
 
     def list(self) -> Listing:
@@ -216,8 +216,16 @@ class Rows:
     def _index(self, part: Part) -> Any:
         return self._opened.index(part, lambda: self._load_index(part))
 
+    def _keep(self, part: Part) -> None:
+        """Write the index of a file down, unless that can't be: it is made again then whenever it is needed."""
+        path = self._index_path(part)
+        index = self._index(part)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_with(path, lambda temporary: _write(index, temporary))
+
     def _load_index(self, part: Part) -> Any:
-        """The index of a file, from where it is kept, or made now and kept if that can be written."""
+        """The index of a file, from where it is kept, or made now."""
         import pyarrow
 
         path = self._index_path(part)
@@ -225,11 +233,7 @@ class Rows:
             index = pyarrow.ipc.open_stream(path.read_bytes()).read_all()
             if index.num_rows == part.count and index.column_names == ["size", "tail", "path"]:
                 return index
-        index = self._shard(part).index(self._columns.image)
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_with(path, lambda temporary: _write(index, temporary))
-        return index
+        return self._shard(part).index(self._columns.image)
 
 
 class _Opened:

@@ -244,9 +244,12 @@ def test_pictures_are_looked_through_once(opened: Any, tmp_path: Path, monkeypat
     folder = write_parquet(tmp_path / "set", ROWS)
     told = Told()
     source = opened(folder)
+    source.list()
+    assert not (tmp_path / "cache").exists(), "listing writes nothing"
     source.fetch(told)
     assert told.phases == [f"looking through {folder}"]
     expected = source.list()
+    assert [path.suffix for path in (tmp_path / "cache").rglob("*.*")] == [".arrow"] * 2
     monkeypatch.setattr(hub_shards.Shard, "index", None)
     again = opened(folder)
     again.fetch(told)
@@ -261,6 +264,13 @@ def test_a_copy_in_another_process_and_many_threads_read_the_same(opened: Any, t
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda file: (copy.read(file.name), copy.captions(file)), files * 4))
     assert read == content(source) * 4
+
+
+def test_a_missing_file_is_told(opened: Any, tmp_path: Path) -> None:
+    folder = write_saved(tmp_path / "set", ROWS)
+    (folder / "data-00000-of-00001.arrow").unlink()
+    with pytest.raises(SourceError, match="set can't be read as a data set: .*No such file"):
+        opened(folder).list()
 
 
 def test_a_truncated_file_is_told(opened: Any, tmp_path: Path) -> None:
