@@ -54,7 +54,7 @@ def lines(path):
 
 
 def caption(model, *arguments):
-    return run(["caption", *arguments, "--model", model, "--device", "cpu", "--max-new-tokens", "12"])
+    return run(["caption", *arguments, "--model", model, "--device", "cpu", "--max-new-tokens", "8"])
 
 
 def stamps(folder):

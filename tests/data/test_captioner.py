@@ -45,7 +45,7 @@ def path(tmp_path):
 
 
 def options(model, **more):
-    return Options(model, **{"max_new_tokens": 24, "device": "cpu", **more})
+    return Options(model, **{"max_new_tokens": 10, "device": "cpu", **more})
 
 
 def run(pictures, path, told, asked, overwrite=None):
@@ -67,7 +67,7 @@ def test_every_picture_gets_its_own_caption(models, pictures, path, told):
 
 
 def test_a_batch_says_what_single_pictures_do(models):
-    describer = load_describer(Path(models["qwen"]), CPU, max_new_tokens=24)
+    describer = load_describer(Path(models["qwen"]), CPU, max_new_tokens=12)
     pictures = [colours(90, 60, 1), colours(300, 60, 2), colours(60, 200, 3)]
     together = describer.describe(pictures)
     assert together == [describer.describe([picture])[0] for picture in pictures]
