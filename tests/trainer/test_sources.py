@@ -55,7 +55,37 @@ def s3(pictures: Path, folder: Path, request: pytest.FixtureRequest) -> Keys:
     return {"type": "s3", "s3_url": "s3://pictures/set", "s3_endpoint": server.address}
 
 
-SOURCES: tuple[Callable[[Path, Path, pytest.FixtureRequest], Keys], ...] = (webdataset, s3)
+def csv(pictures: Path, folder: Path, request: pytest.FixtureRequest) -> Keys:
+    return table(pictures, folder, "csv")
+
+
+def jsonl(pictures: Path, folder: Path, request: pytest.FixtureRequest) -> Keys:
+    return table(pictures, folder, "jsonl")
+
+
+def parquet(pictures: Path, folder: Path, request: pytest.FixtureRequest) -> Keys:
+    return table(pictures, folder, "parquet")
+
+
+def table(pictures: Path, folder: Path, kind: str) -> Keys:
+    """The folder of pictures, with the captions of its text files in a table instead."""
+    texts = sorted(pictures.rglob("*.txt"))
+    rows = [(f"{SHARD}/{path.stem}.png", path.read_text().strip()) for path in texts]
+    path = folder / f"captions.{kind}"
+    if kind == "csv":
+        path.write_text("file_name,caption\n" + "".join(f'{name},"{text}"\n' for name, text in rows))
+    elif kind == "jsonl":
+        path.write_text("".join(json.dumps({"file_name": name, "caption": text}) + "\n" for name, text in rows))
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = dict(zip(("file_name", "caption"), map(list, zip(*rows, strict=True)), strict=True))
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return {**local(pictures, folder, None), "caption_strategy": kind, "metadata_path": path.name}
+
+
+SOURCES: tuple[Callable[[Path, Path, pytest.FixtureRequest], Keys], ...] = (webdataset, s3, csv, jsonl, parquet)
 
 
 @pytest.fixture(scope="module", name="s3")
