@@ -47,7 +47,9 @@ _COMPARED_UNASKED = 2_000
     default=None,
     help=f"Look for pictures that look alike; by default among up to {_COMPARED_UNASKED:,}.",
 )
-@click.option("--verify", is_flag=True, help="Trust nothing known of the files: read and hash all of them again.")
+@click.option(
+    "--verify", is_flag=True, help="Trust nothing: hash every picture again, and read every entry of the caches."
+)
 def data(
     config: Path | None,
     overrides: tuple[str, ...],
@@ -69,26 +71,36 @@ def data(
     from simpletune.progress import terminal_reporter
 
     reporter = terminal_reporter()
-    settings, looked = _look(path, overrides, reporter, verify)
+    settings, looked, verified = _look(path, overrides, reporter, verify)
     report = _report(settings, looked, reporter, duplicates)
     if as_json:
         from simpletune.data.report import as_json as told
 
         click.echo(json.dumps(told(report), indent=2, ensure_ascii=False))
     else:
-        _print(report, everything)
+        _print(report, everything, verified)
     if html or open_it:
         _write_page(report, html or Path("data.html"), reporter, open_it)
     return UsageError.exit_code if errors(looked.problems) else 0
 
 
-def _look(path: Path, overrides: Sequence[str], reporter: Reporter, verify: bool) -> tuple[Settings, Preflight]:
+def _look(
+    path: Path, overrides: Sequence[str], reporter: Reporter, verify: bool
+) -> tuple[Settings, Preflight, Sequence[str]]:
+    """The settings, what a look at the pictures found, and with `verify` what hashing all of them did."""
+    from simpletune.data.index import Index, index_path
     from simpletune.data.preflight import preflight
 
     settings, _ = load_for_elsewhere(path, overrides)
+    known = {image_set.id: Index.load(index_path(image_set)) for image_set in settings.image_sets} if verify else {}
     looked = preflight(settings, reporter=reporter, verify=verify)
+    verified: Sequence[str] = ()
+    if verify:
+        from simpletune.data.verify import verify as check
+
+        verified = check(settings, looked, known, reporter).lines()
     looked.save_indexes()
-    return settings, looked
+    return settings, looked, verified
 
 
 def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: bool | None) -> DataReport:
@@ -101,11 +113,11 @@ def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: b
     return gather(settings, looked, reporter, near=near)
 
 
-def _print(report: DataReport, everything: bool) -> None:
+def _print(report: DataReport, everything: bool, verified: Sequence[str]) -> None:
     from simpletune.data.report_lines import lines
 
-    for line in lines(report, everything=everything):
-        click.echo(line)
+    for line in (*lines(report, everything=everything), *verified):
+        click.echo(shown(line))
     problems = [tidy(problem) for problem in report.further_problems]
     if problems:
         click.echo(problem_text(problems, sys.stdout))

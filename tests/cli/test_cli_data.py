@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from simpletune.cli.main import run
+from simpletune.config.load import load
+from simpletune.data.cache import TensorCache
+from simpletune.data.index import Index, index_path
+from simpletune.data.local import Folder
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ def test_pictures_that_cannot_be_trained_on_are_told_and_exit_2(project, capsys)
     assert "none of the 11 pictures" in told
 
 
-def test_an_index_spares_the_second_look_and_verify_does_not_trust_it(project, capsys, monkeypatch):
+def test_an_index_spares_the_second_look(project, capsys, monkeypatch):
     now = time.time_ns  # files as new as these aren't trusted yet
     monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
     assert run(["data", str(project / "config.json"), "--no-duplicates"]) == 0
@@ -104,8 +110,32 @@ def test_an_index_spares_the_second_look_and_verify_does_not_trust_it(project, c
     assert list((project / "cache" / "vae").glob("index-*"))
     assert run(["data", str(project / "config.json"), "--no-duplicates"]) == 0
     assert capsys.readouterr().out == first
-    assert run(["data", str(project / "config.json"), "--no-duplicates", "--verify"]) == 0
-    assert capsys.readouterr().out == first
+
+
+def test_verify_finds_bytes_that_changed_behind_their_times_and_damaged_entries(project, capsys, monkeypatch):
+    picture, command = (
+        project / "pictures" / "3.png",
+        ["data", str(project / "config.json"), "--no-duplicates", "--verify"],
+    )
+    image_set = load(project / "config.json")[0].image_sets[0]
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10_000_000_000)
+    assert run(command) == 0
+    assert "verified: 8 pictures hashed, 0 cache entries read\n  all as it was noted" in capsys.readouterr().out
+    index = Index.load(index_path(image_set))
+    stamp = Folder(str(picture.parent)).stamp("3.png")
+    assert index.digest("3.png", stamp) == hashlib.sha256(picture.read_bytes()).hexdigest()
+    index.note_digest("3.png", stamp, "0" * 64)  # as if other bytes had been there, with the same times
+    index.save(index_path(image_set))
+    TensorCache(image_set.cache_dir_vae).put("ab" * 32, {"latents": torch.ones(3)})
+    entry = next(image_set.cache_dir_vae.rglob("*.safetensors"))
+    entry.write_bytes(entry.read_bytes()[:-1] + b"x")
+    assert run(command) == 0
+    told = capsys.readouterr().out
+    assert "1 changed behind their times and size; encoded again: 3.png" in told
+    assert "8 pictures hashed, 1 cache entries read" in told
+    assert f"damaged cache entries, made again by the next run:\n    {entry}" in told
+    assert Index.load(index_path(image_set)).digest("3.png", stamp) == hashlib.sha256(picture.read_bytes()).hexdigest()
 
 
 def test_a_page_that_cannot_be_written_is_an_error_for_people(project, capsys):
