@@ -141,7 +141,7 @@ class _Look:
     def at(self, image_set: ImageSet) -> None:
         """Scan a data set, or note why that can't be."""
         try:
-            source = open_source(image_set)
+            source = open_source(image_set, self.settings.hf_endpoint)
             if self.reporter is not None:
                 source.fetch(self.reporter)
             index = Index() if self.verify else Index.load(index_path(image_set))

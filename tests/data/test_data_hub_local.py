@@ -269,7 +269,7 @@ def test_a_copy_in_another_process_and_many_threads_read_the_same(opened: Any, t
 def test_a_missing_file_is_told(opened: Any, tmp_path: Path) -> None:
     folder = write_saved(tmp_path / "set", ROWS)
     (folder / "data-00000-of-00001.arrow").unlink()
-    with pytest.raises(SourceError, match="set can't be read as a data set: .*No such file"):
+    with pytest.raises(SourceError, match=r"set can't be read as a data set: .*No such file"):
         opened(folder).list()
 
 
