@@ -144,8 +144,6 @@ def _table(c: Conversion, given: Given, parts: Mapping[str, Any], path: str, *, 
             taken.remove(one)
             lost.append(one)
     words = [f"with {', '.join(taken)}" if taken else None, _left_out(lost)]
-    if not truth(parts.get("identifier_includes_extension", False)):
-        words.append("names in the table need their extension here")
     c.move(given, "metadata_path", c.out["metadata_path"], "; ".join(word for word in words if word))
 
 

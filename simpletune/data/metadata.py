@@ -6,6 +6,7 @@ without the columns it needs, ends a scan. What a row names is a name to compare
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +56,24 @@ class Metadata:
         self._captions, self._sizes, self._remarks = captions, sizes, tuple(remarks)
 
     def captions(self, name: str) -> tuple[str, ...] | None:
-        """A picture's captions, each once, in the rows' order; () where its row has none, None where it has no row."""
+        """A picture's captions, each once, in the rows' order; () where its row has none, None where it has no row.
+
+        A row may name it without its extension, as other trainers' tables do.
+        """
         found = self._captions.get(key_of(name))
+        if found is None:
+            found = self._captions.get(_without_extension(name))
         return (found,) if isinstance(found, str) else found
 
     def size(self, name: str) -> tuple[int, int] | None:
         """A picture's (width, height) in pixels; None where no row says it."""
-        packed = self._sizes.get(key_of(name))
+        packed = self._sizes.get(key_of(name), self._sizes.get(_without_extension(name)))
         return None if packed is None else divmod(packed, _SIZE_STEP)
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """The rows' names that aren't among a source's `names`."""
-        there = set(map(key_of, names))
+        every = list(names)
+        there = {*map(key_of, every), *map(_without_extension, every)}
         return [name for name in self._captions if name not in there]
 
     def remarks(self, names: Iterable[str]) -> tuple[Remark, ...]:
@@ -76,6 +83,10 @@ class Metadata:
             return self._remarks
         message = f"{_rows(len(unused), self.name)}: no such picture"
         return (*self._remarks, Remark(message, tuple(map(shown, unused[:_EXAMPLES]))))
+
+
+def _without_extension(name: str) -> str:
+    return key_of(os.path.splitext(name)[0])  # noqa: PTH122
 
 
 def needs_metadata(image_set: ImageSet) -> bool:

@@ -396,3 +396,13 @@ def test_the_report_before_training_names_the_table_once(tmp_path):
 
     report = preflight(run_settings(table(tmp_path, ""), **files))
     assert [(problem.path, problem.severity) for problem in report.problems] == [("0.metadata_path", "error")]
+
+
+def test_rows_may_leave_the_extension_out(tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text("file_name,caption\n0001,a fox\nsub/0002,a cat\nv1.5,a version\n0003.png,a dog\n0003,another\n")
+    table = open_metadata(image_set(tmp_path, caption_strategy="csv", metadata_path=path))
+    names = ["0001.png", "sub/0002.jpg", "v1.5.webp", "0003.png"]
+    assert [table.captions(name) for name in names] == [("a fox",), ("a cat",), ("a version",), ("a dog",)]
+    assert table.captions("0002.jpg") is None
+    assert table.remarks(names) == ()
