@@ -80,8 +80,8 @@ class Index:
         if passing or not self._may_keep(name, stamp):
             return
         with self._lock:
-            entry = self._entries.get(name, _NOTHING)
-            self._entries[name] = entry._replace(stamp=fingerprint(stamp), header=header)
+            _, _, text_stamp, captions, notes = self._entries.get(name, _NOTHING)
+            self._entries[name] = Entry(fingerprint(stamp), header, text_stamp, captions, notes)
             self.changed = True
 
     def captions_read_as(self, how: str) -> None:
@@ -97,8 +97,8 @@ class Index:
         if "\0" in name or not captions or any(not text or "\0" in text or "\n" in text for text in captions):
             return
         with self._lock:
-            entry = self._entries.get(name, _NOTHING)
-            self._entries[name] = entry._replace(text_stamp=text_stamp, captions=captions, notes=notes)
+            stamp, header, *_ = self._entries.get(name, _NOTHING)
+            self._entries[name] = Entry(stamp, header, text_stamp, captions, notes)
             self.changed = True
 
     def digest(self, name: str, stamp: Stamp) -> str | None:

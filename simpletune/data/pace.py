@@ -25,6 +25,18 @@ def is_waiting(seconds: Sequence[float]) -> bool:
     return bool(seconds) and median(seconds) > _WAITING_SECONDS
 
 
+def waits() -> int | None:
+    """How often this process has let go of the processor to wait for something; None where that isn't counted.
+
+    On a busy computer files take long without any waiting, as something else has the processor.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+
+
 @contextmanager
 def many_small_objects() -> Iterator[None]:
     """For making hundreds of thousands of tuples that all stay, and no cycles of objects.

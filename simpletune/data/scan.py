@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from simpletune.data.index import Index
 from simpletune.data.look import Look, Sample
 from simpletune.data.metadata import Remark, needs_metadata, open_metadata
-from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting, many_small_objects
+from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting, many_small_objects, waits
 from simpletune.data.sources import Exclusion, ImageFile, Listing, Reason, Rejected, Source, name_bytes
 
 if TYPE_CHECKING:
@@ -124,15 +124,22 @@ def _in_batches(
 ) -> Iterator[tuple[Sequence[int], list[Sample | Rejected]]]:
     """What `read` finds, batch after batch: one after the other, or in threads while that is quicker."""
     alone, together = 0.0, inf  # seconds a file of the last batch of each kind
+    waiting = False
     starts = range(-_BATCH + _FIRST_BATCH, len(places), _BATCH)
     with ThreadPoolExecutor(THREADS_WHEN_WAITING, "scan") as pool:  # it starts threads when it is first given something
         for number, start in enumerate(starts):
             batch = places[max(0, start) : start + _BATCH]
-            in_threads = is_waiting([alone]) and (together < alone or number % _TRIED_EVERY == 1)
-            began = time.perf_counter()
-            verdicts = list((pool.map if in_threads else map)(read, batch))
-            seconds = (time.perf_counter() - began) / max(1, len(batch))
-            alone, together = (alone, seconds) if in_threads else (seconds, together)
+            if waiting and (together < alone or number % _TRIED_EVERY == 1):
+                began = time.perf_counter()
+                verdicts = list(pool.map(read, batch))
+                together = (time.perf_counter() - began) / len(batch)
+            else:
+                began, waited = time.perf_counter(), waits()
+                with many_small_objects():
+                    verdicts = list(map(read, batch))
+                alone = (time.perf_counter() - began) / max(1, len(batch))
+                pauses = None if waited is None else (waits() or 0) - waited
+                waiting = is_waiting([alone]) and (pauses is None or pauses > len(batch) / 2)
             yield batch, verdicts
 
 
