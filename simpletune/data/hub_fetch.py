@@ -32,13 +32,8 @@ _MOST_PATTERNS = 500
 
 
 def fetch(wanted: Wanted, reporter: Reporter) -> None:
-    """Bring a data set here, unless it is. Raises SourceError."""
+    """Bring a data set here; one that was begun goes on at its commit. Raises SourceError."""
     marker = wanted.marker()
-    if marker is not None and is_whole(marker, wanted):
-        tell_if_newer(wanted, str(marker["commit"]), reporter)
-        return
-    if is_offline():
-        raise hub_errors.offline(wanted.data_set)
     try:
         there = ask(wanted, None if marker is None else str(marker["commit"]))
         (_fetch_pictures if there.is_plain and wanted.config is None else _fetch_rows)(wanted, there, reporter)

@@ -6,6 +6,7 @@ It is never allowed to run a data set's own code: versions that could aren't acc
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ PARQUET, ARROW, PICTURES = "parquet", "arrow", "imagefolder"
 """What the library calls the layouts that are read in place."""
 _CONTAINERS = frozenset({PARQUET, ARROW, PICTURES, "webdataset", "json", "lance", "hdf5", "vortex", "iceberg"})
 """Layouts that can hold pictures."""
+_LOCK = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,35 @@ def need_pyarrow() -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise SourceError(
-            f"a Hugging Face data set needs pyarrow, which can't be imported: {error}", INSTALL
-        ) from error
+        raise _missing("pyarrow", error) from error
+
+
+def need_library() -> None:
+    """Raises SourceError when a package for fetching isn't installed."""
+    need_pyarrow()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import datasets  # noqa: F401
+    except ImportError as error:
+        raise _missing("datasets", error) from error
+
+
+def _missing(package: str, error: ImportError) -> SourceError:
+    message = f"type huggingface needs the package {package}, which can't be imported: {shown(str(error))}"
+    return SourceError(message, INSTALL)
 
 
 @contextmanager
 def library(endpoint: str | None = None) -> Iterator[Any]:
     """The `datasets` module, asking `endpoint`, without bars or warnings of its own, and counting no visits.
 
-    Raises SourceError when it isn't installed.
+    One thread at a time has it, as its settings are its own. Raises SourceError when it isn't installed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import datasets
-            import huggingface_hub.constants as hub
-    except ImportError as error:
-        message = f"type huggingface needs the package datasets, which can't be imported: {shown(str(error))}"
-        raise SourceError(message, INSTALL) from error
+    need_library()
+    import datasets
+    import huggingface_hub.constants as hub
+
     address = endpoint or HUB
     told = {
         "HF_ENDPOINT": address,
@@ -67,7 +79,7 @@ def library(endpoint: str | None = None) -> Iterator[Any]:
         "USE_PARQUET_EXPORT": False,
         "TORCH_AVAILABLE": False,  # it would be imported, for seconds, to share a counter among its workers
     }
-    with _set(datasets.config, told), _quiet(datasets):
+    with _LOCK, _set(datasets.config, told), _quiet(datasets):
         yield datasets
 
 
@@ -151,7 +163,9 @@ def schema_of(found: Layout, split: str, endpoint: str) -> Any:
         import huggingface_hub
         from pyarrow import parquet
 
-        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(found.files[split][0], "rb", cache_type="none") as file:
+        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(
+            found.files[split][0], "rb", cache_type="none"
+        ) as file:
             return parquet.read_schema(file)
     features = found.builder.info.features
     return None if features is None else features.arrow_schema

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from simpletune import files
 from simpletune.data import hub_errors
-from simpletune.data.hub_fetch import ask, begin, tell_if_newer
-from simpletune.data.hub_library import is_offline
+from simpletune.data.hub_fetch import ask, begin
 from simpletune.data.hub_names import HEAD, numbered, tail
 from simpletune.data.hub_prepare import picture_of, read_path
 from simpletune.data.hub_stream_rows import Stream, StreamedRow, is_passing, open_stream
@@ -50,11 +49,6 @@ class Reached:
 def stream(wanted: Wanted, reporter: Reporter) -> None:
     """Fetch what isn't here yet of a streamed data set. Raises SourceError."""
     marker = wanted.marker()
-    if marker is not None and is_enough(marker, wanted):
-        tell_if_newer(wanted, str(marker["commit"]), reporter)
-        return
-    if is_offline():
-        raise hub_errors.offline(wanted.data_set)
     try:
         commit = ask(wanted, None if marker is None else str(marker["commit"])).commit
         source = open_stream(wanted, commit)

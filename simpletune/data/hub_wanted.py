@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 from simpletune import files
 from simpletune.data.hub_library import HUB
 from simpletune.data.hub_split import Span, parse
-from simpletune.data.sources import shown
+from simpletune.data.sources import SourceError, shown
+from simpletune.errors import EnvironmentNotReady
+from simpletune.locks import hold
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
+    from simpletune.progress import Reporter
 
 MARKER = "fetched.json"
 _FORMAT = 1
+_LONGEST_WAIT = 30 * 86_400.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,24 @@ class Wanted:
                 except (OSError, ValueError, KeyError, TypeError):
                     continue
         return found
+
+
+@contextmanager
+def alone(home: Path, reporter: Reporter) -> Iterator[None]:
+    """Be the only process that fetches into `home` while the block runs; others are waited for. Raises SourceError."""
+    lock = home.parent / f".{home.name}.lock"
+    with ExitStack() as held:
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                held.enter_context(hold(lock, EnvironmentNotReady))
+            except EnvironmentNotReady as error:
+                reporter.note(f"{home}: {error.message} is fetching into it, and is waited for")
+                held.enter_context(hold(lock, EnvironmentNotReady, _LONGEST_WAIT))
+        except OSError as error:
+            message = f"{home.parent} can't be written: {error.strerror}"
+            raise SourceError(message, 'check its permissions, or set "cache_dir_pictures"') from error
+        yield
 
 
 def wanted(image_set: ImageSet, endpoint: str | None) -> Wanted:

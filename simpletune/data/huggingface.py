@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from simpletune.config.rules import exists, looks_like_hub_id
-from simpletune.data import hub_fetch, hub_stream
+from simpletune.data import hub_errors, hub_fetch, hub_stream
 from simpletune.data.hub_columns import caption_columns, choose
-from simpletune.data.hub_library import library, need_pyarrow
+from simpletune.data.hub_library import is_offline, need_library, need_pyarrow
 from simpletune.data.hub_local import open_local, take
 from simpletune.data.hub_pictures import PictureFolder
 from simpletune.data.hub_rows import Part, Rows
 from simpletune.data.hub_shards import Shard
 from simpletune.data.hub_streamed import Streamed
-from simpletune.data.hub_wanted import Wanted, wanted
+from simpletune.data.hub_wanted import Wanted, alone, wanted
 from simpletune.data.sources import ImageFile, Listing, Source, SourceError, Stamp, shown
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ class HuggingFace:
         self._found = None
         if self._local() is None:
             asked = self._wanted()
-            with library(asked.endpoint):
-                need_pyarrow()
-            (hub_stream.stream if asked.streaming else hub_fetch.fetch)(asked, reporter)
+            commit = _fetched_commit(asked)
+            if commit is None:
+                _fetch(asked, reporter)
+            else:
+                hub_fetch.tell_if_newer(asked, commit, reporter)
         self._source().fetch(reporter)
 
     def list(self) -> Listing:
@@ -103,6 +105,23 @@ class HuggingFace:
     def _opened(self) -> Source:
         path = self._local()
         return open_local(path, self._image_set) if path is not None else _open_fetched(self._wanted(), self._image_set)
+
+
+def _fetched_commit(asked: Wanted) -> str | None:
+    """The commit of what is wholly on this machine; None for what isn't."""
+    marker = asked.marker()
+    is_here = hub_stream.is_enough if asked.streaming else hub_fetch.is_whole
+    return None if marker is None or not is_here(marker, asked) else str(marker["commit"])
+
+
+def _fetch(asked: Wanted, reporter: Reporter) -> None:
+    """Fetch, unless another process does: then that is waited for, and finished if it doesn't come to its end."""
+    need_library()
+    if is_offline():
+        raise hub_errors.offline(asked.data_set)
+    with alone(asked.home, reporter):
+        if _fetched_commit(asked) is None:
+            (hub_stream.stream if asked.streaming else hub_fetch.fetch)(asked, reporter)
 
 
 def _open_fetched(asked: Wanted, image_set: ImageSet) -> Source:

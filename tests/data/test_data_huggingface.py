@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_a_missing_column_ends_it_before_anything_is_fetched(
             asked(streaming=streaming, **changes).fetch(Told())
     with pytest.raises(SourceError, match="owner/set has no split test"):
         asked(streaming=streaming, dataset_split="test").fetch(Told())
-    assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -385,6 +386,27 @@ def test_a_lost_cache_is_fetched_again(asked: Any, tmp_path: Path) -> None:
     source = asked()
     source.fetch(Told())
     assert content(source) == EXPECTED
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_two_at_once_fetch_it_once(asked: Any, hub: Hub, streaming: bool) -> None:
+    def fetch(told: Told) -> Any:
+        source = asked(streaming=streaming)
+        source.fetch(told)
+        return content(source)
+
+    both = [Told(), Told()]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fetch, both)) == [EXPECTED, EXPECTED]
+    assert sorted(bool(told.phases and "fetching" in " ".join(told.phases)) for told in both) == [False, streaming]
+    assert sum("is waited for" in note for told in both for note in told.notes) == 1
+
+
+def test_a_cache_that_cant_be_written_is_told(asked: Any, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(SourceError, match="cache can't be written") as error:
+        asked().fetch(Told())
+    assert "cache_dir_pictures" in error.value.hint
 
 
 def test_scripts_are_refused(tmp_path: Path) -> None:
