@@ -68,8 +68,10 @@ def ask(wanted: Wanted, commit: str | None) -> There:
     told = api.dataset_info(wanted.data_set, revision=commit or wanted.revision)
     names = [sibling.rfilename for sibling in told.siblings or ()]
     if names:
+        # What describes a gated repository may be given to everybody; its data isn't.
+        data = next((name for name in names if not name.startswith(".") and not name.endswith(".md")), names[0])
         url = huggingface_hub.hf_hub_url(
-            wanted.data_set, names[0], repo_type="dataset", revision=told.sha, endpoint=wanted.endpoint
+            wanted.data_set, data, repo_type="dataset", revision=told.sha, endpoint=wanted.endpoint
         )
         huggingface_hub.get_hf_file_metadata(url, endpoint=wanted.endpoint)
     configured = bool((told.card_data or {}).get("configs"))

@@ -127,7 +127,8 @@ def layout(path: str, config: str | None, revision: str | None = None, endpoint:
             if "scripts are no longer supported" not in str(error):
                 raise
             message = f"{path} is a script, and a data set's own code is never run"
-            raise SourceError(message, "look on the hub for a version of it in Parquet files") from error
+            hint = 'the hub keeps many of these as Parquet files too: try "dataset_revision": "refs/convert/parquet"'
+            raise SourceError(message, hint) from error
         except ValueError as error:
             raise _no_configuration(path, config, str(error)) from error
     files = {str(split): tuple(found) for split, found in (builder.config.data_files or {}).items()}

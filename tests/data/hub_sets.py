@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def write_pictures(folder: Path, content: Sequence[dict[str, Any]], split: str =
         (folder / split / row["image"]["path"]).write_bytes(row["image"]["bytes"])
         lines.append(json.dumps({"file_name": row["image"]["path"], "text": row["caption"]}))
     (folder / split / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def write_shards(folder: Path, content: Sequence[dict[str, Any]]) -> Path:
+    """Tar shards with 0-ball.png and 0-ball.txt and so on."""
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "train-00000.tar", "w") as shard:
+        for row in content:
+            name = Path(row["image"]["path"])
+            for own, data in ((name, row["image"]["bytes"]), (name.with_suffix(".txt"), row["caption"].encode())):
+                member = tarfile.TarInfo(str(own))
+                member.size = len(data)
+                shard.addfile(member, io.BytesIO(data))
     return folder
 
 
