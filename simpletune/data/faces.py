@@ -12,7 +12,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from simpletune.data.header import SIDEWAYS, open_picture, orientation
+from simpletune.data.header import open_picture, orientation, upright
 from simpletune.data.sources import SourceError
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ NO_FACE: Focus = (0.5, 0.5)
 _SEEN_AT = 640  # pixels of the longer edge: faces from about 5% of it are found
 _SMALLEST = 0.05
 _MODELS = ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml")
-_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
-"""EXIF orientation: (mirror left to right first, then quarter turns against the clock)."""
 
 
 def wants_faces(image_set: ImageSet) -> bool:
@@ -58,21 +56,12 @@ def find_focus(data: bytes) -> Focus:
         return NO_FACE
     scale = min(1.0, _SEEN_AT / max(grey.size))
     small = grey.resize((max(1, round(grey.width * scale)), max(1, round(grey.height * scale))), Image.Resampling.BOX)
-    pixels = _upright(np.asarray(ImageOps.equalize(small)), turn)
+    pixels = np.asarray(upright(ImageOps.equalize(small), turn))
     boxes = [box for found in (_frontal(pixels), _profiles(pixels)) for box in found]
     if not boxes:
         return NO_FACE
     left, top, width, height = max(boxes, key=lambda box: (box[2] * box[3], box))
     return round((left + width / 2) / pixels.shape[1], 4), round((top + height / 2) / pixels.shape[0], 4)
-
-
-def _upright(pixels: Any, turn: int) -> Any:
-    import numpy as np
-
-    mirrored, quarters = _TURNS.get(turn, (False, 0))
-    turned = np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters)
-    assert (turned.shape != pixels.shape) <= (turn in SIDEWAYS)
-    return np.ascontiguousarray(turned)
 
 
 def _frontal(pixels: Any) -> list[tuple[int, int, int, int]]:

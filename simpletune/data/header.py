@@ -40,6 +40,17 @@ READ_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK"
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations under which width and height change places."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation: the transpose that makes a picture upright."""
+
 _SMALL_FILE = 1 << 16
 """Bytes. A file up to this size is read whole, at once; of a larger one only what is asked for."""
 
@@ -102,6 +113,11 @@ def read_failure(error: OSError) -> Rejected:
 def open_picture(file: BinaryIO) -> Image.Image:
     """Open by content among FORMATS; nothing is decoded. Raises UnidentifiedImageError and whatever Pillow meets."""
     return Image.open(file, formats=FORMATS)
+
+
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """The picture turned and mirrored as an EXIF orientation (1 to 8) asks for."""
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
 def orientation(image: Image.Image) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from simpletune.data.geometry import Placement
-from simpletune.data.header import SIDEWAYS, SIXTEEN_BIT_MODES, open_picture, orientation, refusal
+from simpletune.data.header import SIDEWAYS, SIXTEEN_BIT_MODES, open_picture, orientation, refusal, upright
 from simpletune.data.sources import Reason, shown
 from simpletune.errors import DataError
 
@@ -25,15 +25,6 @@ _REDUCING_GAP = 3.0
 """Pillow averages whole pixels first while that leaves this many times the final size: faster, and not visible."""
 
 _MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 _MODE_OF_COLOUR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 _TIFF_BITS_PER_SAMPLE, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
@@ -114,7 +105,7 @@ def _decode(where: str, image: Image.Image, turn: int) -> Image.Image:
         rgb = _to_rgb(image)
     except Exception as error:  # a damaged stream can make a decoder raise nearly anything
         raise _failure(where, f"it is damaged or truncated ({error})") from error
-    return rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb
+    return upright(rgb, turn)
 
 
 def _failure(where: str, what: str) -> DataError:

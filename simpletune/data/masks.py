@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from simpletune.data.geometry import Placement
-from simpletune.data.header import SIXTEEN_BIT_MODES, open_picture, orientation, refusal
+from simpletune.data.header import SIXTEEN_BIT_MODES, open_picture, orientation, refusal, upright
 from simpletune.data.local import Folder
 from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, SourceError, shown
 
@@ -37,15 +37,6 @@ ALPHA, FOLDER = "alpha", "folder"
 _DARK = 1 / 255
 _PROPORTIONS = 0.02
 _ALPHA_MODES = frozenset({"LA", "PA", "RGBA"})
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 Weights = np.ndarray[Any, Any]
 """float32 (1, H, W), latent height and width, each from 0 to 1."""
@@ -144,7 +135,7 @@ def _read(where: str, data: bytes, kind: str) -> Image.Image | Rejected:
         grey = _opacity(image) if kind == ALPHA else _brightness(image)
     except Exception as error:  # a damaged file can make a decoder raise nearly anything
         return Rejected(Reason.MASK, f"{shown(where)}: it can't be read as a picture ({error})")
-    return grey.transpose(_TURNS[turn]) if turn in _TURNS else grey
+    return upright(grey, turn)
 
 
 def _opacity(image: Image.Image) -> Image.Image:
