@@ -63,6 +63,8 @@ def shape_of(width: int, height: int) -> str:
 def how_far(survey: Survey) -> str:
     """How many pictures there are, and how many of them were looked at in which time."""
     listed = f"{survey.pictures:,}"
+    if survey.unseen is not None:
+        return survey.unseen
     if survey.complete:
         return f"{listed} picture{'' if survey.pictures == 1 else 's'}"
     of = listed if survey.listed_all else f"{listed} or more"
@@ -77,9 +79,10 @@ def _counts(survey: Survey) -> Iterator[str]:
         also = f"; and {more:,} more" if more > 0 else ""
         yield f"  {survey.unreadable_count:,} can't be read and will be left out ({named}{also})"
     texts = (
+        (survey.with_own, "with a caption in the data set"),
         (survey.with_text, "with a caption in a .txt beside it"),
         (survey.empty_text, "with a .txt that has no caption in it"),
-        (survey.missing_text, "without a .txt of the same name"),
+        (survey.missing_text if survey.type != "huggingface" else 0, "without a .txt of the same name"),
     )
     yield from (f"  {count:,} {what}" for count, what in texts if count)
     for note, count in sorted(survey.notes.items()):
@@ -87,7 +90,7 @@ def _counts(survey: Survey) -> Iterator[str]:
 
 
 def _examples(survey: Survey) -> Iterator[str]:
-    if survey.with_text:
+    if survey.with_text or survey.with_own:
         yield from (f'    "{caption}"' for caption in survey.captions[:_CAPTIONS_SHOWN])
     elif survey.likely_names * 2 > survey.readable:
         yield "  the file names read like captions:"

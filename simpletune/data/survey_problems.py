@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from simpletune.data.sources import PICTURE_EXTENSIONS, shown
+from simpletune.data.survey import Place
 
 Problem = tuple[str, str]
 """(what is wrong, what to do); without a full stop and with one."""
@@ -35,10 +36,12 @@ def _not_there(folder: Path) -> Problem:
     return f"there is no folder {_named(folder)}", _where_it_ends(folder)
 
 
-def no_reply(folder: Path, seconds: float) -> Problem:
+def no_reply(place: Place, seconds: float) -> Problem:
     """Nothing could be looked at in the time there was."""
     hint = "It may be on a drive or network folder that is asleep, slow or gone. Open it elsewhere, then try again."
-    return f"{_named(folder)} didn't answer within {seconds:g} s", hint
+    if place.folder is None:
+        hint = "Check the network, and where the pictures are."
+    return f"{shown(place.where)} didn't answer within {seconds:g} s", hint
 
 
 def none_so_far(folder: Path, files: int) -> Problem:

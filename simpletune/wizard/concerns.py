@@ -32,6 +32,8 @@ def words_about(
     """
     if survey.problem is not None:
         return [survey.problem]
+    if survey.unseen is not None:
+        return []
     return [
         *_about_number(survey),
         *_about_sizes(survey, resolution, square),
@@ -66,12 +68,12 @@ def _about_sizes(survey: Survey, resolution: int, square: bool) -> Iterator[str]
 
 
 def _about_captions(survey: Survey, strategy: str) -> Iterator[str]:
-    other = next((kind for kind in _OTHER_CAPTIONS if survey.other_files.get(kind)), None)
+    other = next((kind for kind in _OTHER_CAPTIONS if survey.other_files.get(kind) and not survey.tables), None)
     if not survey.with_text and survey.other_files.get(".txt"):
         count = survey.other_files[".txt"]
         yield f"{count:,} .txt file{'' if count == 1 else 's'} found, but none with a caption and a picture's name."
     elif not survey.with_text and other is not None and survey.other_files[other] * 2 > survey.readable:
-        yield f"{survey.other_files[other]:,} {other} files found; captions are read from .txt files only."
+        yield f"{survey.other_files[other]:,} {other} files found; captions are read from .txt files and from tables."
     if strategy == "textfile":
         yield from _about_texts(survey)
 

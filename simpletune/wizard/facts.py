@@ -1,32 +1,33 @@
-"""What the wizard finds out about the world, each thing once: the machine, folders of pictures, the hub."""
+"""What the wizard finds out about the world, each thing once: the machine, sets of pictures, the hub."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simpletune.data.survey import Survey
+    from simpletune.data.survey import Place, Survey, TableLook
     from simpletune.machine.devices import Device
     from simpletune.machine.hardware import Machine
     from simpletune.machine.hub_access import Access
 
 
 class Facts:
-    """Answers are remembered; `look`, `survey_folder` and `ask_hub` are the ways to the world, replaced in tests."""
+    """Answers are remembered; `look`, `survey_place` and `ask_hub` are the ways to the world, replaced in tests."""
 
     def __init__(
         self,
         folder: Path,
         look: Callable[[Path], Machine] | None = None,
-        survey_folder: Callable[[Path], Survey] | None = None,
+        survey_place: Callable[[Place], Survey] | None = None,
         ask_hub: Callable[[str, str | None, bool], Access] | None = None,
     ) -> None:
         self._folder = folder
         self._look = look
-        self._survey = survey_folder
+        self._survey = survey_place
         self._ask_hub = ask_hub
         self._known: dict[Any, Any] = {}
         self._lock = threading.RLock()
@@ -63,25 +64,45 @@ class Facts:
         """This machine's best usable device of a kind."""
         return next((device for device in self.devices if device.kind == kind and device.usable), None)
 
-    def survey(self, folder: Path) -> Survey:
-        """The folder as it was when it was first looked at, in at most two seconds or so."""
+    def survey(self, place: Place) -> Survey:
+        """The place as it was when it was first looked at, in at most two seconds or so."""
 
         def find() -> Survey:
             from simpletune.data.survey import survey
 
-            return (self._survey or survey)(folder)
+            return (self._survey or survey)(place)
 
-        found: Survey = self._once(("survey", folder), find)
+        with self._lock:
+            found: Survey = self._once(("survey", place), find)
+            if place.type is None:  # it will be asked for by the type that was found
+                self._known.setdefault(("survey", replace(place, type=found.type)), found)
+        return found
+
+    def table(self, path: Path) -> TableLook | str:
+        """A caption table's beginning, or what is wrong with it."""
+
+        def find() -> TableLook | str:
+            from simpletune.data.sources import SourceError
+            from simpletune.data.survey_tables import look_at_table
+
+            try:
+                return look_at_table(path)
+            except SourceError as error:
+                return f"{error.message}; {error.hint}"
+
+        found: TableLook | str = self._once(("table", path), find)
         return found
 
     def look_again(self) -> None:
-        """Forget the folders that couldn't be used: somebody may have put that right meanwhile."""
+        """Forget what couldn't be used: somebody may have put that right meanwhile."""
         with self._lock:
-            for key in [key for key, found in self._known.items() if key[0] == "survey" and found.problem is not None]:
-                del self._known[key]
+            for key, found in list(self._known.items()):
+                wrong = key[0] == "survey" and found.problem is not None
+                if wrong or (key[0] == "table" and isinstance(found, str)):
+                    del self._known[key]
 
-    def is_surveyed(self, folder: Path) -> bool:
-        return ("survey", folder) in self._known
+    def is_surveyed(self, place: Place) -> bool:
+        return ("survey", place) in self._known
 
     def access(self, repo_id: str, endpoint: str | None, gated: bool) -> Access:
         """Whether the hub gives a model, asked once, within seconds."""

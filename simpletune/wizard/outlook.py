@@ -154,14 +154,14 @@ def prompts_count(state: State) -> int:
 
 
 def pictures(state: State) -> int:
-    """Pictures that are trained on, of all data sets whose folders have been looked at."""
-    return sum(_trained_on(entry, found) for entry, found in _looked_at(state))
+    """Pictures that are trained on, of all data sets that have been looked at."""
+    return sum(_trained_on(entry, found) for entry, found in _trained(state))
 
 
 def files(state: State) -> int:
     """Picture files that are trained on, each once: a folder may be in several data sets."""
     most: dict[Path, int] = {}
-    for entry, found in _looked_at(state):
+    for entry, found in _trained(state):
         most[found.folder] = max(most.get(found.folder, 0), _trained_on(entry, found))
     return sum(most.values())
 
@@ -169,7 +169,9 @@ def files(state: State) -> int:
 def captions(state: State) -> int:
     """Captions to encode, at most: one a picture unless a set shares one."""
     return sum(
-        1 if entry.get("caption_strategy") == "instanceprompt" else _trained_on(entry, found)
+        1
+        if entry.get("caption_strategy") == "instanceprompt"
+        else _trained_on(entry, found) * max(1, int(entry.get("caption_shuffle_count") or 1))
         for entry, found in _looked_at(state)
     )
 
@@ -183,18 +185,23 @@ def _trained_on(entry: dict[str, Any], found: Survey) -> int:
 
 
 def surveys(state: State) -> list[Survey]:
-    """What was seen of each data set's folder, as far as it was looked at."""
+    """What was seen of each data set, as far as it was looked at."""
     return [found for _, found in _looked_at(state)]
 
 
 def _looked_at(state: State) -> list[tuple[dict[str, Any], Survey]]:
-    folders = [(entry, state.picture_folder(index)) for index, entry in enumerate(state.images)]
-    return [(entry, state.facts.survey(folder)) for entry, folder in folders if state.facts.is_surveyed(folder)]
+    places = [(entry, state.place(index)) for index, entry in enumerate(state.images)]
+    return [(entry, state.facts.survey(place)) for entry, place in places if state.facts.is_surveyed(place)]
+
+
+def _trained(state: State) -> list[tuple[dict[str, Any], Survey]]:
+    """The sets that aren't only measured on."""
+    return [(entry, found) for entry, found in _looked_at(state) if entry.get("dataset_type") != "eval"]
 
 
 def showings(state: State) -> int:
     """Pictures shown in an epoch, repeats counted."""
-    return sum(_trained_on(entry, found) * (1 + int(entry.get("repeats", 0))) for entry, found in _looked_at(state))
+    return sum(_trained_on(entry, found) * (1 + int(entry.get("repeats", 0))) for entry, found in _trained(state))
 
 
 def steps(state: State) -> int:

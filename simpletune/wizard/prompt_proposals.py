@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from simpletune.config.rules_captions import TABLES
 from simpletune.data.survey import Survey
 from simpletune.wizard.data_proposals import propose_captions
 from simpletune.wizard.proposal import Proposal
@@ -93,10 +94,12 @@ def _captions(surveys: Sequence[Survey], strategies: Sequence[str]) -> list[str]
     found: list[str] = []
     for index, survey in enumerate(surveys):
         strategy = strategies[index] if index < len(strategies) else propose_captions(survey).value
-        if strategy == "textfile":
+        if strategy in ("textfile", "huggingface"):
             found += survey.captions
         elif strategy == "filename":
             found += survey.name_captions
+        elif strategy in TABLES:
+            found += [table.example for table in survey.tables]
     return [caption for caption in found if len(caption) <= 300] or found
 
 

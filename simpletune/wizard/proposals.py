@@ -5,12 +5,14 @@ from __future__ import annotations
 from simpletune.wizard.concerns import words_about
 from simpletune.wizard.data_proposals import (
     caption_options,
+    looks_like_tags,
     propose_captions,
     propose_crop,
     propose_repeats,
     propose_resolution,
     propose_trigger,
     resolutions,
+    table_note,
 )
 from simpletune.wizard.prompt_proposals import outside_prompt, propose_prompts
 from simpletune.wizard.proposal import Proposal
@@ -26,6 +28,7 @@ from simpletune.wizard.training_proposals import (
 __all__ = [
     "Proposal",
     "caption_options",
+    "looks_like_tags",
     "outside_prompt",
     "propose_batch",
     "propose_captions",
@@ -40,5 +43,6 @@ __all__ = [
     "propose_trigger",
     "propose_validation_interval",
     "resolutions",
+    "table_note",
     "words_about",
 ]

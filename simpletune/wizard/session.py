@@ -270,7 +270,7 @@ def picture_lines(state: State) -> list[str]:
     """What was found in the folders, where nobody was asked about them: counts, and what may go wrong."""
     lines = []
     for index, entry in enumerate(state.images):
-        found = state.facts.survey(state.picture_folder(index))
+        found = state.facts.survey(state.place(index))
         words = words_about(found, largest_edge(state), strategy=entry.get("caption_strategy", "textfile"))
         lines += [f"{entry['id']}: {how_far(found)}", *(f"  {word}" for word in words)]
     return lines

@@ -17,11 +17,12 @@ from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.suggest import unknown_config_key, unknown_entry_key
 from simpletune.errors import ConfigError, UsageError
 from simpletune.redact import looks_like_token
-from simpletune.wizard.state import DATA_FILE, Base, State
+from simpletune.wizard.state import DATA_FILE, TEXT_EMBEDS, Base, State
 
 Sets = Mapping[tuple[str | int, ...], Any]
 DATASET = "dataset"
-_BY_HAND = ("dataset_type", "disabled")
+_BY_HAND = ("disabled",)
+_ANY = {"id": "any", "instance_data_dir": "any", "s3_url": "s3://any", "dataset_name": "any/any"}
 _MOST_DIGITS = 6
 
 
@@ -86,7 +87,12 @@ def _parse_set(text: str) -> tuple[tuple[str | int, ...], Any]:
     if looks_like_token(raw):
         raise UsageError(f"--set {name} holds something that looks like an access token", "run `hf auth login` instead")
     if name.partition(".")[0] == DATASET:
-        return _data_path(name), typed(raw, entry_keys("image")[_data_path(name)[2]])
+        path = _data_path(name)
+        if path[2] == "dataset_type" and raw == TEXT_EMBEDS:
+            raise UsageError(
+                f"--set {name}: a set of pictures can't be a cache", "image, or eval to only measure on it"
+            )
+        return path, typed(raw, entry_keys("image")[path[2]])
     if name.startswith("optimizer_config."):
         return ("optimizer_config", name.partition(".")[2]), typed(
             raw, {"type": ["number", "boolean", "string", "array"]}
@@ -116,7 +122,7 @@ def _refused(path: tuple[str | int, ...], value: Any) -> list[Problem]:
     if path[0] == "optimizer_config" and len(path) == 2:
         return []  # checked with the optimizer that the files name
     flag = f"--set {'.'.join(map(str, path))}"
-    entry = {"id": "any", "instance_data_dir": "any", str(path[-1]): value}
+    entry = {**_ANY, str(path[-1]): value}
     document = Document(JsonFile(Path(flag), None, ()), {path[0]: value} if len(path) == 1 else [entry])
     document.overridden[(path[0],) if len(path) == 1 else (0, str(path[-1]))] = flag
     return errors([*(check_config(document) if len(path) == 1 else check_data(document))])

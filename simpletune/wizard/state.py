@@ -16,7 +16,10 @@ from typing import Any
 
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.jsonfile import JsonFile
+from simpletune.config.rules import exists
+from simpletune.config.rules_sources import is_hub_data_set
 from simpletune.config.schema import config_keys, entry_keys
+from simpletune.data.survey import Place
 from simpletune.wizard.facts import Facts
 
 
@@ -33,6 +36,10 @@ PROMPTS_FILE = "validation_prompts.json"
 TEXT_EMBEDS = "text_embeds"
 _LENGTHS = ("max_train_steps", "num_train_epochs")  # either can be given, not both
 _ARGUMENTS = "optimizer_config"
+_DATA_SET_KEYS = (
+    "dataset_config", "dataset_split", "dataset_revision", "image_column", "caption_column", "streaming",
+    "max_num_samples",
+)  # fmt: skip
 REMOVED = "data.removed"  # an answer no question asks for: the ids of data sets taken out of the files
 
 
@@ -229,6 +236,24 @@ class State:
         filled = text.replace("{id}", str(entry["id"])) if entry and "id" in entry else text
         return self.resolve(filled, self.data_path.parent)
 
-    def picture_folder(self, index: int) -> Path:
+    def place(self, index: int) -> Place:
+        """Where a data set's pictures are."""
         entry = self.images[index]
-        return self.resolve_pictures(str(entry.get("instance_data_dir", "")), entry)
+        kind = str(entry.get("type", "local"))
+        if kind == "s3":
+            keys = {"s3_endpoint": entry["s3_endpoint"]} if entry.get("s3_endpoint") else {}
+            return Place(str(entry.get("s3_url", "")), kind, tuple(keys.items()))
+        if kind == "huggingface":
+            return self._data_set(entry)
+        return Place(str(self.resolve_pictures(str(entry.get("instance_data_dir", "")), entry)), kind)
+
+    def _data_set(self, entry: Mapping[str, Any]) -> Place:
+        named = str(entry.get("dataset_name", ""))
+        path = self.resolve_pictures(named)
+        keys = {key: entry[key] for key in _DATA_SET_KEYS if entry.get(key)}
+        keys = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+        if exists(path) or not is_hub_data_set(named):
+            return Place(str(path), "huggingface", tuple(keys.items()))
+        cache = str(entry.get("cache_dir_pictures", entry_keys("image")["cache_dir_pictures"]["default"]))
+        keys["cache_dir_pictures"] = self.resolve_pictures(cache, entry)
+        return Place(named, "huggingface", tuple(keys.items()), self.value("hf_endpoint"))

@@ -22,11 +22,14 @@ _RANKS = (4, 8, 16, 32)
 def propose_steps(pictures: int, repeats: float, batch: int, flavour: Flavour | None = None) -> Proposal[int]:
     """A run's optimizer steps.
 
-    `pictures` that are trained on, `repeats` extra showings of each an epoch (a mean, if sets differ), `batch` pictures
-    a step (with accumulation and processes). A larger batch is a surer step, not a longer one, so it saves fewer steps
-    than it has pictures: their number goes by its square root.
+    `pictures` that are trained on (0: not counted yet), `repeats` extra showings of each an epoch (a mean, if sets
+    differ), `batch` pictures a step (with accumulation and processes). A larger batch is a surer step, not a longer
+    one, so it saves fewer steps than it has pictures: their number goes by its square root.
     """
-    pictures, batch = max(1, pictures), max(1, batch)
+    if not pictures:
+        few = propose_steps(_FEW, 0, batch, flavour)
+        return Proposal(few.value, "a usual length; the pictures have not been counted yet")
+    batch = max(1, batch)
     small = flavour is not None and is_small(flavour)
     if small:
         wanted, bounds = _SMALL_SHOWINGS * pictures / batch, _SMALL_STEPS
@@ -79,20 +82,22 @@ def propose_learning_rate(optimizer: str, flavour: Flavour | None = None) -> Pro
 
 def propose_batch(pictures: int, fits: Fits) -> Proposal[int]:
     """Pictures a step; `fits(batch)` says whether the device's memory takes it."""
-    wanted = max((size for size in BATCHES if size * _PICTURES_FOR_ONE_MORE <= pictures), default=1)
+    known = pictures or _FEW
+    wanted = max((size for size in BATCHES if size * _PICTURES_FOR_ONE_MORE <= known), default=1)
     value = max((size for size in BATCHES if size <= wanted and fits(size)), default=1)
     if value < wanted:
         return Proposal(value, f"{BATCHES[BATCHES.index(value) + 1]} don't fit into the memory")
     if wanted == BATCHES[-1]:
         return Proposal(value, "steadier than one at a time; more would only take longer")
-    return Proposal(value, f"{pictures:,} pictures are few: small batches mix them better")
+    few = f"{pictures:,} pictures are few: " if pictures else ""
+    return Proposal(value, f"{few}small batches mix them better")
 
 
 def propose_rank(pictures: int, purpose: str | None = None, fits: Fits = lambda _: True) -> Proposal[int]:
     """The adapter's rank; `purpose` is "subject" or "style" where that is known."""
     if purpose == "style":
         value, reason = 32, "a style needs room; 16 to 64 suit one"
-    elif pictures < 15 or (purpose == "subject" and pictures < 30):
+    elif 0 < pictures < 15 or (purpose == "subject" and pictures < 30):
         value, reason = 8, "few pictures: a small adapter is slower to learn them by heart"
     elif pictures < 500:
         value, reason = 16, "room enough for a subject or a plain style"

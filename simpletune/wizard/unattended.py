@@ -11,6 +11,8 @@ from typing import Any
 
 from simpletune.config import jsonfile
 from simpletune.config.problems import quoted, render
+from simpletune.config.rules_captions import table_kind
+from simpletune.config.rules_sources import is_hub_data_set
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.errors import ConfigError, EnvironmentNotReady, SimpletuneError, UsageError
 from simpletune.wizard.facts import Facts
@@ -19,6 +21,8 @@ from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions import questions
 from simpletune.wizard.questions.common import typed_path
 from simpletune.wizard.questions.hardware import OTHER_CARD
+from simpletune.wizard.questions.masks import ALPHA, NONE
+from simpletune.wizard.questions.places import FORMS, HUB, KEY_OF_TYPE, typed_place
 from simpletune.wizard.review import before_of
 from simpletune.wizard.start import unused_sets
 from simpletune.wizard.state import MISSING, Answer, Base, State
@@ -39,32 +43,36 @@ def preset_answers(name: str) -> dict[str, Answer]:
     return {question: Answer(value) for question, value in PRESETS[name].items()}
 
 
-def dataset_answers(folders: Sequence[str], base: Base) -> dict[str, Answer]:
-    """The answers that name the folders as data sets, after those the files have; one they have is no new one."""
-    there = {_folder_of(entry, base) for entry in base.images}
-    folders = [folder for folder in dict.fromkeys(map(_typed, folders)) if folder not in there]
+def dataset_answers(places: Sequence[str], base: Base) -> dict[str, Answer]:
+    """The answers that name the places as data sets, after those the files have; one they have is no new one."""
+    there = {_place_of(entry, base) for entry in base.images}
+    places = [place for place in dict.fromkeys(map(_typed, places)) if place not in there]
     first = len(base.images)
     answers: dict[str, Answer] = {}
-    if first and folders:
+    if first and places:
         answers[f"data.{first - 1}.more"] = Answer(True)
-    for number, folder in enumerate(folders, first):
-        answers[f"data.{number}.folder"] = Answer(folder)
-        answers[f"data.{number}.more"] = Answer(number < first + len(folders) - 1)
+    for number, place in enumerate(places, first):
+        answers[f"data.{number}.folder"] = Answer(place)
+        answers[f"data.{number}.more"] = Answer(number < first + len(places) - 1)
     return answers
 
 
-def _typed(folder: str) -> str:
+def _typed(place: str) -> str:
     try:
-        return typed_path(folder)
+        return typed_place(place)
     except NotUnderstood as error:
-        raise UsageError(f"--dataset {quoted(folder)}: {error}", "name a folder of pictures") from None
+        raise UsageError(f"--dataset {quoted(place)}: {error}", f"name {FORMS}") from None
 
 
-def _folder_of(entry: Mapping[str, Any], base: Base) -> str:
-    """The folder of a data set, as `--dataset` would name it."""
+def _place_of(entry: Mapping[str, Any], base: Base) -> str:
+    """The place of a data set, as `--dataset` would name it."""
+    kind = str(entry.get("type", "local"))
+    named = str(entry.get(KEY_OF_TYPE.get(kind, "instance_data_dir"), ""))
+    if kind == "s3":
+        return named.rstrip("/")
     data_path = base.data_file.path if base.data_file is not None else base.config_path
-    named = Path(str(entry.get("instance_data_dir", ""))).expanduser()
-    return os.path.normpath(Path(os.path.abspath(data_path)).parent / named)  # noqa: PTH100
+    path = os.path.normpath(Path(os.path.abspath(data_path)).parent / Path(named).expanduser())  # noqa: PTH100
+    return HUB + named if kind == "huggingface" and is_hub_data_set(named) and not os.path.exists(path) else path  # noqa: PTH110
 
 
 def read_answers(path: Path) -> dict[str, Answer]:
@@ -98,10 +106,12 @@ def _at(path: Path, position: jsonfile.Position) -> str:
 
 
 def _from_here(path: Path, name: str, value: Any) -> Any:
-    if not isinstance(value, str) or not name.endswith(_PATHS):
+    is_table = name.endswith(".captions") and isinstance(value, str) and table_kind(Path(value).suffix) is not None
+    is_masks = name.endswith(".masks") and value not in (NONE, ALPHA)
+    if not isinstance(value, str) or not (name.endswith(_PATHS) or is_table or is_masks):
         return value
     try:
-        return typed_path(value)
+        return typed_place(value) if name.endswith(".folder") else typed_path(value)
     except NotUnderstood as error:
         raise UsageError(f"{path}: {name}: {quoted(value)}: {error}", "name a folder or a file") from None
 
@@ -162,7 +172,7 @@ def _open(reached: Walk, question: Question) -> SimpletuneError:
     if found is not MISSING:
         wrong = question.objection(reached.state, found)
         if question.id.startswith("data.") and question.id.endswith(".folder") and given is not None:
-            return UsageError(f"--dataset {question.shown(found)}: {wrong}", "name a folder of pictures")
+            return UsageError(f"--dataset {question.shown(found)}: {wrong}", f"name {FORMS}")
         if question.options is not None and all(option.disabled for option in question.options(reached.state)):
             way_out = next((line for line in panel(reached.state) if line.startswith("Too much")), None)
             return UsageError(f"{question.id}: nothing there fits with the other answers: {wrong}", way_out)

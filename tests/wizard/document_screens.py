@@ -127,7 +127,7 @@ def _first_time(folder: Path) -> dict[str, list[str]]:
 
         for name, shown in _BEFORE_PICTURES:
             see(name, shown, "enter")
-        terminal.wait_for("Which folder holds")
+        terminal.wait_for("Where are the pictures")
         terminal.press("paintings")
         see("folder", "? Folder paintings", "enter")
         for name, shown in _AFTER_PICTURES:

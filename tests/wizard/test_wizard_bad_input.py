@@ -139,7 +139,7 @@ GOOD_FOLDERS = {
 def test_an_odd_folder_is_taken(here: Path, name: str, typed: str) -> None:
     draw(here / name, 3)
     made = visit(here / "project" / "config.json", always({"data.0.folder": Typed(typed.format(name))}))
-    assert made.state.picture_folder(0) == here / name
+    assert made.state.place(0).folder == here / name
     write(made)
     assert errors(check(here / "project" / "config.json").problems) == []
     flag = f"--dataset={typed.format(name)}"
@@ -150,13 +150,13 @@ def test_an_odd_folder_is_taken(here: Path, name: str, typed: str) -> None:
 def test_a_folder_in_the_home_folder(here: Path) -> None:
     draw(here / "home" / "pics", 3)
     made = visit(here / "project" / "config.json", always({"data.0.folder": Typed("~/pics")}))
-    assert made.state.picture_folder(0) == here / "home" / "pics"
+    assert made.state.place(0).folder == here / "home" / "pics"
 
 
 def test_a_backslash_before_what_a_terminal_escapes(here: Path) -> None:
     draw(here / "my set (1)", 3)
     made = visit(here / "project" / "config.json", always({"data.0.folder": Typed(r"my\ set\ \(1\)")}))
-    assert made.state.picture_folder(0) == here / "my set (1)"
+    assert made.state.place(0).folder == here / "my set (1)"
 
 
 def test_links_in_circles_within_a_folder(here: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_folder_that_is_filled_after_it_was_refused(here: Path) -> None:
 
     turns = (("data.0.folder", Typed("late")), ("data.0.folder", fill))
     made = visit(here / "project" / "config.json", in_turn(*turns, then=always({})))
-    assert made.state.picture_folder(0) == here / "late"
+    assert made.state.place(0).folder == here / "late"
 
 
 # --- models

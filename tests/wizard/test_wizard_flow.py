@@ -63,11 +63,11 @@ def test_the_same_values_by_set_give_the_same_bytes(walks: list[Walked]) -> None
         sets += [
             f"dataset.{index}.{key}={json.dumps(entry[key])}"
             for index, entry in enumerate(state.images)
-            for key in keys - {"instance_data_dir"}
+            for key in keys - {"instance_data_dir", "dataset_name"}
             if key in entry
         ]
         base = Base(walked.config, sets=parse_sets(sets))
-        folders = [str(state.picture_folder(index)) for index in range(len(state.images))]
+        folders = [walked.visit.answers[f"data.{index}.folder"] for index in range(len(state.images))]
         flags = dataset_answers(folders, base) if len(set(folders)) == len(folders) else {}  # each folder once
         asked = [step.question for step in walked.visit.walk.steps]
         said = {question.id for question in asked if base.sets_any(question.id, question.keys)}
@@ -98,9 +98,11 @@ def test_going_through_all_questions_again_changes_nothing_either(walks: list[Wa
 
 REPLACED = {"device", "device_memory_gb", "model_flavour", "pretrained_model_name_or_path", "hf_endpoint",
             "pretrained_text_encoders_path", "output_dir", "max_train_steps", "num_train_epochs", "resolution",
-            "instance_data_dir", "instance_prompt", "validation_resolution"}  # fmt: skip
+            "instance_data_dir", "dataset_name", "metadata_path", "mask_data_dir",
+            "instance_prompt", "validation_resolution"}  # fmt: skip
 """Keys that are set to something else, so that it trains here and in seconds, and keys whose values are any text."""
-COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repeats"}
+COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repeats", "crop_variants",
+          "caption_shuffle_count", "regularisation_weight"}  # fmt: skip
 """Keys of which one value is as good as another, but none."""
 WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
 
@@ -112,6 +114,7 @@ def used(walked: Walked) -> set[tuple[str, str]]:
     of_sets = {key for key in keys if key in entry_keys("image")}
     values = [(key, state.value(key)) for key in keys - of_sets]
     values += [(key, state.entry_value(index, key)) for key in of_sets for index in range(len(state.images))]
+    values += [("type", state.entry_value(index, "type")) for index in range(len(state.images))]
     return {(key, json.dumps(value if key not in COUNTS else value > 1)) for key, value in values}
 
 

@@ -20,8 +20,9 @@ from pty_screen import PtyScreen
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 # What each question is recognized by, on the way of somebody who presses Enter and types one path.
 QUESTIONS = (
-    "How much do you want", "What do you want to train on", "Which model", "Where is the model", "Which folder holds",
-    "Where do the captions", "At which resolution", "Add another folder", "is the base model kept",
+    "How much do you want", "What do you want to train on", "Which model", "Where is the model",
+    "Where are the pictures", "Where do the captions", "At which resolution", "Add another folder",
+    "is the base model kept",
     "are the text encoders", "Which rank", "How long does it", "Which sample pictures", "Where does the result",
 )  # fmt: skip
 
@@ -46,7 +47,7 @@ def go_through(terminal: PtyScreen, last: str = "Is this right?") -> list[list[s
         screens.append(terminal.wait_for(question))
         if last == question:
             return screens
-        terminal.press(*(["paintings"] if question == "Which folder holds" else []), "enter")
+        terminal.press(*(["paintings"] if question == "Where are the pictures" else []), "enter")
     screens.append(terminal.wait_for("Is this right?"))
     return screens
 
@@ -138,7 +139,7 @@ def test_ctrl_c_keeps_a_draft_that_the_next_start_goes_on_with(project: Path) ->
 @pytest.mark.parametrize("how", ["hang up", "kill"])
 def test_a_lost_terminal_and_a_killed_wizard_keep_the_answers(project: Path, how: str) -> None:
     with wizard(project) as terminal:
-        go_through(terminal, last="Which folder holds")
+        go_through(terminal, last="Where are the pictures")
         if how == "kill":
             terminal.kill()
         else:
@@ -176,7 +177,7 @@ def test_as_plain_lines(project: Path) -> None:
     with wizard(project, rows=90, ACCESSIBLE="1") as terminal:
         for question in QUESTIONS:
             terminal.wait_for(question)
-            terminal.press(*(["paintings"] if question == "Which folder holds" else []), "enter")
+            terminal.press(*(["paintings"] if question == "Where are the pictures" else []), "enter")
         terminal.wait_for("Is this right?")
         terminal.press("enter")
         terminal.wait_for("Write this?")

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from PIL import Image
+from pyarrow import parquet
 from script import BACK, RECOMMENDED, Typed, Visit, draw, facts, visit
 
 from simpletune.config import architecture
@@ -26,6 +30,11 @@ TYPED: dict[str, tuple[str, ...]] = {
     "model.mirror": ("https://hub.example.org",),
     "model.id": ("owner/name",),
     "data.trigger": ("a photo of ohwx ball",),
+    "data.split": ("train[:4]",),
+    "data.column": ("text",),
+    "data.orders": ("3",),
+    "data.variants": ("2",),
+    "data.weight": ("0.25",),
     "data.resolution": ("192",),
     "data.times": ("7",),
     "lora.rank": ("12",),
@@ -52,13 +61,23 @@ _MOST_WALKS = 60
 
 @dataclass(frozen=True)
 class World:
-    """Folders of pictures, one for each kind of captions, and models on this disk."""
+    """Folders of pictures, one for each kind of captions, shards and a data set of them; and models on this disk."""
 
     root: Path
 
     @property
     def pictures(self) -> tuple[Path, ...]:
         return tuple(sorted((self.root / "pictures").iterdir()))
+
+    @property
+    def table(self) -> Path:
+        """A caption table that has a row for every picture of every set."""
+        return self.root / "all.csv"
+
+    @property
+    def masks(self) -> Path:
+        """A folder with a mask for every picture of every set."""
+        return self.root / "all masks"
 
     def model(self, flavour: str) -> Path:
         return self.root / "models" / flavour
@@ -72,7 +91,10 @@ class World:
         draw(root / "pictures" / "with texts", 6)
         draw(root / "pictures" / "named [well] 🐶", 6, texts=False)
         draw(root / "pictures" / "unnamed", 5, texts=False, names="IMG_{}")
+        pack(root / "pictures" / "shards", root / "pictures" / "with texts")
+        tabulate(root / "pictures" / "colours.parquet", root / "pictures" / "with texts")
         world = cls(root)
+        world.draw_table_and_masks()
         for flavour in FAMILIES["sd3"].flavours:
             folder = world.model(flavour)
             for part in ("transformer", "tokenizer", "tokenizer_2"):
@@ -81,6 +103,43 @@ class World:
             (folder / "transformer" / "config.json").write_text(json.dumps(config))
         world.file.write_bytes(b"weights")
         return world
+
+    def draw_table_and_masks(self) -> None:
+        texts = sorted((self.root / "pictures" / "with texts").glob("*.png"))
+        named = {path.name: path for folder in self.pictures for path in folder.glob("*.png")}
+        named |= {f"{SHARD}/{path.name}": path for path in texts}
+        named |= {f"{row:06d}.png": path for row, path in enumerate(texts)}
+        self.table.write_text(
+            "".join(f"{row}\n" for row in ("file_name,caption", *(f"{name},a ball" for name in named)))
+        )
+        for name, path in named.items():
+            (self.masks / name).parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(path) as picture:
+                Image.new("L", picture.size, 255).save(self.masks / name)
+
+
+SHARD = "colours.tar"
+
+
+def pack(folder: Path, pictures: Path) -> None:
+    """The pictures and texts of a folder as a shard in another."""
+    folder.mkdir()
+    with tarfile.open(folder / SHARD, "w") as shard:
+        for path in sorted(pictures.iterdir()):
+            shard.add(path, path.name)
+
+
+def tabulate(path: Path, pictures: Path) -> None:
+    """The pictures of a folder as a data set in one Parquet file."""
+    rows = [
+        {
+            "image": {"bytes": one.read_bytes(), "path": None},
+            "text": one.with_suffix(".txt").read_text(),
+            "tags": "a, b",
+        }
+        for one in sorted(pictures.glob("*.png"))
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 @dataclass
@@ -208,10 +267,14 @@ def _is_wanted(screen: Screen, option: Option) -> bool:
 def _texts(screen: Screen, world: World, flavour: str) -> tuple[str, ...]:
     if screen.path == "folder" and screen.id.startswith("data."):
         return tuple(map(str, world.pictures))
-    paths = {"model.folder": world.model(flavour), "model.encoders": world.model("tiny"), "model.file": world.file}
-    if screen.id in paths:
-        return (str(paths[screen.id]),)
-    texts = TYPED.get(re.sub(r"^data\.\d+", "data", screen.id), ())
+    name = re.sub(r"^data\.\d+", "data", screen.id)
+    paths = {
+        "model.folder": world.model(flavour), "model.encoders": world.model("tiny"), "model.file": world.file,
+        "data.captions": world.table, "data.masks": world.masks,
+    }  # fmt: skip
+    if name in paths:
+        return (str(paths[name]),)
+    texts = TYPED.get(name, ())
     assert texts or screen.options is None, f"what is typed at {screen.id}? TYPED doesn't say"
     return texts
 

@@ -16,7 +16,7 @@ from simpletune.wizard.compose import checked, editor_settings
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import some_text, understood_by, unfillable
-from simpletune.wizard.questions.pictures import name_of
+from simpletune.wizard.questions.source import name_of
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
 
@@ -32,7 +32,7 @@ def output(state: State) -> Iterator[Question]:
 
 def _propose(state: State) -> Proposal[Any]:
     """A folder named after the first data set; if a run is in it that the answers can't continue, a new one."""
-    first = name_of(state.picture_folder(0)) if state.images else "lora"
+    first = name_of(state.place(0).name) if state.images else "lora"
     stem = state.base.config.get("output_dir") or f"output/{first}"
     short = re.sub(r"-(r?\d+)$", "", stem) or stem
     candidates = [stem, f"{short}-r{state.value('lora_rank')}", *(f"{short}-{n}" for n in range(2, _MOST_FOLDERS))]
@@ -69,7 +69,8 @@ def _not_a_new_folder(path: Path) -> str | None:
 
 
 def _among_pictures(state: State, path: Path) -> str | None:
-    inside = any(path.is_relative_to(state.picture_folder(index)) for index in range(len(state.images)))
+    folders = [folder for index in range(len(state.images)) if (folder := state.place(index).folder) is not None]
+    inside = any(path.is_relative_to(folder) for folder in folders)
     return f"{path} is inside a folder of pictures, and those are only read: choose one outside" if inside else None
 
 
