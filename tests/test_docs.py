@@ -1,7 +1,11 @@
-"""What the documents name is there: paths, links, commands with their options, targets of the Makefile."""
+"""What the documents name is there: paths, links, commands with their options, targets of the Makefile.
+
+What they show of config.json and multidatabackend.json is valid.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +14,8 @@ import click
 import pytest
 
 from simpletune.cli.main import command
+from simpletune.config.problems import Problem
+from simpletune.config.validate import validate_files
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
@@ -136,6 +142,42 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_command_is_there(document: Path) -> None:
     calls = shell_lines(document.read_text(encoding="utf-8"))
     assert [found for words in calls if (found := fault(words))] == []
+
+
+def json_blocks(text: str) -> list[str]:
+    return [block for _, language, block in _FENCED.findall(text) if language == "json"]
+
+
+def problems_of(block: str, folder: Path) -> list[Problem]:
+    """What is wrong with a config.json or, if it is a list, a multidatabackend.json, when all it names is there."""
+    value = json.loads(block)
+    config, data = ("{}", block) if isinstance(value, list) else (block, '[{"id": "a", "instance_data_dir": "a"}]')
+    for entry in json.loads(data):
+        named = [entry[key] for key in ("instance_data_dir", "mask_data_dir") if key in entry]
+        for path in [*(f"{name}/0.png" for name in named), *(f"{name}/0.tar" for name in named), "captions.csv"]:
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).touch()
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    (folder / "multidatabackend.json").write_text(data, encoding="utf-8")
+    return [problem for problem in validate_files(folder / "config.json") if problem.kind == "config"]
+
+
+def examples() -> list[tuple[str, str]]:
+    """(the document's name, a JSON block), of all documents."""
+    return [(path.name, block) for path in DOCUMENTS for block in json_blocks(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("block", [block for _, block in examples()], ids=[name for name, _ in examples()])
+def test_every_example_is_valid(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert [problem.message for problem in problems_of(block, tmp_path)] == []
+
+
+def test_a_wrong_example_is_found(tmp_path: Path) -> None:
+    (text,) = json_blocks('```json\n[{"id": "a", "instance_data_dir": "a", "repeat": 1}]\n```\n')
+    assert [problem.message for problem in problems_of(text, tmp_path)] == [
+        'unknown key "repeat"; did you mean "repeats"?'
+    ]
 
 
 def test_the_documents_have_something_to_check() -> None:
