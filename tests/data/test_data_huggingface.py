@@ -279,10 +279,28 @@ def test_a_stopped_stream_goes_on_behind_the_last_whole_piece(
     assert content(source) == EXPECTED
     pictures = [name for name in written if name.endswith(".png")]
     assert len(pictures) == len(set(pictures)) == 6, "none is written twice"
+    assert [name for name in written if name == "rows-000000000000.jsonl"] == ["rows-000000000000.jsonl"]
     homes = list((tmp_path / "cache").iterdir())
     assert [sorted(path.name for path in home.iterdir()) for home in homes] == [
         ["fetched.json", "pictures", "rows.jsonl"]
     ]
+
+
+def test_a_stream_stopped_at_its_very_end_has_each_row_once(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops_at_the_end(*arguments: Any, whole: bool) -> None:
+        if whole:
+            raise Stopped
+        mark(*arguments, whole=whole)
+
+    mark = hub_stream._mark
+    monkeypatch.setattr(hub_stream, "_PIECE_ROWS", 2)
+    monkeypatch.setattr(hub_stream, "_mark", stops_at_the_end)
+    with pytest.raises(SourceError):
+        asked(streaming=True).fetch(Told())
+    monkeypatch.setattr(hub_stream, "_mark", mark)
+    source = asked(streaming=True)
+    source.fetch(Told())
+    assert content(source) == EXPECTED
 
 
 def test_a_stopped_stream_doesnt_fetch_earlier_groups_again(tmp_path: Path) -> None:
@@ -428,10 +446,19 @@ def test_a_missing_package_is_named_with_its_extra(asked: Any, monkeypatch: pyte
     assert error.value.hint == "pip install 'simpletune[huggingface]'"
 
 
-def test_neither_the_module_nor_the_library_imports_torch() -> None:
-    code = "import sys, simpletune.data.huggingface; assert 'datasets' not in sys.modules; import datasets; "
-    code += "print([name for name in ('torch', 'transformers', 'diffusers') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def test_neither_the_module_nor_the_library_imports_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, simpletune.data.huggingface; assert 'datasets' not in sys.modules\n"
+        "from simpletune.data.hub_library import library\n"
+        "with library() as datasets:\n"
+        "    builder = datasets.load_dataset_builder('imagefolder', data_dir=sys.argv[1])\n"
+        "    assert len(list(builder.as_streaming_dataset(split='train').decode(False))) == 1\n"
+        "print([name for name in ('torch', 'transformers', 'diffusers') if name in sys.modules])\n"
+    )
+    folder = write_pictures(tmp_path / "set", ROWS[:1])
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
 
 
