@@ -51,7 +51,10 @@ class Stream:
         for number, address in enumerate(self.found.files[self.split]):
             if number < place["file"]:
                 continue
-            with system.open(address, "rb", cache_type="none") as remote, parquet.ParquetFile(remote, pre_buffer=True) as file:
+            with (
+                system.open(address, "rb", cache_type="none") as remote,
+                parquet.ParquetFile(remote, pre_buffer=True) as file,
+            ):
                 for row, cells in self._group_rows(file, before, first):
                     yield StreamedRow(row, cells, {"file": number, "before": before})
                 before += file.metadata.num_rows

@@ -159,4 +159,4 @@ def _open_rows(asked: Wanted, marker: dict[str, Any]) -> Rows:
 
 def _not_here(asked: Wanted, what: str) -> SourceError:
     message = f"the data set {shown(asked.data_set)} {what}"
-    return SourceError(message, "`simpletune train` fetches it, and so does `simpletune data --fetch`")
+    return SourceError(message, "`simpletune train` fetches it, and so does `simpletune data`")
