@@ -59,7 +59,7 @@ def _bar_class(advance: Callable[[float], None]) -> Any:
     counts: dict[int, float] = {}
     furthest = 0.0
 
-    class Bar(tqdm):
+    class Bar(tqdm):  # type: ignore[misc]
         monitor_interval = 0  # nothing is drawn, so no thread need see to it
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -73,7 +73,8 @@ def _bar_class(advance: Callable[[float], None]) -> Any:
                 if counts[id(self)] > furthest:
                     advance(counts[id(self)] - furthest)
                     furthest = counts[id(self)]
-            return super().update(n)
+            updated: bool | None = super().update(n)
+            return updated
 
     return Bar
 
