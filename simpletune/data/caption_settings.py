@@ -122,6 +122,8 @@ def _has_text(source: Source, file: ImageFile) -> bool:
 def _changed(keys: Keys, captions: Path | None) -> dict[str, Any]:
     """The entry with its captions set, and without keys that are about others."""
     entry = {key: value for key, value in keys.values.items() if key not in _OF_OTHER_CAPTIONS}
+    if not entry.get("prepend_instance_prompt"):
+        entry.pop("instance_prompt", None)  # which was the caption of all, and has no effect any more
     if captions is None:
         entry.pop("metadata_path", None)
         return entry | ({"caption_strategy": "textfile"} if "caption_strategy" in entry else {})

@@ -16,7 +16,7 @@ from simpletune.config.journal import recover, write_together
 from simpletune.config.problems import Problem, errors, render
 from simpletune.data.survey_lines import how_far
 from simpletune.errors import ConfigError, SimpletuneError
-from simpletune.wizard import draft
+from simpletune.wizard import captioning, draft
 from simpletune.wizard.compose import changes, checked, contents, diff
 from simpletune.wizard.concerns import words_about
 from simpletune.wizard.facts import Facts
@@ -54,6 +54,7 @@ class Session:
         self.left_behind = "nothing was written"
         """What somebody who stops now should know."""
         self.facts = Facts(config_path.parent)
+        self.run_captioner: captioning.Run = captioning.on_this_terminal
 
     def run(self, given: Given) -> Outcome:
         """Ask, review, write, and say whether training can start. `given` are the answers of the command line, which
@@ -227,6 +228,8 @@ class Session:
         if not card(state).here:
             self.prompter.say(["", *elsewhere(state)])
             return Outcome(written=True)
+        if not self._has_captions(state):
+            return Outcome(written=True)
         from simpletune.wizard.checks import checks, left_to_do, ready  # slow to import, and not needed before
 
         with self.prompter.busy("Checking whether training can start"):
@@ -248,6 +251,18 @@ class Session:
             self.prompter.say([f"Whenever you like: {command}"])
         return Outcome(written=True, train=choice == "now")
 
+    def _has_captions(self, state: State) -> bool:
+        """Have the captions written that a model is to write; False, and what to type then, when they aren't yet."""
+        screen = captioning.offer(state)
+        if screen is None:
+            return True
+        if self.prompter.ask(screen) == captioning.NOW:
+            self.prompter.say([""])
+            if captioning.write_captions(state, self.run_captioner):
+                return True
+        self.prompter.say(["", *captioning.later(state)])
+        return False
+
 
 def elsewhere(state: State) -> list[str]:
     """What to do with files that are for another machine."""
@@ -263,7 +278,7 @@ def next_lines(state: State) -> list[str]:
     """What to type now."""
     if not card(state).here:
         return elsewhere(state)
-    return [f"Next: simpletune train {shlex.quote(str(state.base.config_path))}"]
+    return [*captioning.later(state), f"Next: simpletune train {shlex.quote(str(state.base.config_path))}"]
 
 
 def picture_lines(state: State) -> list[str]:

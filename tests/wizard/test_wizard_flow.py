@@ -105,12 +105,18 @@ COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repea
           "caption_shuffle_count", "regularisation_weight"}  # fmt: skip
 """Keys of which one value is as good as another, but none."""
 WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
+ELSEWHERE = {"mask_source", "crop_style", "crop_variants", "horizontal_flip", "caption_shuffle_count",
+             "is_regularisation_data", "regularisation_weight", "dataset_split", "image_column",
+             "caption_column"}  # fmt: skip
+"""Keys of which the trainer's own tests train every value."""
 
 
 def used(walked: Walked) -> set[tuple[str, str]]:
     """The keys and values of a walk that training it here puts to use."""
     state = walked.visit.state
-    keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - REPLACED - WITHOUT_EFFECT
+    keys = (
+        {key for step in walked.visit.walk.steps for key in step.question.keys} - REPLACED - WITHOUT_EFFECT - ELSEWHERE
+    )
     of_sets = {key for key in keys if key in entry_keys("image")}
     values = [(key, state.value(key)) for key in keys - of_sets]
     values += [(key, state.entry_value(index, key)) for key in of_sets for index in range(len(state.images))]

@@ -32,7 +32,7 @@ _STRATEGIES = {
     CAPTION_NOW: "have a model write them",
 }
 _OF_TABLES = ("metadata_path", "filename_column", "width_column", "height_column")
-_COST = "after this; a download of 4.3 GB, once, then seconds a picture on a GPU, about a minute without one"
+_COST = "a vision-language model: 4.3 GB to download, once; slow without a GPU"
 _ORDERS = (0, 4, 16)
 _MOST_ORDERS = 1000
 
