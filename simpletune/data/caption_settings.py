@@ -52,7 +52,7 @@ def entry_source(config: Path, set_id: str, captions: Path | None) -> tuple[Sour
     """
     settings = settings_of(config, _after(config, set_id, captions)[1].view)
     image_set = next(one for one in settings.image_sets if one.id == set_id)
-    return open_source(image_set), image_set.where, settings.hf_endpoint
+    return open_source(image_set, settings.hf_endpoint), image_set.where, settings.hf_endpoint
 
 
 def entry_edit(config: Path, set_id: str, captions: Path | None) -> Edit | None:
