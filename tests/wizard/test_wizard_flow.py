@@ -101,8 +101,7 @@ REPLACED = {"device", "device_memory_gb", "model_flavour", "pretrained_model_nam
             "instance_data_dir", "dataset_name", "metadata_path", "mask_data_dir",
             "instance_prompt", "validation_resolution"}  # fmt: skip
 """Keys that are set to something else, so that it trains here and in seconds, and keys whose values are any text."""
-COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repeats", "crop_variants",
-          "caption_shuffle_count", "regularisation_weight"}  # fmt: skip
+COUNTS = {"vae_batch_size", "text_encoder_batch_size", "num_eval_images", "repeats"}
 """Keys of which one value is as good as another, but none."""
 WITHOUT_EFFECT = {"checkpoint_step_interval", "validation_step_interval"}  # in a run of two steps
 ELSEWHERE = {"mask_source", "crop_style", "crop_variants", "horizontal_flip", "caption_shuffle_count",
@@ -114,9 +113,8 @@ ELSEWHERE = {"mask_source", "crop_style", "crop_variants", "horizontal_flip", "c
 def used(walked: Walked) -> set[tuple[str, str]]:
     """The keys and values of a walk that training it here puts to use."""
     state = walked.visit.state
-    keys = (
-        {key for step in walked.visit.walk.steps for key in step.question.keys} - REPLACED - WITHOUT_EFFECT - ELSEWHERE
-    )
+    keys = {key for step in walked.visit.walk.steps for key in step.question.keys}
+    keys -= REPLACED | WITHOUT_EFFECT | ELSEWHERE
     of_sets = {key for key in keys if key in entry_keys("image")}
     values = [(key, state.value(key)) for key in keys - of_sets]
     values += [(key, state.entry_value(index, key)) for key in of_sets for index in range(len(state.images))]

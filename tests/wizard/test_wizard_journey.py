@@ -155,7 +155,7 @@ def test_a_second_time_shows_the_difference_and_changes_only_that(project: Path)
         text = (project / "direct" / name).read_text().replace("../paintings", "paintings")
         (project / name).write_text(text.replace('"learning_rate": 0.0001', '"learning_rate": 1e-4, "seed": 7'))
     before = files(project)
-    with wizard(project) as terminal:
+    with wizard(project, rows=60) as terminal:
         terminal.wait_for("is here already")
         terminal.press("enter")
         terminal.wait_for("Is this right?")

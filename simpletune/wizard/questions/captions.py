@@ -32,7 +32,7 @@ _STRATEGIES = {
     CAPTION_NOW: "have a model write them",
 }
 _OF_TABLES = ("metadata_path", "filename_column", "width_column", "height_column")
-_COST = "a vision-language model: 4.3 GB to download, once; slow without a GPU"
+_COST = "4.3 GB to download; slow without a GPU"
 _ORDERS = (0, 4, 16)
 _MOST_ORDERS = 1000
 
@@ -70,7 +70,7 @@ class CaptionQuestions(OneSet):
             "Where do the captions come from?",
             "What the model reads about each picture. Good captions say all that should not become part of the style.",
             options=self._origins,
-            other="a table, one row a picture (CSV, JSON Lines, Parquet)",
+            other="a table (.csv, .jsonl)",
             propose=lambda state: proposals.propose_captions(self.survey(state)),
             read=self._read_origin,
             write=self._write_origin,
