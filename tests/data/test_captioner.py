@@ -204,6 +204,7 @@ def test_the_model_comes_from_the_hub_without_what_is_not_needed(models, tmp_pat
         (source / name).write_text("{}")
     with serve(source) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         folder = find_model("owner/model", None, told)
         served = {name for name, _ in hub.served}
@@ -223,6 +224,7 @@ def test_what_the_hub_refuses(tmp_path, monkeypatch, told, status, code, said):
     with serve(tmp_path) as hub:
         hub.refusal = (status, code)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         with pytest.raises(ModelUnavailable, match=said) as raised:
             find_model("owner/model", "v9", told)

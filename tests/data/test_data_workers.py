@@ -31,11 +31,16 @@ CENTRE = Placement((80, 60), (8, 6, 72, 54), (64, 48))
 PLACEMENTS = (CENTRE, replace(CENTRE, crop=(16, 12, 80, 60)), replace(CENTRE, mirrored=True))
 
 
+earlier: set[int] = set()
+
+
 @pytest.fixture(autouse=True)
 def processes(monkeypatch):
     """However few pictures there are, processes prepare them: two."""
     monkeypatch.setattr(workers, "in_processes", lambda jobs: True)
     monkeypatch.setattr(workers, "_MOST", 2)
+    earlier.clear()
+    earlier.update(child.pid for child in psutil.Process().children(recursive=True))
 
 
 @pytest.fixture
@@ -51,7 +56,8 @@ def run(jobs: list[Job], source: Source) -> list[Made | Fault]:
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    """The processes that this test started, and not, say, a resource tracker of an earlier one."""
+    return [child for child in psutil.Process().children(recursive=True) if child.pid not in earlier]
 
 
 def test_processes_give_what_this_one_would(jobs, folder):
