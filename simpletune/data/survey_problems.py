@@ -49,7 +49,7 @@ def none_so_far(folder: Path, files: int) -> Problem:
     return f"no picture among the first {files:,} files of {_named(folder)}", "Give the folder of the pictures alone."
 
 
-def no_pictures(folder: Path, others: Mapping[str, int]) -> Problem:
+def no_pictures(folder: Path | str, others: Mapping[str, int]) -> Problem:
     """`others` counts the files that are there by extension."""
     commonest = sorted(others, key=lambda kind: (-others[kind], kind))[:_KINDS_NAMED]
     kinds = ", ".join(f"{others[kind]:,} {kind or 'without an extension'}" for kind in commonest)
@@ -58,7 +58,7 @@ def no_pictures(folder: Path, others: Mapping[str, int]) -> Problem:
     return f"there are no pictures in {_named(folder)}{only}", f"Pictures end in {extensions}."
 
 
-def none_readable(folder: Path, reasons: Mapping[str, int]) -> Problem:
+def none_readable(folder: Path | str, reasons: Mapping[str, int]) -> Problem:
     """`reasons` counts the pictures that can't be read by why."""
     count = sum(reasons.values())
     named = "; ".join(f"{number:,}: {reason}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1]))
@@ -66,7 +66,7 @@ def none_readable(folder: Path, reasons: Mapping[str, int]) -> Problem:
     return f"{which} in {_named(folder)} {can} be read", f"{named}."
 
 
-def _named(path: Path) -> str:
+def _named(path: Path | str) -> str:
     return shown(str(path))
 
 

@@ -169,7 +169,8 @@ class _Work:
         self._began = time.monotonic()
         self._unseen = _LARGE
         self._listed = pictures_of(self._source.list())
-        self._unseen, self._listed_all = None, True
+        self._unseen, self._listed_all = f"{len(self._listed):,} pictures, none of them looked at in the time", True
+        self._began = time.monotonic()  # a look at some takes its own time, as each may be far away
 
     def _is_past(self, share: float) -> bool:
         return self._over or time.monotonic() - self._began > share * self._budget
@@ -221,6 +222,7 @@ class _Work:
             for name, why in closed:
                 tally.add_unreadable(name, why)
             problem, hint = self._problem or self._nothing_to_use() or (None, None)
+            listed = len(self._listed)
             return Survey(
                 folder=self._folder,
                 pictures=len(self._listed) + len(closed),
@@ -246,7 +248,7 @@ class _Work:
                 problem=problem,
                 hint=hint,
                 type=self._type,
-                unseen=None if problem else self._unseen,
+                unseen=None if problem or tally.looked_at or (self._listed_all and not listed) else self._unseen,
                 with_own=tally.texts["own"],
                 tables=self._beside[0],
                 masks=self._beside[1],
@@ -255,7 +257,7 @@ class _Work:
 
     def _nothing_to_use(self) -> tuple[str, str] | None:
         listed, tally = len(self._listed), self._tally
-        if self._unseen is not None:
+        if self._unseen is not None and not tally.looked_at and (listed or not self._listed_all):
             return None
         if not self._listed_all and not tally.looked_at:
             others = sum(self._walk.others.values())
@@ -263,9 +265,9 @@ class _Work:
                 return none_so_far(self._folder, others)
             return no_reply(self._place, self._budget + (_LOADING if self.is_loading else 0))
         if self._listed_all and not listed:
-            return no_pictures(self._folder, self._walk.others)
+            return no_pictures(self._place.where, self._walk.others)
         if self._listed_all and tally.looked_at >= listed and not tally.sizes:
-            return none_readable(self._folder, tally.reasons)
+            return none_readable(self._place.where, tally.reasons)
         return None
 
 

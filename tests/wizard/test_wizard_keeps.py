@@ -133,6 +133,7 @@ def test_a_changed_row_changes_its_own_lines(
     after = visit(project / "config.json", in_turn(("review", edit(row)), (row, Otherwise(world)), then=usual), known)
     keys = {key for asked in {row, *after.prompter.asked} - {"review"} for key in keys_of(after, asked)}
     keys |= {"output_dir"} if "output" in after.prompter.asked else set()
+    keys |= {"type"} if row.endswith(".folder") else set()
     assert changed_keys(before, after) <= keys, row
     for line in changed_lines(config, text_of(after, "config.json")):
         assert any(f'"{key}"' in line for key in keys), f"{row}: {line!r}"

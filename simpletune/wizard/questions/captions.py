@@ -196,7 +196,8 @@ class CaptionQuestions(OneSet):
     def _columns(self, state: State) -> tuple[Option, ...]:
         look = self.survey(state).hub
         none = "no column has one of these names" if look is not None and look.caption is None else None
-        first = Option(None, _shown_column(None), "" if look is None else look.caption or "", none)
+        known = look.caption if look is not None and look.caption else "caption, text, prompt or description"
+        first = Option(None, _shown_column(None), known, none)
         return (first, *(Option(name, name) for name in (look.texts if look is not None else ())))
 
     def _propose_column(self, state: State) -> Proposal[Any]:
@@ -225,7 +226,7 @@ def _table_path(text: str) -> str:
 
 def _shown_column(value: Any) -> str:
     if value is None:
-        return "the one named caption, text, prompt or description"
+        return "found by its name"
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 

@@ -126,6 +126,8 @@ def understood_by(parse: Callable[[str], Any]) -> Callable[[State, Any], str | N
     """An objection to an answer that couldn't have been typed, for answers that came from a file."""
 
     def check(_state: State, value: Any) -> str | None:
+        if not isinstance(value, str):
+            return f"{value!r} is not a text"
         try:
             parse(value)
         except NotUnderstood as error:

@@ -25,7 +25,7 @@ class MaskQuestions(OneSet):
             "Do masks say what counts in the pictures?",
             "White parts are learned, black ones ignored: a picture of the same name in a folder, or transparency.",
             options=self._options,
-            other="another folder of masks",
+            other="a folder of masks",
             propose=self._propose,
             read=self._read,
             write=self._write,
