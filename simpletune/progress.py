@@ -28,7 +28,7 @@ Clock = Callable[[], float]
 _WIDTH = 80
 _RATE_WINDOW_SECONDS = 60.0
 _FIRST_LINES = 12  # plain lines of a phase that come every 10 seconds, before they come every minute
-_UNINFLECTED = {"B"}
+_PLURALS = {"entry": "entries"}
 
 
 class Phase(Protocol):
@@ -230,7 +230,7 @@ class _Meter:
         self.total = total
         self.done = done
         self.shown: dict[str, str] = {}
-        self._unit = unit
+        self._unit, self._units = unit, _PLURALS.get(unit, f"{unit}s")
         self._clock = clock
         self._began = clock()
         self._done_before = done
@@ -303,15 +303,14 @@ class _Meter:
     def _amount(self, value: float) -> str:
         if self._unit == "B":
             return _bytes(value)
-        plural = "" if value == 1 or self._unit in _UNINFLECTED else "s"
-        return f"{value:.10g} {self._unit}{plural}"
+        return f"{value:.10g} {self._unit if value == 1 else self._units}"
 
     def _rate_text(self, rate: float) -> str:
         if self._unit == "B":
             return f"{_bytes(rate)}/s"
         if rate < 1:
             return f"{1 / rate:.3g} s/{self._unit}"
-        return f"{rate:.0f} {self._unit}s/s" if rate >= 100 else f"{rate:.3g} {self._unit}s/s"
+        return f"{rate:.0f} {self._units}/s" if rate >= 100 else f"{rate:.3g} {self._units}/s"
 
 
 def _duration(seconds: float) -> str:

@@ -49,6 +49,17 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+def test_units_have_their_own_plurals(clock):
+    reporter, stream = plain(clock)
+    with reporter.phase("Reading caches", 3, "entry") as phase:
+        clock.now += 1.5
+        phase.advance(3)
+    assert stream.getvalue().splitlines() == [
+        "Reading caches: 3 entries",
+        "Reading caches: done, 3 entries in 1.5 s (2 entries/s)",
+    ]
+
+
 def test_plain_training(clock):
     reporter, stream = plain(clock)
     with reporter.phase("Training", 100, "step", done=20) as phase:

@@ -15,12 +15,13 @@ from simpletune.cli.keys import KeyValue
 from simpletune.config.journal import recover
 from simpletune.config.load import load_for_elsewhere
 from simpletune.config.problems import errors, shown, tidy
-from simpletune.errors import EnvironmentNotReady, UsageError
+from simpletune.errors import DataError, EnvironmentNotReady, UsageError
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
     from simpletune.data.preflight import Preflight
     from simpletune.data.report import DataReport
+    from simpletune.data.verify import Verified
     from simpletune.progress import Reporter
 
 _COMPARED_UNASKED = 2_000
@@ -76,7 +77,8 @@ def data(
     if as_json:
         from simpletune.data.report import as_json as told
 
-        click.echo(json.dumps(told(report), indent=2, ensure_ascii=False))
+        further = {} if verified is None else {"verified": verified.as_json()}
+        click.echo(json.dumps({**told(report), **further}, indent=2, ensure_ascii=False))
     else:
         _print(report, everything, verified)
     if html or open_it:
@@ -86,7 +88,7 @@ def data(
 
 def _look(
     path: Path, overrides: Sequence[str], reporter: Reporter, verify: bool
-) -> tuple[Settings, Preflight, Sequence[str]]:
+) -> tuple[Settings, Preflight, Verified | None]:
     """The settings, what a look at the pictures found, and with `verify` what hashing all of them did."""
     from simpletune.data.index import Index, index_path
     from simpletune.data.preflight import preflight
@@ -94,12 +96,15 @@ def _look(
     settings, _ = load_for_elsewhere(path, overrides)
     known = {image_set.id: Index.load(index_path(image_set)) for image_set in settings.image_sets} if verify else {}
     looked = preflight(settings, reporter=reporter, verify=verify)
-    verified: Sequence[str] = ()
+    verified = None
     if verify:
         from simpletune.data.verify import verify as check
 
-        verified = check(settings, looked, known, reporter).lines()
-    looked.save_indexes()
+        verified = check(settings, looked, known, reporter)
+    try:
+        looked.save_indexes()
+    except DataError as error:  # a full disk is no reason to say nothing
+        reporter.warn(f"{error.message}; the next look takes as long as this one")
     return settings, looked, verified
 
 
@@ -113,10 +118,10 @@ def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: b
     return gather(settings, looked, reporter, near=near)
 
 
-def _print(report: DataReport, everything: bool, verified: Sequence[str]) -> None:
+def _print(report: DataReport, everything: bool, verified: Verified | None) -> None:
     from simpletune.data.report_lines import lines
 
-    for line in (*lines(report, everything=everything), *verified):
+    for line in (*lines(report, everything=everything), *(verified.lines() if verified else ())):
         click.echo(shown(line))
     problems = [tidy(problem) for problem in report.further_problems]
     if problems:

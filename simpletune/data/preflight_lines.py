@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from simpletune.config.problems import ERROR, Problem
 from simpletune.data.sources import Exclusion, shown
+from simpletune.data.survey_lines import columns, wrapped
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -15,33 +17,42 @@ if TYPE_CHECKING:
 REPORT_WIDTH = 80
 EXAMPLES = 3
 
+_TOLD = frozenset({"instance_data_dir", "s3_url", "dataset_name", "caption_strategy", "metadata_path"})
+"""Keys whose warnings are on pictures that aren't used and on captions, which the lines name."""
+
 
 def summary(looked: Preflight) -> str:
     """One line."""
-    held = f", {len(looked.held_out)} held out" if looked.held_out else ""
+    held = f", {len(looked.held_out):,} held out" if looked.held_out else ""
     return (
-        f"{count(looked.found, 'picture')} found, {looked.used} used, {looked.found - looked.used} excluded{held}; "
+        f"{count(looked.found, 'picture')} found, {looked.used:,} used, {looked.found - looked.used:,} excluded{held}; "
         f"{count(len(looked.buckets), 'bucket')}, {count(looked.steps_per_epoch, 'step')} an epoch, "
-        f"{looked.total_steps} in all"
+        f"{looked.total_steps:,} in all"
     )
 
 
 def lines(looked: Preflight) -> list[str]:
-    """The report, in lines of at most REPORT_WIDTH characters."""
+    """The report, in lines of at most REPORT_WIDTH columns."""
     found = [line for result in looked.results for line in set_lines(looked.image_sets[result.set_id], result)]
-    return [fit(line) for line in (*found, *bucket_lines(looked), *step_lines(looked))]
+    told = (*found, *bucket_lines(looked), *step_lines(looked))
+    return [part for line in told for part in _broken(line)]
+
+
+def tells(problem: Problem) -> bool:
+    """Whether the report's lines say all that a problem does, so that it needs no line of its own beside them."""
+    return problem.severity != ERROR and problem.path.rpartition(".")[2] in _TOLD
 
 
 def set_lines(image_set: ImageSet, result: ScanResult) -> Iterator[str]:
     """A data set: what was found in it, and why some isn't used."""
-    other = f"; other files: {result.other}" if result.other else ""
+    other = f"; other files: {result.other:,}" if result.other else ""
     yield f'data set "{result.set_id}"{role(image_set)} ({image_set.where})'
     used, excluded = len(result.samples), len(result.excluded)
-    yield f"  {count(result.found, 'picture')} found, {used} used, {excluded} excluded{other}"
+    yield f"  {count(result.found, 'picture')} found, {used:,} used, {excluded:,} excluded{other}"
     for reason in reasons(result.excluded):
         yield f"    {reason}"
     for note, names in result.notes.items():
-        yield f"    note: {count(len(names), 'caption')}: {note}: {some(names)}"
+        yield f"    note: {captions_of(len(names))}: {note}: {some(names)}"
     for remark in result.remarks:
         yield f"    note: {remark.message}: {', '.join(map(shown, remark.examples))}"
 
@@ -72,7 +83,7 @@ def bucket_lines(looked: Preflight) -> Iterator[str]:
         showings = looked.plan.buckets[width, height]
         batches, left = -(-showings // size), showings % size
         smaller = "" if not left else f", of {left}" if showings < size else f", the last of {left}"
-        yield f"  {f'{width} x {height}':<13}{count(pictures, 'picture'):<15}{count(batches, 'batch')}{smaller}"
+        yield f"  {f'{width} x {height}':<13}{count(pictures, 'picture'):<17}{count(batches, 'batch')}{smaller}"
 
 
 def step_lines(looked: Preflight) -> Iterator[str]:
@@ -81,11 +92,14 @@ def step_lines(looked: Preflight) -> Iterator[str]:
         yield "nothing to train on"
         return
     showings, epochs = looked.plan.samples_per_epoch, looked.plan.epochs(looked.total_steps)
-    repeated = "" if showings == len(looked.training) else f" of {len(looked.training)}, repeats and shares counted"
+    repeated = "" if showings == len(looked.training) else f" of {len(looked.training):,}, repeats and shares counted"
     yield f"an epoch: {count(showings, 'picture')}{repeated}, {count(looked.plan.steps_per_epoch, 'step')}"
     yield f"the run: {count(looked.total_steps, 'step')}, {epochs:.4g} epochs"
     if looked.held_out:
         yield f"held out for the validation loss: {some(sample.name for sample in looked.held_out)}"
+        copies = looked.used - len(looked.training) - len(looked.held_out)
+        if copies:
+            yield f"not trained on either: {count(copies, 'picture')} of other data sets, which are the same files"
 
 
 def reasons(excluded: Iterable[Exclusion]) -> Iterator[str]:
@@ -93,7 +107,7 @@ def reasons(excluded: Iterable[Exclusion]) -> Iterator[str]:
     for reason, entries in by_reason(excluded):
         first, more = entries[0], [entry.name for entry in entries[1:]]
         also = f"; also {some(more)}" if more else ""
-        yield f"{len(entries)} {reason}: {shown(first.name)} ({shown(first.detail)}){also}"
+        yield f"{len(entries):,} {reason}: {shown(first.name)} ({shown(first.detail)}){also}"
 
 
 def by_reason(excluded: Iterable[Exclusion]) -> Sequence[tuple[str, list[Exclusion]]]:
@@ -108,13 +122,18 @@ def some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
     every = [shown(name) for name in names]
     more = len(every) - EXAMPLES
-    return ", ".join(every[:EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(every[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('ch') else 's'}"
+    return f"{number} {what}" if number == 1 else f"{number:,} {what}{'es' if what.endswith('ch') else 's'}"
 
 
-def fit(line: str) -> str:
-    line = shown(line)
-    return line if len(line) <= REPORT_WIDTH else f"{line[: REPORT_WIDTH - 3]}..."
+def _broken(line: str) -> list[str]:
+    """The line, or several where it is too long for one: columns stay as they are where they can."""
+    return wrapped(line, REPORT_WIDTH) if columns(shown(line)) > REPORT_WIDTH else [shown(line)]
+
+
+def captions_of(pictures: int) -> str:
+    """What a note on captions begins with."""
+    return f"captions of {count(pictures, 'picture')}"

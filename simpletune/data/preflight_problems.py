@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from simpletune.config import jsonfile
 from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
-from simpletune.data.preflight_lines import count, reasons, some
+from simpletune.data.preflight_lines import captions_of, count, reasons, some
 from simpletune.data.sources import PICTURE_EXTENSIONS, UNREADABLE_REASONS, SourceError, shown
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Places:
             message = f"{named}: {len(result.excluded)} of {count(result.found, 'picture')} aren't used"
             yield self._in_set(image_set, key, message, why, WARNING)
         for note, names in result.notes.items():
-            message = f"{named}: {count(len(names), 'caption')}: {note}"
+            message = f"{named}: {captions_of(len(names))}: {note}"
             yield self._in_set(image_set, "caption_strategy", message, f"see {some(names)}", WARNING)
         for remark in result.remarks:
             hint = f"see {', '.join(remark.examples)}"
@@ -110,14 +110,24 @@ class Places:
         entries = self._data.value if isinstance(self._data.value, list) else []
         ids = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
         index = ids.index(image_set.id) if image_set.id in ids else 0
-        return _problem(self._data, (index, key), message, hint, severity)
+        near = (key, "metadata_path" if key.endswith("_column") else key, _WHERE[image_set.type])
+        stands = next((name for name in near if (index, name) in self._data.values), key)  # not one left at its default
+        return _problem(self._data, (index, key), message, hint, severity, (index, stands))
 
     def _in_config(self, key: str, message: str, hint: str, severity: str) -> Problem:
         return _problem(self._config, (key,), message, hint, severity)
 
 
-def _problem(file: jsonfile.JsonFile, path: jsonfile.JsonPath, message: str, hint: str, severity: str) -> Problem:
-    place = file.place(path)
+def _problem(
+    file: jsonfile.JsonFile,
+    path: jsonfile.JsonPath,
+    message: str,
+    hint: str,
+    severity: str,
+    stands: jsonfile.JsonPath | None = None,
+) -> Problem:
+    """`stands` is what to point at, where that isn't `path` itself."""
+    place = file.place(stands or path)
     line, column = (place.line, place.column) if place else (0, 0)
     key = ".".join(map(str, path))
     return Problem(file.path.name, line, column, key, shown(message), shown(hint), severity, excerpt=file.line(line))

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from simpletune.config.problems import ERROR, Problem
+from simpletune.config.problems import Problem
 from simpletune.data.duplicates import Duplicates, look_alike, same_bytes
 from simpletune.data.geometry import enlargement
-from simpletune.data.preflight_lines import by_reason
+from simpletune.data.preflight_lines import by_reason, tells
 from simpletune.data.thumbnails import share_cut_off
 from simpletune.data.tokens import count_tokens, text_encoders
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
+    from simpletune.data.duplicates import SampleId
     from simpletune.data.plan import Bucket
     from simpletune.data.preflight import Preflight
     from simpletune.data.scan import Sample
     from simpletune.data.tokens import TokenCounts
     from simpletune.progress import Reporter
-
-
-_TOLD = frozenset({"instance_data_dir", "s3_url", "dataset_name", "caption_strategy", "metadata_path"})
-"""Keys whose warnings are on pictures that aren't used and on captions, which the report names one by one."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,7 @@ class DataReport:
     @property
     def further_problems(self) -> tuple[Problem, ...]:
         """The problems that the rest of the report doesn't tell in more detail."""
-        return tuple(
-            problem
-            for problem in self.looked.problems
-            if problem.severity == ERROR or problem.path.rpartition(".")[2] not in _TOLD
-        )
+        return tuple(problem for problem in self.looked.problems if not tells(problem))
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -84,10 +77,24 @@ def gather(settings: Settings, looked: Preflight, reporter: Reporter, *, near: b
     exact = same_bytes(samples, looked.sources, digest)
     alike = None
     if near:
-        with reporter.phase("Comparing pictures", len(samples), "image") as phase:
+        compared = len(samples) - sum(len(group) - 1 for group in exact)
+        with reporter.phase("Comparing pictures", compared, "image") as phase:
             alike = look_alike(samples, looked.sources, exact, phase.advance)
     disk = forecast(plan_of(settings, looked)).disk if looked.plan else {}
-    return DataReport(settings, looked, _buckets(looked), Duplicates(exact, alike), tokens, disk)
+    found = Duplicates(_of_several_files(exact, looked), alike)
+    return DataReport(settings, looked, _buckets(looked), found, tokens, disk)
+
+
+def _of_several_files(groups: Sequence[Sequence[SampleId]], looked: Preflight) -> tuple[tuple[SampleId, ...], ...]:
+    """The groups with each file once: one that two data sets share is no copy of itself."""
+    found = []
+    for group in groups:
+        files: dict[str, SampleId] = {}
+        for set_id, name in group:
+            files.setdefault(looked.sources[set_id].location(name), (set_id, name))
+        if len(files) > 1:
+            found.append(tuple(files.values()))
+    return tuple(found)
 
 
 def _buckets(looked: Preflight) -> tuple[BucketFacts, ...]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from simpletune.data.preflight_lines import REPORT_WIDTH, by_reason, count, role, step_lines
+from simpletune.data.preflight_lines import REPORT_WIDTH, by_reason, captions_of, count, role, step_lines
 from simpletune.data.sources import shown
 from simpletune.data.survey_lines import fit, histograms, terminal_bars, wrapped
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simpletune.data.report import DataReport
     from simpletune.data.scan import ScanResult
 
-_NAMES, _GROUPS = 10, 10
+_NAMES, _GROUPS, _COPIES = 10, 10, 6
 _MEGABYTE = 1_000_000
 
 
@@ -50,9 +50,7 @@ def _set(report: DataReport, result: ScanResult, everything: bool) -> Iterator[s
             yield f"    and {len(entries) - len(shown_entries):,} more (--all names them)"
     for note, names in result.notes.items():
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-        yield from wrapped(
-            f"  note: {count(len(names), 'caption')}: {note}: {', '.join(names[:3])}{more}", REPORT_WIDTH
-        )
+        yield from wrapped(f"  note: {captions_of(len(names))}: {note}: {', '.join(names[:3])}{more}", REPORT_WIDTH)
     for remark in result.remarks:
         yield from wrapped(f"  note: {remark.message}: {', '.join(map(shown, remark.examples))}", REPORT_WIDTH)
     captions = Counter(caption for sample in result.samples for caption in sample.captions)
@@ -98,20 +96,24 @@ def _duplicates(report: DataReport, everything: bool) -> Iterator[str]:
     found = report.duplicates
     if found.exact:
         yield f"the same file more than once: {count(len(found.exact), 'group')}"
-        yield from _groups(found.exact, everything)
+        yield from _groups(found.exact, everything, len(report.looked.results) > 1)
     if found.near:
         yield f"pictures that look nearly the same: {count(len(found.near), 'group')}"
-        yield from _groups(found.near, everything)
+        yield from _groups(found.near, everything, len(report.looked.results) > 1)
     if found.exact or found.near:
         yield "  each trains as often as all its copies together; repeats says so in the open"
     elif found.near is not None:
         yield "no picture is there twice, and no two look nearly the same"
 
 
-def _groups(groups: Sequence[Sequence[SampleId]], everything: bool) -> Iterator[str]:
+def _groups(groups: Sequence[Sequence[SampleId]], everything: bool, of_sets: bool) -> Iterator[str]:
+    """A line a group; `of_sets` names the data sets too, as two of them may have a file of one name."""
     told = groups if everything else groups[:_GROUPS]
     for group in told:
-        yield from wrapped("  " + " = ".join(shown(name) for _, name in group), REPORT_WIDTH)
+        named = group if everything else group[:_COPIES]
+        names = [shown(f"{set_id}: {name}" if of_sets else name) for set_id, name in named]
+        more = f" and {len(group) - len(named):,} more (--all names them)" if len(group) > len(named) else ""
+        yield from wrapped(f"  {' = '.join(names)}{more}", REPORT_WIDTH)
     if len(groups) > len(told):
         yield f"  and {len(groups) - len(told):,} more (--all names them)"
 

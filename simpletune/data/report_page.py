@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 PICTURES = 400
 """Pictures on a page, spread over the buckets: about 6 KB each."""
 
-_ROWS, _GROUPS, _CUTS = 2_000, 60, 6
+_ROWS, _GROUPS, _COPIES, _CUTS = 2_000, 60, 8, 6
 
 
 def page(report: DataReport, reporter: Reporter, pictures: int = PICTURES) -> str:
     """The page; at most `pictures` of the training pictures are shown, as many of each bucket as is fair."""
     shares = fair_shares([facts.pictures for facts in report.buckets], pictures)
     groups = _duplicate_groups(report)
-    wanted = sum(shares) + sum(len(group) for _, group in groups)
+    wanted = sum(shares) + sum(min(len(group), _COPIES) for _, group in groups)
     with reporter.phase("Making thumbnails", wanted, "image") as phase:
         drawn = _Drawn(report, phase)
         buckets = [drawn.bucket(facts, share) for facts, share in zip(report.buckets, shares, strict=True)]
@@ -141,8 +141,10 @@ class _Drawn:
         return {"size": size, "said": said, "pictures": pictures, "more": facts.pictures - len(pictures)}
 
     def group(self, kind: str, group: Sequence[SampleId]) -> dict[str, Any]:
-        found = [picture for name in group if (picture := self._picture(self._samples[name])) is not None]
-        return {"kind": kind, "pictures": found}
+        told = [self._samples[name] for name in group[:_COPIES]]
+        found = [picture for sample in told if (picture := self._picture(sample)) is not None]
+        more = f", and {len(group) - len(told):,} more" if len(group) > len(told) else ""
+        return {"kind": f"{kind}{more}", "pictures": found}
 
     def _picture(self, sample: Sample) -> dict[str, Any] | None:
         made = thumbnail(sample, self._report.looked.sources[sample.set_id])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simpletune.data.cache import TensorCache
 from simpletune.data.entries import listed
@@ -35,6 +35,11 @@ class Verified:
     entries: int
     damaged: tuple[Path, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """For programs: every name, nothing shortened."""
+        changed, damaged = [list(name) for name in self.changed], [str(path) for path in self.damaged]
+        return {"pictures": self.pictures, "changed": changed, "entries": self.entries, "damaged": damaged}
+
     def lines(self) -> list[str]:
         """What was found, a line for each kind."""
         told = [f"verified: {self.pictures:,} pictures hashed, {self.entries:,} cache entries read"]
@@ -43,8 +48,9 @@ class Verified:
             more = f" and {len(self.changed) - 3:,} more" if len(self.changed) > 3 else ""
             told.append(f"  {len(self.changed):,} changed behind their times and size; encoded again: {names}{more}")
         if self.damaged:
-            told.append(f"  {len(self.damaged):,} damaged cache entries, made again by the next run:")
+            told.append(f"  {len(self.damaged):,} damaged cache entries, made again by the run that needs them:")
             told += [f"    {path}" for path in self.damaged[:3]]
+            told += [f"    and {len(self.damaged) - 3:,} more"] * (len(self.damaged) > 3)
         if not self.changed and not self.damaged:
             told.append("  all as it was noted")
         return told

@@ -12,6 +12,7 @@ from simpletune.config.load import load, load_for_elsewhere
 from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
+from simpletune.data.preflight_lines import tells
 from simpletune.errors import ConfigError
 from simpletune.progress import Reporter
 
@@ -32,7 +33,7 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
     plan = preflight(settings, int(os.environ.get("WORLD_SIZE", "1")), None if dry_run else reporter)
     _raise_errors(config, plan.problems)
     if int(os.environ.get("RANK", "0")) == 0:
-        _show(plan, [*warnings, *plan.problems], reporter)
+        _show(plan, [*warnings, *(problem for problem in plan.problems if not tells(problem))], reporter)
         _show_long_captions(settings, plan, reporter)
     if dry_run:
         _show_memory(settings, plan, reporter)

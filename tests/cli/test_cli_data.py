@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -134,10 +135,48 @@ def test_verify_finds_bytes_that_changed_behind_their_times_and_damaged_entries(
     told = capsys.readouterr().out
     assert "1 changed behind their times and size; encoded again: 3.png" in told
     assert "8 pictures hashed, 1 cache entries read" in told
-    assert f"damaged cache entries, made again by the next run:\n    {entry}" in told
+    assert f"damaged cache entries, made again by the run that needs them:\n    {entry}" in told
     assert Index.load(index_path(image_set)).digest("3.png", stamp) == hashlib.sha256(picture.read_bytes()).hexdigest()
 
 
 def test_a_page_that_cannot_be_written_is_an_error_for_people(project, capsys):
     assert run(["data", str(project / "config.json"), "--no-duplicates", "--html", str(project / "no" / "x.html")]) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+def test_copies_are_told_with_their_sets_and_a_shared_file_is_none(project, capsys):
+    for number in range(8):
+        (project / "pictures" / f"again-{number}.png").write_bytes((project / "pictures" / "1.png").read_bytes())
+        (project / "pictures" / f"again-{number}.txt").write_text("again")
+    (project / "other").mkdir()
+    (project / "other" / "3.png").write_bytes((project / "pictures" / "3.png").read_bytes())
+    entries = json.loads((project / "multidatabackend.json").read_text())
+    named = {**entries[0], "id": "names", "caption_strategy": "filename", "cache_dir_vae": "cache/{id}"}
+    entries += [named, {**named, "id": "other", "instance_data_dir": "other"}]
+    (project / "multidatabackend.json").write_text(json.dumps(entries))
+    command = ["data", str(project / "config.json"), "--no-duplicates"]
+    assert run(command) == 0
+    text = " ".join(line.strip() for line in capsys.readouterr().out.splitlines())
+    assert "the same file more than once: 3 groups" in text
+    assert "= names: 3.png" not in text
+    assert "names: 3.png = other: 3.png" in text or "other: 3.png = set: 3.png" in text
+    assert "names: again-3.png = names: again-4.png and 4 more (--all names them)" in text
+    assert run([*command, "--html", str(project / "page.html")]) == 0
+    assert "the same file, and 2 more" in (project / "page.html").read_text()
+
+
+def test_verified_is_in_the_json(project, capsys):
+    assert run(["data", str(project / "config.json"), "--no-duplicates", "--verify", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["verified"]
+    assert told == {"pictures": 8, "changed": [], "entries": 0, "damaged": []}
+
+
+def test_a_full_disk_is_no_reason_to_say_nothing(project, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Index, "save", full)
+    assert run(["data", str(project / "config.json"), "--no-duplicates"]) == 0
+    told = capsys.readouterr()
+    assert "8 used" in told.out
+    assert "No space left on device" in told.err

@@ -9,7 +9,7 @@ import pytest
 from data_helpers import colours, image_set, run_settings
 
 from simpletune.data.preflight import preflight
-from simpletune.data.preflight_lines import REPORT_WIDTH
+from simpletune.data.preflight_lines import REPORT_WIDTH, tells
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_eval_sets_are_held_out_and_gaps_are_errors(save, folder, files):
     assert [sample.name for sample in report.training] == [f"{n}.png" for n in range(4)]
     (problem,) = report.problems
     assert problem.message == "no data set is trained on from step 0 to step 2"
-    assert any('"judged", for the validation loss (' in line for line in report.lines())
+    assert '"judged", for the validation loss (' in " ".join(line.strip() for line in report.lines())
     report = preflight(run_settings(sets[1], **files))
     assert report.problems[0].message == "every one of the 3 pictures is in an eval data set"
 
@@ -170,3 +170,42 @@ def test_pictures_without_a_mask_are_left_out_and_a_missing_folder_of_masks_is_t
     (problem,) = preflight(run_settings(masked, **files)).problems
     assert problem.severity == "error"
     assert problem.path.endswith("mask_data_dir")
+
+
+def test_what_the_lines_say_is_whole_and_needs_no_warning_beside_them(save, folder, files):
+    for name in "abc":
+        save(f"a-rather-long-name-of-a-picture-that-takes-much-of-a-line-{name}.png", colours(64, 64))
+    save("tiny.png", colours(20, 20))
+    (folder / "tiny.txt").write_text("one\ntwo\n")
+    (folder / "a-rather-long-name-of-a-picture-that-takes-much-of-a-line-a.txt").write_text("one")
+    report = preflight(run_settings(image_set(folder, caption_strategy="textfile"), **files))
+    told = report.lines()
+    assert max(map(len, told)) <= REPORT_WIDTH
+    text = " ".join(line.strip() for line in told)
+    assert "2 no caption: a-rather-long-name-of-a-picture-that-takes-much-of-a-line-b.png (no caption file" in text
+    assert "also a-rather-long-name-of-a-picture-that-takes-much-of-a-line-c.png" in text
+    assert "captions of 1 picture: more than one line" in text
+    (beside,) = [problem for problem in report.problems if not tells(problem)]
+    assert "enlarged" in beside.message
+
+
+def test_pictures_of_other_sets_that_are_held_out_files_are_counted(save, folder, files):
+    for number in range(4):
+        save(f"{number}.png", colours(64, 64, number))
+    sets = [image_set(folder), image_set(folder, id="again", caption_strategy="filename")]
+    report = preflight(run_settings(*sets, num_eval_images=1, **files))
+    assert (report.used, len(report.training), len(report.held_out)) == (8, 6, 1)
+    assert "not trained on either: 1 picture of other data sets, which are the same files" in report.lines()
+
+
+def test_a_key_that_is_left_out_is_shown_by_one_that_stands(save, folder, files):
+    save("a.png", colours(64, 64))
+    save("b.png", colours(64, 64))
+    table = folder.parent / "table.csv"
+    table.write_text("name,words\na.png,hello\n")
+    text = files["data_backend_config"].read_text()
+    files["data_backend_config"].write_text(text.replace('"textfile"', '"csv",\n    "metadata_path": "table.csv"'))
+    report = preflight(run_settings(image_set(folder, caption_strategy="csv", metadata_path=table), **files))
+    (problem,) = report.problems
+    assert problem.path == "1.filename_column"
+    assert "metadata_path" in problem.excerpt

@@ -56,6 +56,21 @@ def test_a_dry_run_shows_the_plan_and_the_memory_and_writes_nothing(project: Mak
     assert sorted(made.folder.rglob("*")) == before
 
 
+def test_a_picture_that_is_left_out_is_named_once(project: Make) -> None:
+    said: list[str] = []
+
+    class Listener(SilentReporter):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+        warn = note
+
+    made = project()
+    (made.folder / "pictures" / "broken.png").write_bytes(b"no picture")
+    assert launch(made.config, [], Listener(), dry_run=True) is None
+    assert "\n".join(said).count("broken.png") == 1
+
+
 def test_a_dry_run_imports_no_torch(project: Make) -> None:
     code = (
         "import sys; from simpletune.cli.main import main\n"
