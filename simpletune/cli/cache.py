@@ -17,7 +17,7 @@ from simpletune.errors import ConfigError, UsageError
 from simpletune.progress import terminal_reporter
 
 if TYPE_CHECKING:
-    from simpletune.data.prune import CacheFolder
+    from simpletune.data.caches.prune import CacheFolder
 
 _argument = click.argument("config", required=False, type=click.Path(path_type=Path))
 _overrides = click.option(
@@ -52,7 +52,7 @@ def prune(config: Path | None, overrides: tuple[str, ...], yes: bool) -> None:
     What another config's last run needed is kept as long as that config's file is there. Asks first on a terminal;
     elsewhere nothing is removed without --yes. Nothing but entries is ever removed.
     """
-    from simpletune.data import prune as work
+    from simpletune.data.caches import prune as work
 
     found = _found(find_config(config), overrides)
     for folder in found:
@@ -87,7 +87,7 @@ def _found(config: Path, overrides: Sequence[str]) -> list[CacheFolder]:
     if errors(looked.problems):
         message = f"{config}: while its pictures can't be found, nobody knows which entries are needed"
         raise ConfigError(message, problems=looked.problems)
-    from simpletune.data import prune as work
+    from simpletune.data.caches import prune as work
     from simpletune.models.registry import get_family
 
     family = get_family(settings.model_family)

@@ -21,9 +21,9 @@ from simpletune.redact import redact
 from simpletune.wizard.prompters import may_prompt
 
 if TYPE_CHECKING:
-    from simpletune.data.caption_settings import Edit
-    from simpletune.data.caption_target import Target
-    from simpletune.data.captioner import Options, Outcome, Store
+    from simpletune.data.captioning.captioner import Options, Outcome, Store
+    from simpletune.data.captioning.settings import Edit
+    from simpletune.data.captioning.target import Target
     from simpletune.data.sources import Listing
 
 MODEL = "Qwen/Qwen3-VL-2B-Instruct"
@@ -76,7 +76,7 @@ def caption(target: Path | None, **asked: Any) -> None:
     is only read, unless --sidecar is given. Stop it at any time: the same command goes on. Captions that are there,
     yours too, stay as they are.
     """
-    from simpletune.data.caption_target import find_target
+    from simpletune.data.captioning.target import find_target
 
     path = target or find_config(None)
     reporter = terminal_reporter()
@@ -113,14 +113,14 @@ def _listing(found: Target, reporter: Reporter) -> Listing:
 
 
 def _options(found: Target, asked: Mapping[str, Any]) -> Options:
-    from simpletune.data.captioner import Options
+    from simpletune.data.captioning.captioner import Options
 
     named = {field.name for field in fields(Options)} & asked.keys()
     return Options(endpoint=found.endpoint, **{name: asked[name] for name in named})
 
 
 def _try_out(found: Target, listing: Listing, options: Options, limit: int, reporter: Reporter) -> None:
-    from simpletune.data.captioner import try_out
+    from simpletune.data.captioning.captioner import try_out
 
     for name, text in try_out(found.source, listing.files[:limit], options, reporter):
         click.echo(f"{shown(name)}: {shown(redact(text)) or '(nothing)'}")
@@ -128,7 +128,7 @@ def _try_out(found: Target, listing: Listing, options: Options, limit: int, repo
 
 def _keep_others(found: Target, listing: Listing) -> None:
     """Refuse to take a data set's captions away without being told."""
-    from simpletune.data.caption_settings import captions_already
+    from simpletune.data.captioning.settings import captions_already
 
     if found.config_path is None or found.set_id is None:
         return
@@ -152,9 +152,9 @@ def _confirm(edit: Edit) -> None:
 
 
 def _make(found: Target, listing: Listing, asked: Mapping[str, Any], reporter: Reporter) -> None:
-    from simpletune.data.caption_file import opened
-    from simpletune.data.caption_sidecars import Sidecars
-    from simpletune.data.captioner import caption as give_captions
+    from simpletune.data.captioning.captioner import caption as give_captions
+    from simpletune.data.captioning.file import opened
+    from simpletune.data.captioning.sidecars import Sidecars
 
     options = _options(found, asked)
     with ExitStack() as stack:

@@ -19,9 +19,9 @@ from simpletune.errors import DataError, EnvironmentNotReady, UsageError
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
+    from simpletune.data.caches.verify import Verified
     from simpletune.data.preflight import Preflight
     from simpletune.data.report import DataReport
-    from simpletune.data.verify import Verified
     from simpletune.progress import Reporter
 
 _COMPARED_UNASKED = 2_000
@@ -98,7 +98,7 @@ def _look(
     looked = preflight(settings, reporter=reporter, verify=verify)
     verified = None
     if verify:
-        from simpletune.data.verify import verify as check
+        from simpletune.data.caches.verify import verify as check
 
         verified = check(settings, looked, known, reporter)
     try:
@@ -109,8 +109,8 @@ def _look(
 
 
 def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: bool | None) -> DataReport:
-    from simpletune.data.duplicates import INSTALL, can_find_near
     from simpletune.data.report import gather
+    from simpletune.data.report.duplicates import INSTALL, can_find_near
 
     near = wanted if wanted is not None else can_find_near() and looked.used <= _COMPARED_UNASKED
     if near and not can_find_near():
@@ -119,7 +119,7 @@ def _report(settings: Settings, looked: Preflight, reporter: Reporter, wanted: b
 
 
 def _print(report: DataReport, everything: bool, verified: Verified | None) -> None:
-    from simpletune.data.report_lines import lines
+    from simpletune.data.report.lines import lines
 
     for line in (*lines(report, everything=everything), *(verified.lines() if verified else ())):
         click.echo(shown(line))
@@ -130,7 +130,7 @@ def _print(report: DataReport, everything: bool, verified: Verified | None) -> N
 
 def _write_page(report: DataReport, path: Path, reporter: Reporter, open_it: bool) -> None:
     from simpletune import files
-    from simpletune.data.report_page import page
+    from simpletune.data.report.page import page
 
     try:
         files.write_text(path, page(report, reporter))

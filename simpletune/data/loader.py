@@ -15,9 +15,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from simpletune.data.cache import Stored
-from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
-from simpletune.data.mask_cache import MASK
+from simpletune.data.caches.cache import Stored
+from simpletune.data.caches.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
+from simpletune.data.caches.mask_cache import MASK
 from simpletune.data.plan import MicroBatchRefs, Plan, PlannedStep, SampleRef, drawn, sample_id
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError

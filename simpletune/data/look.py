@@ -17,7 +17,7 @@ from simpletune.data.sources import ImageFile, Rejected, Source, Stamp, fingerpr
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
-    from simpletune.data.metadata import Metadata
+    from simpletune.data.captions.metadata import Metadata
 
 _SIZES_REMEMBERED = 4096
 

@@ -21,8 +21,8 @@ from PIL import Image, ImageChops
 
 from simpletune.data.geometry import Placement
 from simpletune.data.header import SIXTEEN_BIT_MODES, open_picture, orientation, refusal, upright
-from simpletune.data.local import Folder
 from simpletune.data.sources import Exclusion, ImageFile, Reason, Rejected, SourceError, shown
+from simpletune.data.sources.local import Folder
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from simpletune.config.problems import ERROR, Problem
 from simpletune.data.sources import Exclusion, shown
-from simpletune.data.survey_lines import columns, wrapped
+from simpletune.data.survey.wording import columns, wrapped
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
+from simpletune.data.captions.metadata import Remark, needs_metadata, open_metadata
 from simpletune.data.index import Index
 from simpletune.data.look import Look, Sample
-from simpletune.data.metadata import Remark, needs_metadata, open_metadata
 from simpletune.data.pace import THREADS_WHEN_WAITING, is_waiting, many_small_objects, waits
 from simpletune.data.sources import Exclusion, ImageFile, Listing, Reason, Rejected, Source, name_bytes
 

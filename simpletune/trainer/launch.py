@@ -61,7 +61,7 @@ def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> Non
 
 def _show_long_captions(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
     """Say how many captions no text encoder reads to their end, so that nobody wonders what was learned of it."""
-    from simpletune.data.tokens import count_tokens, text_encoders
+    from simpletune.data.captions.tokens import count_tokens, text_encoders
 
     samples = (*plan.training, *plan.held_out)
     captions = ((sample.name, caption) for sample in samples for caption in sample.captions)

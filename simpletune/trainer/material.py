@@ -9,11 +9,17 @@ import torch
 from torch import Tensor
 
 from simpletune.config.settings import Settings
-from simpletune.data.cache import Stored
-from simpletune.data.encode import POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, Repair, fill_latent_cache, fill_text_cache
-from simpletune.data.encode_text import captions_by_cache
+from simpletune.data.caches.cache import Stored
+from simpletune.data.caches.encode import (
+    POOLED_PROMPT_EMBEDS,
+    PROMPT_EMBEDS,
+    Repair,
+    fill_latent_cache,
+    fill_text_cache,
+)
+from simpletune.data.caches.encode_text import captions_by_cache
+from simpletune.data.caches.mask_cache import fill_mask_cache
 from simpletune.data.loader import Encoded, Repairs
-from simpletune.data.mask_cache import fill_mask_cache
 from simpletune.data.plan import Plan
 from simpletune.data.preflight import Preflight, plan_for
 from simpletune.data.scan import Sample

@@ -43,7 +43,7 @@ def offer(state: State) -> Screen | None:
 
 def write_captions(state: State, run: Run) -> bool:
     """Run the captioner for each set that waits; whether all of them have their captions."""
-    from simpletune.data.caption_target import captions_command
+    from simpletune.data.captioning.target import captions_command
 
     config = state.base.config_path
     commands = [[*captions_command(config, set_id=one), "--replace"] for one in captioned_later(state)]

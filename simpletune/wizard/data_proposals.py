@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from simpletune.config.families import Flavour
-from simpletune.data.names import speaking_words
 from simpletune.data.survey import Survey, TableLook, below
-from simpletune.data.survey_lines import shape_of
+from simpletune.data.survey.names import speaking_words
+from simpletune.data.survey.wording import shape_of
 from simpletune.wizard.proposal import Fits, Proposal, is_small
 
 RESOLUTIONS = (512, 768, 1024)

@@ -83,7 +83,7 @@ class Facts:
 
         def find() -> TableLook | str:
             from simpletune.data.sources import SourceError
-            from simpletune.data.survey_tables import look_at_table
+            from simpletune.data.survey.tables import look_at_table
 
             try:
                 return look_at_table(path)

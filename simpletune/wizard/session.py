@@ -14,7 +14,7 @@ from pathlib import Path
 
 from simpletune.config.journal import recover, write_together
 from simpletune.config.problems import Problem, errors, render
-from simpletune.data.survey_lines import how_far
+from simpletune.data.survey.wording import how_far
 from simpletune.errors import ConfigError, SimpletuneError
 from simpletune.wizard import captioning, draft
 from simpletune.wizard.compose import changes, checked, contents, diff

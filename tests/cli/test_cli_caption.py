@@ -14,7 +14,7 @@ from PIL import Image
 
 from simpletune.cli.main import run
 from simpletune.config.load import load
-from simpletune.data.caption_target import captions_command, find_target
+from simpletune.data.captioning.target import captions_command, find_target
 from simpletune.data.preflight import preflight
 
 COLOURS = ("red", "green", "blue", "black", "white", "orange")
@@ -237,7 +237,7 @@ def test_overwriting_asks_for_all_again(project, model):
 
 
 def test_a_change_by_somebody_else_meanwhile_stays(project, model, monkeypatch):
-    from simpletune.data import captioner
+    from simpletune.data.captioning import captioner
 
     real = captioner.caption
 

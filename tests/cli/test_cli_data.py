@@ -15,9 +15,9 @@ from PIL import Image
 
 from simpletune.cli.main import run
 from simpletune.config.load import load
-from simpletune.data.cache import TensorCache
+from simpletune.data.caches.cache import TensorCache
 from simpletune.data.index import Index, index_path
-from simpletune.data.local import Folder
+from simpletune.data.sources.local import Folder
 
 
 @pytest.fixture

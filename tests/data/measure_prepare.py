@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from simpletune.data import workers
+from simpletune.data.caches import workers
+from simpletune.data.caches.pipeline import read_ahead
+from simpletune.data.caches.preparation import Job, make
 from simpletune.data.geometry import Placement
-from simpletune.data.local import Folder
-from simpletune.data.pipeline import read_ahead
-from simpletune.data.preparation import Job, make
+from simpletune.data.sources.local import Folder
 
 SIZES = {"2 MP": (1600, 1200), "6 MP": (3000, 2000), "12 MP": (4000, 3000)}
 EDGE = 1024

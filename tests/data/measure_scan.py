@@ -113,7 +113,7 @@ def measure(kind: str, folder: Path) -> None:
     from simpletune.data.scan import scan
     from simpletune.data.sources import open_source
     from simpletune.data.survey import survey
-    from simpletune.data.survey_lines import how_far
+    from simpletune.data.survey.wording import how_far
 
     settings, _ = load(folder / "config.json")
     (image_set,) = settings.image_sets

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simpletune.data.caption_file import opened
-from simpletune.data.caption_sidecars import Sidecars
+from simpletune.data.captioning.file import opened
+from simpletune.data.captioning.sidecars import Sidecars
 from simpletune.errors import UsageError
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simpletune.data.caption_text import clean, with_trigger
+from simpletune.data.captioning.text import clean, with_trigger
 
 ANSWERS = {
     "A red car on a street.": "A red car on a street.",

@@ -13,9 +13,9 @@ from hub_server import serve
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from simpletune.data.caption_file import opened
-from simpletune.data.captioner import Options, caption, try_out
-from simpletune.data.local import Folder
+from simpletune.data.captioning.captioner import Options, caption, try_out
+from simpletune.data.captioning.file import opened
+from simpletune.data.sources.local import Folder
 from simpletune.errors import DataError, EnvironmentNotReady, Interrupted, ModelUnavailable, OutOfMemory, UsageError
 from simpletune.models.caption_loading import choose_device, choose_dtype, find_model, load_describer
 from simpletune.models.captioning import LARGEST_AREA, Answer, Describer, fitted

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simpletune.data.captions import SEVERAL, SEVERAL_LINES, Caption, read_caption
-from simpletune.data.local import Folder
+from simpletune.data.captions.texts import NOT_UTF8, decode_text
 from simpletune.data.sources import ImageFile, Reason, Rejected, SourceError
-from simpletune.data.texts import NOT_UTF8, decode_text
+from simpletune.data.sources.local import Folder
 
 PICTURE = ImageFile("x.png", 1, (1, 1, 1, 1))
 

@@ -11,8 +11,8 @@ from data_helpers import Told, colours, image_set, run_settings, scan, sources
 from fake_family import FakeFamily
 from safetensors.torch import load_file, save_file
 
-from simpletune.data import encode_pictures, encode_text
-from simpletune.data.encode import fill_latent_cache, fill_text_cache
+from simpletune.data.caches import encode_pictures, encode_text
+from simpletune.data.caches.encode import fill_latent_cache, fill_text_cache
 from simpletune.models.family import ModelFiles
 from simpletune.models.sd3 import SD3
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from simpletune.data import duplicates
-from simpletune.data.duplicates import NEAR_BITS, close_pairs, look_alike, same_bytes
+from simpletune.data.report import duplicates
+from simpletune.data.report.duplicates import NEAR_BITS, close_pairs, look_alike, same_bytes
 
 
 def noise(seed: int, size: tuple[int, int] = (200, 150)) -> Image.Image:

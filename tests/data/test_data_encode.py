@@ -12,9 +12,9 @@ from data_helpers import colours, image_set, prepared, run_settings, scan, sourc
 from fake_family import FakeFamily, latent, text_vector
 from worker_sources import Broken
 
-from simpletune.data import encode_pictures, encode_text
-from simpletune.data.cache import Stored, TensorCache
-from simpletune.data.encode import (
+from simpletune.data.caches import encode_pictures, encode_text
+from simpletune.data.caches.cache import Stored, TensorCache
+from simpletune.data.caches.encode import (
     LATENTS,
     POOLED_PROMPT_EMBEDS,
     PROMPT_EMBEDS,

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from simpletune.data import hub_shards
-from simpletune.data.hub_split import parse
-from simpletune.data.huggingface import HuggingFace
 from simpletune.data.sources import SourceError
+from simpletune.data.sources.hub import shards as hub_shards
+from simpletune.data.sources.hub.split import parse
+from simpletune.data.sources.huggingface import HuggingFace
 
 ROWS = rows()
 

@@ -22,9 +22,9 @@ from data_helpers import Told
 from hub_server import Hub, serve
 from hub_sets import hub_set, rows, write_parquet, write_pictures, write_saved, write_shards
 
-from simpletune.data import hub_stream
-from simpletune.data.huggingface import HuggingFace
 from simpletune.data.sources import SourceError
+from simpletune.data.sources.hub import stream as hub_stream
+from simpletune.data.sources.huggingface import HuggingFace
 
 ROWS = rows()
 EXPECTED = [(row["image"]["bytes"], (row["caption"],)) for row in ROWS]
@@ -224,7 +224,7 @@ class Stopped(Exception):
 def test_an_interrupted_preparation_keeps_what_is_whole(
     asked: Any, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simpletune.data import hub_prepare
+    from simpletune.data.sources.hub import prepare as hub_prepare
 
     whole, made = hub_prepare._convert_one, []
 
@@ -448,8 +448,8 @@ def test_a_missing_package_is_named_with_its_extra(asked: Any, monkeypatch: pyte
 
 def test_neither_the_module_nor_the_library_imports_torch(tmp_path: Path) -> None:
     code = (
-        "import sys, simpletune.data.huggingface; assert 'datasets' not in sys.modules\n"
-        "from simpletune.data.hub_library import library\n"
+        "import sys, simpletune.data.sources.huggingface; assert 'datasets' not in sys.modules\n"
+        "from simpletune.data.sources.hub.library import library\n"
         "with library() as datasets:\n"
         "    builder = datasets.load_dataset_builder('imagefolder', data_dir=sys.argv[1])\n"
         "    assert len(list(builder.as_streaming_dataset(split='train').decode(False))) == 1\n"
@@ -469,7 +469,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, streaming: bool) -> Non
     code = (
         "import sys, pathlib; sys.path[:0] = sys.argv[1].split(':')\n"
         "from hub_sets import hub_set; from data_helpers import Told\n"
-        "from simpletune.data.huggingface import HuggingFace\n"
+        "from simpletune.data.sources.huggingface import HuggingFace\n"
         "print('begun', flush=True)\n"
         "HuggingFace(hub_set('owner/set', pathlib.Path(sys.argv[2]), streaming=sys.argv[4] == 'True'), sys.argv[3])"
         ".fetch(Told())\n"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from simpletune.data import index_file, look, sources
 from simpletune.data.header import Header
 from simpletune.data.index import Index, index_path
-from simpletune.data.local import Folder
 from simpletune.data.scan import ScanResult, scan
 from simpletune.data.sources import Reason, Rejected, open_source
+from simpletune.data.sources.local import Folder
 
 STAMP = (10, 20, 30, 40)
 DIGEST = "ab" * 32

@@ -14,10 +14,10 @@ import torch
 from data_helpers import Told, colours, image_set, run_settings, scan, sources
 from test_data_tiny import MODEL
 
-from simpletune.data import workers
-from simpletune.data.cache import TensorCache
-from simpletune.data.encode import fill_latent_cache, fill_text_cache
-from simpletune.data.entries import listed
+from simpletune.data.caches import workers
+from simpletune.data.caches.cache import TensorCache
+from simpletune.data.caches.encode import fill_latent_cache, fill_text_cache
+from simpletune.data.caches.entries import listed
 from simpletune.models.registry import get_family
 
 PICTURES, KILLS = 34, 20

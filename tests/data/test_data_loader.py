@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from simpletune.data.cache import Stored, TensorCache
-from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
+from simpletune.data.caches.cache import Stored, TensorCache
+from simpletune.data.caches.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
+from simpletune.data.caches.mask_cache import MASK
 from simpletune.data.geometry import Placement
 from simpletune.data.loader import Encoded, Loader, Repairs
-from simpletune.data.mask_cache import MASK
 from simpletune.data.plan import Plan, drawn, make_plan, sample_id
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError

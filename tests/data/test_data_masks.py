@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from simpletune.data.caches.mask_cache import MASK, fill_mask_cache
 from simpletune.data.geometry import Placement
 from simpletune.data.images import prepare
 from simpletune.data.index import Index
-from simpletune.data.local import Folder
-from simpletune.data.mask_cache import MASK, fill_mask_cache
 from simpletune.data.masks import ALPHA, FOLDER, latent_weights, without_masks
 from simpletune.data.sources import Reason, Rejected
+from simpletune.data.sources.local import Folder
 from simpletune.errors import DataError
 
 CONFIG = Path("/nowhere/config.json")

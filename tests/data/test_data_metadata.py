@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simpletune.config.settings import ImageSet
-from simpletune.data.metadata import Metadata, needs_metadata, open_metadata
+from simpletune.data.captions.metadata import Metadata, needs_metadata, open_metadata
 from simpletune.data.preflight import preflight
 from simpletune.data.sources import SourceError
 

@@ -14,10 +14,10 @@ from fake_family import FakeFamily
 
 from simpletune.cli.main import run
 from simpletune.config.load import load
-from simpletune.data.cache import TensorCache
-from simpletune.data.cache_users import leave_note
-from simpletune.data.encode import fill_latent_cache, fill_text_cache
-from simpletune.data.encode_text import captions_by_cache
+from simpletune.data.caches.cache import TensorCache
+from simpletune.data.caches.encode import fill_latent_cache, fill_text_cache
+from simpletune.data.caches.encode_text import captions_by_cache
+from simpletune.data.caches.users import leave_note
 from simpletune.data.preflight import preflight
 from simpletune.progress import SilentReporter
 

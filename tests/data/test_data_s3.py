@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from s3_server import SECRET, Relay, S3Server, aws_environment, relay, s3_server
 
-from simpletune.data.s3 import Bucket
-from simpletune.data.s3_client import Patience
-from simpletune.data.s3_errors import Where, of_bucket, of_picture, passes
 from simpletune.data.scan import Sample
 from simpletune.data.scan import scan as scan_source
 from simpletune.data.sources import Reason, SourceError, open_source
+from simpletune.data.sources.s3 import Bucket
+from simpletune.data.sources.s3_client import Patience
+from simpletune.data.sources.s3_errors import Where, of_bucket, of_picture, passes
 
 HASTY = Patience(connect=2, silence=0.4, tries=2, first_wait=0.01)
 

@@ -12,10 +12,10 @@ import pytest
 from data_helpers import colours, image_set, scan
 from PIL import Image
 
-from simpletune.data.local import Folder, list_images
 from simpletune.data.scan import SHARED_TEXT
 from simpletune.data.scan import scan as scan_source
 from simpletune.data.sources import Reason, SourceError, open_source, shown
+from simpletune.data.sources.local import Folder, list_images
 
 
 def reasons(folder: Path, **changes) -> dict[str, str]:

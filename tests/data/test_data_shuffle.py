@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simpletune.data.shuffle import shuffled
+from simpletune.data.captions.shuffle import shuffled
 
 TAGS = "red fox, grass, dusk, side view, blurred background, low sun, two trees, a fence, mist"
 

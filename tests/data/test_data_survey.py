@@ -15,10 +15,10 @@ from data_helpers import colours, image_set, scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simpletune.data.names import reads_like_a_caption
 from simpletune.data.sources import Reason
 from simpletune.data.survey import Survey, below, folder_typed, lines, survey
-from simpletune.data.survey_lines import BLOCKS, NONE, SIGNS, columns
+from simpletune.data.survey.names import reads_like_a_caption
+from simpletune.data.survey.wording import BLOCKS, NONE, SIGNS, columns
 
 
 def caption(folder: Path, name: str, text: str) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simpletune.data.geometry import placements
-from simpletune.data.report_page import fair_shares
-from simpletune.data.thumbnails import EDGE, cut, share_cut_off, thumbnail
+from simpletune.data.report.page import fair_shares
+from simpletune.data.report.thumbnails import EDGE, cut, share_cut_off, thumbnail
 
 
 def test_a_thumbnail_is_the_whole_picture_upright_and_small(save, folder):

@@ -6,7 +6,13 @@ import pytest
 import torch
 from data_helpers import Told, colours, image_set, prepared, run_settings, scan, sources
 
-from simpletune.data.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS, fill_latent_cache, fill_text_cache
+from simpletune.data.caches.encode import (
+    LATENTS,
+    POOLED_PROMPT_EMBEDS,
+    PROMPT_EMBEDS,
+    fill_latent_cache,
+    fill_text_cache,
+)
 from simpletune.models.registry import get_family
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simpletune.data.token_counter import estimating, load_counter, tokenizer_identity
-from simpletune.data.tokens import TextEncoder, count_tokens, text_encoders
+from simpletune.data.captions.token_counter import estimating, load_counter, tokenizer_identity
+from simpletune.data.captions.tokens import TextEncoder, count_tokens, text_encoders
 
 WORDS = [
     "fox",
@@ -211,7 +211,7 @@ def test_tokenizers_in_the_hubs_cache(tmp_path, monkeypatch):
 
 def test_counting_imports_neither_torch_nor_transformers(tiny_model):
     code = (
-        "import sys; from pathlib import Path; from simpletune.data.tokens import count_tokens, TextEncoder\n"
+        "import sys; from pathlib import Path; from simpletune.data.captions.tokens import count_tokens, TextEncoder\n"
         "counts = count_tokens([('a', 'a fox')], [TextEncoder('CLIP', 77, (Path(sys.argv[1]),))])\n"
         "assert counts[0].exact, counts\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"

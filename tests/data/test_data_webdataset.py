@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from simpletune.data.captions import Caption, read_caption
 from simpletune.data.scan import Sample
 from simpletune.data.sources import Reason, SourceError, open_source
-from simpletune.data.webdataset import Shards
+from simpletune.data.sources.webdataset import Shards
 
 
 def picture(seed: int = 0, width: int = 80, height: int = 60) -> bytes:

@@ -16,13 +16,13 @@ import pytest
 from data_helpers import colours
 from worker_sources import Broken, Deadly, Slow
 
-from simpletune.data import workers
+from simpletune.data.caches import workers
+from simpletune.data.caches.pipeline import read_ahead
+from simpletune.data.caches.preparation import Fault, Job, Made, make
+from simpletune.data.caches.workers import preparing
 from simpletune.data.geometry import Placement
-from simpletune.data.local import Folder
-from simpletune.data.pipeline import read_ahead
-from simpletune.data.preparation import Fault, Job, Made, make
 from simpletune.data.sources import Source
-from simpletune.data.workers import preparing
+from simpletune.data.sources.local import Folder
 from simpletune.errors import OutOfMemory
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -91,7 +91,7 @@ def test_what_is_cached_already_isnt_decoded(jobs, folder, tmp_path):
 
 def test_they_import_no_torch():
     code = (
-        "import sys, simpletune.data.workers, simpletune.data.local\n"
+        "import sys, simpletune.data.caches.workers, simpletune.data.sources.local\n"
         "sys.exit(bool({'torch', 'safetensors', 'transformers', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -142,7 +142,7 @@ class TestLeavingNothing:
         code = (
             "import sys; sys.path.append(sys.argv[1])\n"
             "from worker_sources import Slow; from simpletune.data.geometry import Placement\n"
-            "from simpletune.data import workers; from simpletune.data.preparation import Job\n"
+            "from simpletune.data.caches import workers; from simpletune.data.caches.preparation import Job\n"
             "workers.in_processes = lambda jobs: True\n"
             "CENTRE = Placement((80, 60), (8, 6, 72, 54), (64, 48))\n"
             "jobs = [Job('a', f'{n}.png', (80, 60), (CENTRE,), 'cache', 'vae') for n in range(4)]\n"

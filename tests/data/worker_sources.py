@@ -7,8 +7,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from simpletune.data.local import Folder
 from simpletune.data.sources import SourceError
+from simpletune.data.sources.local import Folder
 
 
 @dataclass(frozen=True)

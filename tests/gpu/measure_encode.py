@@ -28,10 +28,10 @@ import torch
 from encode_project import Bench, make_captions, make_model, make_pictures, settings_for
 from PIL import Image
 
-from simpletune.data import workers
-from simpletune.data.encode import fill_latent_cache, fill_text_cache
-from simpletune.data.pipeline import read_ahead
-from simpletune.data.preparation import Job
+from simpletune.data.caches import workers
+from simpletune.data.caches.encode import fill_latent_cache, fill_text_cache
+from simpletune.data.caches.pipeline import read_ahead
+from simpletune.data.caches.preparation import Job
 from simpletune.models.family import ModelFiles
 from simpletune.models.registry import get_family
 from simpletune.progress import SilentReporter

@@ -68,7 +68,7 @@ def test_caches_on_disk():
 
 def test_the_cache_of_captions_is_as_large_as_its_files(tmp_path, tiny_model):
     torch = pytest.importorskip("torch")
-    from simpletune.data.cache import TensorCache
+    from simpletune.data.caches.cache import TensorCache
     from simpletune.models.family import TextEncoding
     from simpletune.models.text import pack
 

@@ -11,7 +11,7 @@ import pytest
 from script import Scripted, Typed, always, draw, facts
 
 from simpletune.config.validate import check
-from simpletune.data.caption_target import find_target
+from simpletune.data.captioning.target import find_target
 from simpletune.wizard import captioning, checks
 from simpletune.wizard.session import Outcome, Session
 from simpletune.wizard.start import read_base

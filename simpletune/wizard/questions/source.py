@@ -226,8 +226,8 @@ class SourceQuestions(OneSet):
     def _object_split(self, state: State, value: Any) -> str | None:
         if wrong := understood_by(some_text)(state, value):
             return wrong
-        from simpletune.data.hub_split import check_there, parse
         from simpletune.data.sources import SourceError
+        from simpletune.data.sources.hub.split import check_there, parse
 
         look = self._look(state)
         try:

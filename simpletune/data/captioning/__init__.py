@@ -1,0 +1,1 @@
+"""`simpletune caption`: captions for pictures, written by a model that sees them."""
