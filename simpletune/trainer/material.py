@@ -22,6 +22,7 @@ from simpletune.data.caches.mask_cache import fill_mask_cache
 from simpletune.data.loader import Encoded, Repairs
 from simpletune.data.plan import Plan
 from simpletune.data.preflight import Preflight, plan_for
+from simpletune.data.preflight_lines import count
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
@@ -101,7 +102,11 @@ def gather(
         processes.wait()
     repair = Repair(family, files, settings, preflight.sources, processes.device, reporter)
     repairs = Repairs(repair.latent, repair.text, masks.repair)
-    return _material(settings, preflight, files, Encoded(latents, texts, masks.entries), repairs, processes.world_size)
+    encoded = Encoded(latents, texts, masks.entries)
+    made = _material(settings, preflight, files, encoded, repairs, processes.world_size)
+    if processes.is_main:
+        _tell_of_a_change(settings, preflight, made, reporter)
+    return made
 
 
 def _encode_texts(
@@ -117,6 +122,18 @@ def _encode_texts(
     for entry, captions in captions_by_cache(settings, samples).items():
         texts |= fill_text_cache(captions, entry.cache_dir, family, files, settings, device, reporter)
     return texts
+
+
+def _tell_of_a_change(settings: Settings, preflight: Preflight, made: Material, reporter: Reporter) -> None:
+    """Say what the run comes to where pictures were left out since the plan was shown."""
+    used, planned = len(made.trained) + len(made.held_out), len(preflight.training) + len(preflight.held_out)
+    if used < planned:
+        steps = made.plan.total_steps(settings.max_train_steps, settings.num_train_epochs)
+        reporter.note(
+            f"{planned - used:,} of {planned:,} pictures left out while encoding: an epoch is now "
+            f"{count(made.plan.samples_per_epoch, 'picture')}, {count(made.plan.steps_per_epoch, 'step')}; "
+            f"the run {count(steps, 'step')}"
+        )
 
 
 def _material(

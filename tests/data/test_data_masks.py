@@ -201,6 +201,9 @@ def test_pictures_without_a_usable_mask_are_left_out_and_told(masked, told):
     }
     assert set(made.entries) == {("pictures", "sub/c.webp")}
     assert all(any(name in line for line in told.warnings) for name in ("a.png", "b.jpg", "d.png"))
+    (unusable,) = [line for line in told.warnings if "left out: 3 its mask can't be used" in line]
+    for each in ("d.png: it can't be read as a picture", "there is nothing in it", "60x60, of another shape"):
+        assert each in unusable
     samples = scan(masked, 16, 0).samples
     assert [exclusion.name for exclusion in without_masks(masked, samples)] == ["a.png", "e.png"]
 

@@ -101,6 +101,17 @@ def test_every_role_in_one_run(project: Make) -> None:
     assert all(line["data_wait"] >= 0 for line in lines.steps)
 
 
+def test_what_a_run_comes_to_is_told_again_where_pictures_drop_out_while_encoding(project: Make) -> None:
+    made = project(max_train_steps=None, num_train_epochs=1, train_batch_size=1)
+    path = made.folder / "pictures" / "0-red.png"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[: size // 2] + bytes(20) + path.read_bytes()[size // 2 + 20 :])
+    said = train(made)
+    assert any(line.startswith("the run: 6 steps") for line in said)
+    assert "1 of 6 pictures left out while encoding: an epoch is now 5 pictures, 5 steps; the run 5 steps" in said, said
+    assert len(made.losses()) == 5
+
+
 def test_cache_entries_that_are_damaged_while_a_run_begins_are_mended_on_the_way(
     project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

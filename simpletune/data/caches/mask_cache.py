@@ -251,6 +251,6 @@ def _lines(without: Sequence[Exclusion]) -> Iterator[str]:
     for exclusion in without:
         by_reason.setdefault(exclusion.reason, []).append(exclusion)
     for reason, entries in by_reason.items():
-        names = ", ".join(shown(entry.name) for entry in entries[:_EXAMPLES])
-        more = f" and {len(entries) - _EXAMPLES} more" if len(entries) > _EXAMPLES else ""
-        yield f"{len(entries)} {reason}: {names}{more} ({entries[0].detail})"
+        told = ", ".join(f"{shown(entry.name)} ({entry.detail})" for entry in entries[:_EXAMPLES])
+        more = f" and {len(entries) - _EXAMPLES:,} more" if len(entries) > _EXAMPLES else ""
+        yield f"{len(entries):,} {reason}: {told}{more}"
