@@ -87,11 +87,7 @@ class Places:
         """What is wrong with the order of all of them."""
         settings = self._settings
         if samples and plan is None:
-            held = settings.num_eval_images
-            message = f"num_eval_images {held} holds out all of {count(len(samples), 'picture')}"
-            if not held:
-                message = f"every one of the {count(len(samples), 'picture')} is in an eval data set"
-            yield self._in_config("num_eval_images", message, "leave some to train on", ERROR)
+            yield self._nothing_left(samples)
         if plan is None:
             return
         if plan.samples_per_epoch < settings.train_batch_size:
@@ -105,6 +101,15 @@ class Places:
             message = f"no data set is trained on from step {gap.start} to step {gap.stop - 1}"
             image_set = next(one for one in settings.image_sets if one.start_step or one.end_step is not None)
             yield self._in_set(image_set, "start_step", message, "let start_step and end_step of the sets meet")
+
+    def _nothing_left(self, samples: Sequence[Sample]) -> Problem:
+        held, many = self._settings.num_eval_images, count(len(samples), "picture")
+        judged = next((one for one in self._settings.image_sets if one.dataset_type == "eval"), None)
+        if held or judged is None:
+            message = f"num_eval_images {held} holds out all of {many}"
+            return self._in_config("num_eval_images", message, "leave some to train on", ERROR)
+        hint = "leave some to train on: give the eval data set a folder of its own"
+        return self._in_set(judged, _WHERE[judged.type], f"every one of the {many} is in an eval data set", hint)
 
     def _in_set(self, image_set: ImageSet, key: str, message: str, hint: str, severity: str = ERROR) -> Problem:
         entries = self._data.value if isinstance(self._data.value, list) else []

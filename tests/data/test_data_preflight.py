@@ -153,6 +153,7 @@ def test_eval_sets_are_held_out_and_gaps_are_errors(save, folder, files):
     assert '"judged", for the validation loss (' in " ".join(line.strip() for line in report.lines())
     report = preflight(run_settings(sets[1], **files))
     assert report.problems[0].message == "every one of the 3 pictures is in an eval data set"
+    assert report.problems[0].file == "multidatabackend.json"
 
 
 def test_pictures_without_a_mask_are_left_out_and_a_missing_folder_of_masks_is_told(save, folder, files, tmp_path):

@@ -58,13 +58,13 @@ class TokenCounts:
     def line(self) -> str:
         """The count in a line, such as "CLIP: 3 of 200 captions are longer than its 77 tokens (longest: 120)"."""
         about = "" if self.exact else "about "
-        captions = f"{self.captions} {'caption' if self.captions == 1 else 'captions'}"
+        captions = f"{self.captions:,} {'caption' if self.captions == 1 else 'captions'}"
         longest = f"(longest: {about}{self.longest})"
         estimate = "" if self.exact else ", by estimate"
         if not self.over:
             return f"{self.encoder}: {captions}, none longer than its {self.limit} tokens{estimate} {longest}"
         are = "is" if self.over == 1 else "are"
-        return f"{self.encoder}: {about}{self.over} of {captions} {are} longer than its {self.limit} tokens {longest}"
+        return f"{self.encoder}: {about}{self.over:,} of {captions} {are} longer than its {self.limit} tokens {longest}"
 
     def names(self) -> str:
         """The longest captions that are cut off: "fox.png (120 tokens), cat.png (90)"."""
