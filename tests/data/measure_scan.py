@@ -1,11 +1,16 @@
-"""How long folders of pictures take: `python tests/data/measure_scan.py FOLDER [NUMBER]`.
+"""How long folders of pictures take: `python tests/data/measure_scan.py FOLDER [NUMBER [CAPTIONS]]`.
 
 Makes NUMBER small JPEGs of a few hundred kinds with captions (100,000 if not said: 1 GB of disk) in FOLDER, once, and a
 tenth as many beside them. Times a scan that knows nothing (cold), one with the index of that (warm), the wizard's
 survey, and a plain loop in which Pillow opens each picture's header; each in a process of its own, best of three.
 
 "In memory" is with the pictures in the system's cache. "From the disk" is after the system was asked to drop each
-file's content (posix_fadvise), which needs no rights; names and sizes stay in memory.
+file's content (posix_fadvise), which needs no rights; names and sizes stay in memory. "After a start" is with nothing
+of any file in memory (drop_caches, on Linux as root), as when the computer was just switched on; a warm scan is the
+second one then, too.
+
+CAPTIONS is the data set's caption_strategy: textfile, a text file read beside each picture, or filename. The plain loop
+reads none.
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 KINDS = 300
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 RUNS = 3
 
 Times = tuple[float, float]
@@ -29,27 +36,33 @@ Times = tuple[float, float]
 def main() -> None:
     base = Path(sys.argv[1])
     number = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    captions = sys.argv[3] if len(sys.argv) > 3 else "textfile"
     folder, small = base / str(number), base / str(number // 10)
     for one in small, folder:
         make(one / "pictures", int(one.name))
-    print(f"{number:,} pictures in memory, one process; microseconds a picture")
-    report(number, rounds(folder, drop=False))
+        entry = {"id": "a", "instance_data_dir": "pictures", "caption_strategy": captions}
+        (one / "multidatabackend.json").write_text(json.dumps([entry]))
+    print(f"{number:,} pictures in memory, one process; microseconds a picture; captions: {captions}")
+    report(number, rounds(folder, lambda _: None))
     if hasattr(os, "posix_fadvise"):
         print("from the disk, their content dropped from the system's cache (a scan then reads in threads)")
-        report(number, rounds(folder, drop=True))
+        report(number, rounds(folder, forget))
+    if os.access(DROP_CACHES, os.W_OK):
+        print("after a start, nothing of any file in memory")
+        report(number, rounds(folder, forget_everything))
     for kind in "cold", "warm":
         peak = [min(measured(kind, one)["peak_kb"] for _ in range(2)) for one in (small, folder)]
         print(f"peak memory, {kind}: {(peak[1] - peak[0]) / (number * 0.9):.2f} KB a picture")
     print(f"survey: {measured('survey', folder)['said']}")
 
 
-def rounds(folder: Path, drop: bool) -> dict[str, list[Times]]:
+def rounds(folder: Path, drop: Callable[[Path], None]) -> dict[str, list[Times]]:
     """Times by kind, the kinds in turn, so that what else runs on the machine meets all alike."""
     found: dict[str, list[Times]] = {"plain": [], "cold": [], "warm": []}
     for _ in range(RUNS):
         for kind, times in found.items():
-            if drop and kind != "warm":
-                forget(folder / "pictures")
+            if kind != "warm":
+                drop(folder / "pictures")
             figures = measured(kind, folder)
             times.append((figures["seconds"], figures["processor"]))
     return found
@@ -84,7 +97,6 @@ def make(folder: Path, number: int) -> None:
         (folder / f"{index:06}.jpg").write_bytes(contents[index % KINDS])
         (folder / f"{index:06}.txt").write_text(f"a picture of the thing number {index} in a quiet room")
     (folder.parent / "config.json").write_text('{"model_flavour": "tiny", "device": "cpu"}')
-    (folder.parent / "multidatabackend.json").write_text('[{"id": "a", "instance_data_dir": "pictures"}]')
     time.sleep(3)  # what has just been written isn't kept in an index
 
 
@@ -95,6 +107,12 @@ def forget(folder: Path) -> None:
         descriptor = os.open(entry.path, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
+
+
+def forget_everything(_: Path) -> None:
+    """Make the system drop all that it keeps in memory of files, names and sizes included."""
+    os.sync()
+    DROP_CACHES.write_text("3")
 
 
 def measured(kind: str, folder: Path) -> dict[str, Any]:
