@@ -58,6 +58,10 @@ def prune(config: Path | None, overrides: tuple[str, ...], yes: bool) -> None:
     for folder in found:
         click.echo("\n".join(_lines(folder)))
         for other in folder.unfinished:
+            if other.is_relative_to(folder.path):
+                click.echo(f"warning: {shown(str(folder.path))} is left alone: a note of who uses it can't be read. If")
+                click.echo(f"no other config does, remove {shown(str(other))}")
+                continue
             click.echo(f"warning: {shown(str(folder.path))} is left alone: {shown(str(other))} uses it too, and its")
             click.echo("last run there didn't finish encoding. Let it finish, or remove that file.")
     ready = work.removable(found)

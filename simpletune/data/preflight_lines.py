@@ -66,6 +66,10 @@ def role(image_set: ImageSet) -> str:
         said.append(f"regularisation, weight {image_set.regularisation_weight:g}")
     if image_set.mask_source != "none":
         said.append("masked")
+    if image_set.crop_variants > 1:
+        said.append(f"{image_set.crop_variants} crops each")
+    if image_set.horizontal_flip:
+        said.append("mirrored too")
     if image_set.probability < 1:
         said.append(f"{image_set.probability:.4g} of it an epoch")
     if image_set.start_step or image_set.end_step is not None:
@@ -78,12 +82,18 @@ def bucket_lines(looked: Preflight) -> Iterator[str]:
     if looked.plan is None:
         return
     size = looked.plan.batch_size
-    yield "buckets (width x height in pixels)"
+    yield f"buckets (width x height in pixels){of_all_sets(looked)}"
     for (width, height), pictures in looked.buckets.items():
         showings = looked.plan.buckets[width, height]
         batches, left = -(-showings // size), showings % size
         smaller = "" if not left else f", of {left}" if showings < size else f", the last of {left}"
         yield f"  {f'{width} x {height}':<13}{count(pictures, 'picture'):<17}{count(batches, 'batch')}{smaller}"
+
+
+def of_all_sets(looked: Preflight) -> str:
+    """What a table of buckets counts where not all data sets are trained on from the first step on."""
+    early = any(one.start_step or one.end_step is not None for one in looked.image_sets.values())
+    return ", of all data sets at once" if early else ""
 
 
 def step_lines(looked: Preflight) -> Iterator[str]:

@@ -63,6 +63,11 @@ class Places:
             hint = f"see {', '.join(remark.examples)}"
             yield self._in_set(image_set, "metadata_path", f"{named}: {remark.message}", hint, WARNING)
         yield from self._enlarged(image_set, result)
+        if image_set.caption_shuffle_count and all(len(sample.captions) == 1 for sample in result.samples):
+            separator = image_set.caption_separator
+            message = f'{named}: no caption has parts to shuffle, with "{separator}" between them'
+            hint = "set caption_separator to what stands between the parts, or leave caption_shuffle_count out"
+            yield self._in_set(image_set, "caption_shuffle_count", message, hint, WARNING)
 
     def _too_many_unreadable(self, named: str, result: ScanResult) -> Problem | None:
         unreadable = [entry for entry in result.excluded if entry.reason in UNREADABLE_REASONS]

@@ -210,3 +210,23 @@ def test_a_key_that_is_left_out_is_shown_by_one_that_stands(save, folder, files)
     (problem,) = report.problems
     assert problem.path == "1.filename_column"
     assert "metadata_path" in problem.excerpt
+
+
+def test_captions_without_parts_to_shuffle_are_told(save, folder, files):
+    for number in range(3):
+        save(f"a red, fox {number}.png", colours(64, 64, number))
+    shuffled = {"caption_shuffle_count": 3, "caption_shuffle_keep": 0}
+    assert not preflight(run_settings(image_set(folder, **shuffled), **files)).problems
+    (problem,) = preflight(run_settings(image_set(folder, **shuffled, caption_separator=";"), **files)).problems
+    assert problem.severity == "warning"
+    assert problem.message == 'data set "pictures": no caption has parts to shuffle, with ";" between them'
+    assert problem.path.endswith("caption_shuffle_count")
+
+
+def test_what_is_special_about_a_set_is_said_with_it(save, folder, files):
+    for number in range(3):
+        save(f"{number}.png", colours(64, 64, number))
+    special = {"crop": True, "crop_style": "random", "crop_variants": 3, "horizontal_flip": True, "end_step": 50}
+    text = "\n".join(preflight(run_settings(image_set(folder, **special), **files)).lines())
+    assert 'data set "pictures", 3 crops each, mirrored too, steps 0 to 50' in text
+    assert "buckets (width x height in pixels), of all data sets at once" in text

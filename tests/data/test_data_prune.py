@@ -156,6 +156,17 @@ def test_another_configs_unfinished_run_keeps_all(project, folder, tmp_path, cap
     assert lost.exists()
 
 
+def test_a_note_that_cannot_be_read_keeps_all(project, tmp_path, capsys):
+    lost = orphan(tmp_path / "vae")
+    damaged = tmp_path / "vae" / "users" / f"latents-{'0' * 16}.json"
+    damaged.write_text("{bad")
+    assert run(["cache", "prune", str(project), "--yes"]) == 0
+    told = capsys.readouterr().out
+    assert "a note of who uses it can't be read" in told
+    assert str(damaged) in told
+    assert lost.exists()
+
+
 def test_what_killed_writers_left_goes_once_it_is_old(project, tmp_path):
     shelf = next(path for path in (tmp_path / "vae").iterdir() if len(path.name) == 2)
     name = f".{shelf.name * 32}.safetensors.x1y2_z.tmp.safetensors"

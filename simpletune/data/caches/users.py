@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ LATENTS, CAPTIONS = "latents", "captions"
 """The kinds of entries that a folder may hold."""
 
 _FOLDER = "users"
+_NOTE = re.compile(r"[a-z]+-[0-9a-f]{16}\.json")
 _DIGITS = 16
 """So much of a key is noted: as good as all 64 digits to tell entries apart, and a quarter of the size."""
 
@@ -60,16 +62,28 @@ def leave_note(folder: Path, kind: str, config: Path, keys: Collection[str], *, 
 
 
 def notes(folder: Path) -> list[Note]:
-    """Every note in a cache's folder, by config; what isn't one is passed over."""
-    found = []
-    for path in sorted((folder / _FOLDER).glob("*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            value = json.loads(path.read_text(encoding="utf-8"))
-            keys = frozenset(map(str, value["keys"]))
-            note = Note(Path(value["config"]), value["kind"], value["used"], keys, value["complete"])
-            if path == _path(folder, note.kind, note.config):
-                found.append(note)
-    return sorted(found, key=lambda note: (str(note.config), note.kind))
+    """Every note in a cache's folder, by config.
+
+    One that can't be read stands for itself, as of a run that didn't come to an end: whose it is, and what that needs,
+    isn't known.
+    """
+    found = [_read(folder, path) for path in sorted((folder / _FOLDER).glob("*.json"))]
+    return sorted((note for note in found if note is not None), key=lambda note: (str(note.config), note.kind))
+
+
+def _read(folder: Path, path: Path) -> Note | None:
+    """A note; None for a file of another name than notes have."""
+    if not _NOTE.fullmatch(path.name):
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        keys = frozenset(map(str, value["keys"]))
+        note = Note(Path(value["config"]), value["kind"], value["used"], keys, value["complete"])
+        if path == _path(folder, note.kind, note.config):
+            return note
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return Note(path, path.name.partition("-")[0], "", frozenset(), complete=False)
 
 
 def remove_note(folder: Path, note: Note) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from simpletune.data.preflight_lines import REPORT_WIDTH, by_reason, captions_of, count, role, step_lines
+from simpletune.data.preflight_lines import REPORT_WIDTH, by_reason, captions_of, count, of_all_sets, role, step_lines
 from simpletune.data.sources import shown
 from simpletune.data.survey.wording import fit, histograms, terminal_bars, wrapped
 
@@ -70,6 +70,8 @@ def _sizes(report: DataReport, bars: str) -> Iterator[str]:
 def _buckets(report: DataReport) -> Iterator[str]:
     if not report.buckets:
         return
+    if every := of_all_sets(report.looked):
+        yield f"buckets{every}"
     yield "buckets, in pixels     pictures  batches  last batch  cut off  enlarged"
     for facts in report.buckets:
         width, height = facts.bucket

@@ -63,13 +63,19 @@ def find_masks(folder: Path, names: Collection[str], stop: Callable[[], bool]) -
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    with suppress(OSError):
-        yield from (path for path in sorted(folder.iterdir()) if table_kind(path.suffix) and path.is_file())
+    yield from _tables_in(folder)
     beside = {*_NAMES_BESIDE, folder.name}
-    with suppress(OSError):
-        for path in sorted(folder.parent.iterdir()):
-            if path.stem in beside and table_kind(path.suffix) and path.is_file():
-                yield path
+    yield from (path for path in _tables_in(folder.parent) if path.stem in beside)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """By name alone for all but the tables, as a Path for each of many pictures would take all the time there is."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if table_kind(os.path.splitext(entry.name)[1])]  # noqa: PTH122
+    except OSError:
+        return []
+    return [path for path in (folder / name for name in sorted(names)) if path.is_file()]
 
 
 def _texts(row: Row) -> Iterator[str]:
