@@ -30,7 +30,7 @@ def cache() -> None:
     """See what is in the caches, and remove what nobody needs any more."""
 
 
-@cache.command("list")
+@cache.command("list", short_help="Say what is in each cache folder.")
 @_argument
 @_overrides
 def list_(config: Path | None, overrides: tuple[str, ...]) -> None:
@@ -42,7 +42,7 @@ def list_(config: Path | None, overrides: tuple[str, ...]) -> None:
         click.echo("\n".join(_lines(folder)))
 
 
-@cache.command()
+@cache.command(short_help="Remove the entries that nobody needs.")
 @_argument
 @_overrides
 @click.option("--yes", is_flag=True, help="Don't ask.")

@@ -23,7 +23,10 @@ def find_config(named: Path | None) -> Path:
     """
     found = named_config(named) if named else next((place for place in PLACES if place.is_file()), None)
     if found is None:
-        raise UsageError("there is no config.json here, and none in config/", "name one, such as path/to/config.json")
+        raise UsageError(
+            "there is no config.json here, and none in config/",
+            "`simpletune configure` makes one; or name it: path/to/config.json",
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -122,9 +123,19 @@ def show_error(error: SimpletuneError) -> None:
         from simpletune.cli.display import problem_text
 
         click.echo(problem_text(error.problems, sys.stderr), err=True)
-    click.echo(f"error: {redact(error.message)}", err=True)
+    _echo_sentence(f"error: {redact(error.message)}")
     if error.hint:
-        click.echo(f"hint: {redact(error.hint)}", err=True)
+        _echo_sentence(f"hint: {redact(error.hint)}")
+
+
+def _echo_sentence(text: str) -> None:
+    """A sentence on stderr; on a terminal broken between words, elsewhere in one line."""
+    if sys.stderr.isatty():
+        from simpletune.wizard.text import wrap
+
+        columns = shutil.get_terminal_size().columns
+        text = "\n".join(part for line in text.splitlines() for part in wrap(line, columns, break_words=False))
+    click.echo(text, err=True)
 
 
 def _show_bug(error: Exception) -> None:

@@ -18,7 +18,7 @@ def model() -> None:
     """Build a model to try things out with."""
 
 
-@model.command()
+@model.command(short_help="Write a model of real size with random weights.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--flavour", type=click.Choice(tuple(FAMILIES["sd3"].flavours)), required=True, help="Whose shapes.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="bf16", show_default=True, help="What weights are kept in.")

@@ -29,7 +29,7 @@ NAMES = (CONFIG, DATA)
 
 
 @click.command()
-@click.argument("name", type=click.Choice(NAMES), default=CONFIG)
+@click.argument("name", type=click.Choice(NAMES), default=CONFIG, metavar="[NAME]")
 @click.option(
     "--write",
     "folder",
@@ -38,7 +38,7 @@ NAMES = (CONFIG, DATA)
     help="Write both schemas for the config.json in DIR, and name them in VS Code's settings there.",
 )
 def schema(name: str, folder: Path | None) -> None:
-    """Print the JSON Schema NAME, config (the default) or multidatabackend, or write both for an editor."""
+    """Print the JSON Schema NAME, `config` (the default) or `multidatabackend`; or write both for an editor."""
     if folder is None:
         click.echo(schema_path(name).read_text(encoding="utf-8"), nl=False)
         return

@@ -64,7 +64,8 @@ def propose_captions(survey: Survey) -> Proposal[str]:
     if survey.type == "huggingface":
         known = _own(survey)[2] is None
         if known and (survey.unseen or survey.hub is None or survey.with_own > _MOST * survey.readable):
-            return Proposal("huggingface", "the data set brings its captions")
+            unseen = "the usual case; the data set could not be looked at yet"
+            return Proposal("huggingface", unseen if survey.unseen else "the data set brings its captions")
     elif survey.unseen:
         return Proposal("textfile", "the usual case; the pictures have not been looked at")
     if survey.with_text > _MOST * survey.readable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -85,6 +86,8 @@ class Facts:
             from simpletune.data.sources import SourceError
             from simpletune.data.survey.tables import look_at_table
 
+            if not os.path.lexists(path):
+                return f"there is no file {path}: check its spelling"
             try:
                 return look_at_table(path)
             except SourceError as error:

@@ -48,10 +48,10 @@ def propose_prompts(surveys: Sequence[Survey], trigger: str | None, strategies: 
     captions = [_with(trigger, caption) for caption in _captions(surveys, strategies)]
     if not captions:
         captions = [trigger, f"{trigger}, at night in the rain"] if trigger else []
-        why = "your phrase", "your phrase in a setting of its own"
+        why = "the phrase for all", "the phrase in a setting of its own"
     elif len(set(captions)) == 1:
         captions = [captions[0], f"{captions[0]}, at night in the rain"]
-        why = "the set's only caption", "the set's only caption, in another setting"
+        why = "a caption of the set", "the same, in another setting"
     else:
         captions = _two_different(captions)
         why = "a caption of the set", "another caption of the set"

@@ -260,7 +260,8 @@ class Session:
             self.prompter.say([""])
             if captioning.write_captions(state, self.run_captioner):
                 return True
-        self.prompter.say(["", *captioning.later(state)])
+        train = f"simpletune train {shlex.quote(str(self.config_path))}"
+        self.prompter.say(["", *captioning.later(state), "Then, or already with the one phrase:", train])
         return False
 
 

@@ -12,9 +12,9 @@ import pytest
 from simpletune import __version__
 from simpletune.cli import main as cli
 from simpletune.cli.display import problem_text
-from simpletune.cli.main import COMMANDS, Entry, run
+from simpletune.cli.main import COMMANDS, Entry, run, show_error
 from simpletune.config.problems import Problem
-from simpletune.errors import ConfigError, SimpletuneError, TrainingFailed
+from simpletune.errors import ConfigError, SimpletuneError, TrainingFailed, UsageError
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "optimum")
 
@@ -178,3 +178,15 @@ print([name for name in {HEAVY} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.endswith("[]\n")
+
+
+def test_an_error_on_a_terminal_breaks_between_words(monkeypatch, capsys):
+    error = UsageError("a sentence of words " * 8, "do this " * 15)
+    show_error(error)
+    assert len(capsys.readouterr().err.splitlines()) == 2  # piped: a line each
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    show_error(error)
+    err = capsys.readouterr().err
+    assert all(len(line) <= 40 for line in err.splitlines())
+    assert err.split() == f"error: {error.message} hint: {error.hint}".split()

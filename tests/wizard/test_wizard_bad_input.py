@@ -87,7 +87,7 @@ BAD_FOLDERS = {
     "only quotes": ("''", "a path is needed"),
     "not there": ("nowhere", "there is no folder"),
     "nearly there": ("goood", "goood"),
-    "a file": ("good/a red ball.png", "is a file, not a folder"),
+    "a file": ("good/a red ball.png", "is a file, not a folder. give the folder"),
     "empty": ("empty", "no pictures in"),
     "other files": ("texts", "only 1"),
     "no picture that can be read": ("broken", "can't be read"),

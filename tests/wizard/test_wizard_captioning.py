@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,15 @@ def test_what_stops_them_is_gone_on_with_by_one_command(config: Path, code: int)
     outcome, prompter = use(config, lambda _command: code)
     assert outcome == Outcome(written=True, train=False)
     assert "train" not in prompter.asked
-    assert prompter.said[-1] == COMMAND.format(config)
+    assert prompter.said[-3] == COMMAND.format(config)
+    assert prompter.said[-1] == f"simpletune train {shlex.quote(str(config))}"
     assert entry_of(config)["caption_strategy"] == "instanceprompt"
 
 
 def test_later(config: Path) -> None:
     runs: list[Sequence[str]] = []
     outcome, prompter = use(config, lambda command: len(runs.append(command) or ""), caption="later")
-    assert (outcome.train, runs, prompter.said[-1]) == (False, [], COMMAND.format(config))
+    assert (outcome.train, runs, prompter.said[-3]) == (False, [], COMMAND.format(config))
 
 
 def test_nobody_asked_is_told_the_command(config: Path) -> None:

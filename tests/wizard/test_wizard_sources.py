@@ -240,6 +240,19 @@ def test_what_further_pictures_are_for(role: str, keys: dict[str, Any], tmp_path
     assert problems(made) == []
 
 
+@pytest.mark.parametrize(("role", "held_out"), [("train", 4), ("eval", 0)])
+def test_pictures_to_measure_on_spare_holding_out_others(role: str, held_out: int, config: Path) -> None:
+    ours, others = (draw(config.parent / name, count) for name, count in (("ours", 20), ("others", 4)))
+    answers = {
+        "data.0.folder": Typed(str(ours)),
+        "data.0.more": True,
+        "data.1.folder": Typed(str(others)),
+        "data.1.role": role,
+    }
+    made = visit(config, always({**answers, "data.1.more": False}))
+    assert made.state.value("num_eval_images") == held_out
+
+
 # --- nobody asked
 
 

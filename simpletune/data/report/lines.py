@@ -121,6 +121,8 @@ def _groups(groups: Sequence[Sequence[SampleId]], everything: bool, of_sets: boo
 
 
 def _disk(report: DataReport) -> Iterator[str]:
-    caches = [f"{what} {size / _MEGABYTE:,.0f} MB" for what, size in report.disk.items() if what != "checkpoints"]
+    caches = [
+        f"{what} {max(1, size / _MEGABYTE):,.0f} MB" for what, size in report.disk.items() if what != "checkpoints"
+    ]
     if caches:
         yield f"disk for the caches: {', '.join(caches)}"

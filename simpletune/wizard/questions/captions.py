@@ -43,7 +43,7 @@ def captions(state: State, index: int) -> Iterator[Question]:
     yield questions.origin
     chosen = state.values[questions.origin.id]
     if chosen == CAPTION_NOW:
-        yield replace(questions.trigger, fine=True)
+        yield questions.until_then
     elif chosen == "instanceprompt":
         yield questions.trigger
     elif chosen == "huggingface":
@@ -93,6 +93,16 @@ class CaptionQuestions(OneSet):
             parse=some_text,
             object=understood_by(some_text),
             keys=("instance_prompt",),
+        )
+
+    @cached_property
+    def until_then(self) -> Question:
+        return replace(
+            self.trigger,
+            row="Until then",
+            title="Which phrase stands for all until the captions are written?",
+            about="The model's captions take its place; it counts only if you train without them.",
+            fine=True,
         )
 
     @cached_property

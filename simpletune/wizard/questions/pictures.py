@@ -33,7 +33,7 @@ def pictures(state: State) -> Iterator[Question]:
 def _shown(state: State, index: int) -> Iterator[Question]:
     """How the pictures are shown; those that are only measured on are shown once, as they are."""
     shape = of_shape(index)
-    yield shape.resolution
+    yield shape.resolution if not is_eval(state, index) else shape.measured
     yield shape.crop
     if state.values[shape.crop.id] == RANDOM:
         yield shape.variants

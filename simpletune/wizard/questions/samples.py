@@ -19,6 +19,7 @@ from simpletune.wizard.questions.common import (
     within_schema,
     write_key,
 )
+from simpletune.wizard.questions.role import is_eval
 from simpletune.wizard.questions.sample_size import VALIDATION_SIZE
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
@@ -205,6 +206,8 @@ INTERVAL = Question(
 
 
 def _propose_held_out(state: State) -> Proposal[int]:
+    if any(is_eval(state, index) for index in range(len(state.images))):
+        return Proposal(0, "there are pictures only to measure on")
     count = pictures(state)
     held = next((held for least, held in _HELD_OUT if count >= least), 0)
     why = (

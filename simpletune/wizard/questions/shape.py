@@ -45,6 +45,10 @@ class ShapeQuestions(OneSet):
         )
 
     @cached_property
+    def measured(self) -> Question:
+        return replace(self.resolution, title="At which resolution are they measured?")
+
+    @cached_property
     def crop(self) -> Question:
         return self.question(
             "crop",

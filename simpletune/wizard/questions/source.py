@@ -52,7 +52,8 @@ class SourceQuestions(OneSet):
             "folder",
             "Folder",
             "Where are the pictures?" if not self.index else "Where are the further pictures?",
-            "A folder, with all below it; or s3://bucket/folder; or hf://owner/name, a data set of the hub. "
+            "A folder, with all below it, .tar files too; or s3://bucket/folder; or hf://owner/name, a data set of the "
+            "hub. "
             "It is only read: nothing in it is changed or deleted.",
             propose=lambda _state: Proposal(MISSING, ""),
             read=self._read_folder,
@@ -160,8 +161,9 @@ class SourceQuestions(OneSet):
         if found.problem is None:
             return None
         also = _ANOTHER_SERVER.format(state.base.entry_of(self.index)) if value.startswith(S3) else None
-        hint = None if found.hint is None else found.hint.removesuffix(".")
-        return ": ".join(part for part in (found.problem, hint) if part) + (f". {also}" if also else "")
+        hint = (found.hint or "").removesuffix(".")
+        joint = ". " if hint[:1].isupper() else ": "
+        return joint.join(part for part in (found.problem, hint) if part) + (f". {also}" if also else "")
 
     def _write_folder(self, state: State, value: str) -> None:
         place = place_of(state, self.index, value)
