@@ -88,7 +88,7 @@ def _buckets(report: DataReport) -> Iterator[str]:
 
 
 def _tokens(report: DataReport) -> Iterator[str]:
-    for counts in report.tokens:
+    for counts in report.tokens if any(one.samples for one in report.looked.results) else ():
         yield from wrapped(counts.line(), REPORT_WIDTH)
         if counts.over:
             yield from wrapped(f"  {counts.names()}; what is over isn't seen by it", REPORT_WIDTH)
@@ -104,7 +104,7 @@ def _duplicates(report: DataReport, everything: bool) -> Iterator[str]:
         yield from _groups(found.near, everything, len(report.looked.results) > 1)
     if found.exact or found.near:
         yield "  each trains as often as all its copies together; repeats says so in the open"
-    elif found.near is not None:
+    elif found.near is not None and any(one.samples for one in report.looked.results):
         yield "no picture is there twice, and no two look nearly the same"
 
 
