@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 _UNWANTED = ("*/*", "consolidated*")
-_LOCAL_WAY = "or name a folder with the model with --model"
+_LOCAL_WAY = "or give a folder that has it: --model FOLDER"
 _PRECISIONS = {"int8": "int8-quanto", "int4": "int4-quanto"}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
