@@ -16,6 +16,7 @@ from simpletune import __version__, files
 from simpletune.config.continuing import bound_settings, changed_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import ImageSet, Settings
+from simpletune.data.geometry import Placement
 from simpletune.data.loader import Encoded
 from simpletune.data.plan import schedule_of
 from simpletune.data.scan import Sample
@@ -71,8 +72,8 @@ def adapter_metadata(settings: Settings, step: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class DataManifest:
-    """Everything that is trained on and held out: the data sets' roles, and every picture with its captions and the
-    keys of its latents and masks, which stand for its bytes and crops. Made row by row, as there may be very many."""
+    """Everything that is trained on and held out: the data sets' roles, and every picture with its captions, what was
+    cut out of it, and the keys of its latents and masks. Made row by row, as there may be very many."""
 
     image_sets: Sequence[ImageSet]
     trained: Sequence[Sample]
@@ -114,10 +115,18 @@ class DataManifest:
             "captions": list(sample.captions),
             "size": [sample.width, sample.height],
             "bucket": list(sample.bucket),
+            "crops": [_crop(placement) for placement in sample.placements],
             "latents": [stored.key for stored in self.encoded.latents[sample.id]],
         }
         masks = self.encoded.masks.get(sample.id)
         return row if masks is None else {**row, "masks": [stored.key for stored in masks]}
+
+
+def _crop(placement: Placement) -> dict[str, Any]:
+    """What the model saw of a picture: resized to `resized` (width, height), `crop` (left, top, right, bottom) of it,
+    all in pixels, mirrored or not."""
+    crop = {"resized": list(placement.resized), "crop": list(placement.crop)}
+    return {**crop, "mirrored": True} if placement.mirrored else crop
 
 
 def loss_weight(image_set: ImageSet) -> float:

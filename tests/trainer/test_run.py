@@ -85,6 +85,11 @@ def test_a_run_leaves_everything_that_explains_it(project: Make) -> None:
     data = json.loads((made.output / "data.json").read_text())
     assert len(data["trained"]) == 5
     assert len(data["held_out"]) == 1
+    for row in data["trained"]:
+        (crop,) = row["crops"]
+        left, top, right, bottom = crop["crop"]
+        assert [right - left, bottom - top] == row["bucket"]
+        assert len(row["latents"]) == 1
     phases = json.loads((made.output / "phases.json").read_text())
     assert [row["phase"] for row in phases] == ["encode text", "encode images", "load", "train", "validate"]
     assert (made.output / "ema/pytorch_lora_weights.safetensors").is_file()
