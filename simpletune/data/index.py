@@ -110,13 +110,6 @@ class Index:
         """Keep the hex SHA-256 of a picture's bytes, whose stamp was the same before and after they were read."""
         self._note_value("digests", name, stamp, bytes.fromhex(digest))
 
-    def forget_digests(self) -> None:
-        """So that all bytes are hashed again."""
-        with self._lock:
-            self._packed.pop("digests", None)
-            self._beside["digests"] = {}
-            self.changed = True
-
     def focus(self, name: str, stamp: Stamp) -> Focus | None:
         """The point that a picture's face crops keep, as in faces.py; None when it isn't known."""
         focus = self._value("focuses", name, stamp)

@@ -228,8 +228,6 @@ def test_digests(tmp_path):
     assert index.digest("1.png", STAMP) == f"{1:064x}"
     assert index.digest("1.png", (10, 20, 30, 41)) is None
     assert index.digest("none.png", STAMP) is None
-    index.forget_digests()
-    assert reloaded(index, tmp_path).digest("1.png", STAMP) is None
 
 
 def test_faces_are_looked_for_once(save, folder, tmp_path, settled, monkeypatch):
