@@ -22,11 +22,14 @@ _NAMES_BESIDE = ("captions", "metadata")
 _MASK_FOLDERS = ("masks", "mask")
 
 
-def find_tables(folder: Path, names: Collection[str]) -> tuple[TableLook, ...]:
-    """Caption tables that name some of the pictures `names`, the fullest first. Never raises."""
+def find_tables(folder: Path, names: Collection[str], others: Collection[str]) -> tuple[TableLook, ...]:
+    """Caption tables that name some of the pictures `names`, the fullest first. Never raises.
+
+    `others` are the endings of the folder's files that aren't pictures: if none is a table's, it isn't listed again.
+    """
     own = {_last(name) for name in names}
     found = []
-    for path in islice(_candidates(folder), _TABLES_TRIED):
+    for path in islice(_candidates(folder, others), _TABLES_TRIED):
         with suppress(SourceError):
             looked = look_at_table(path, own)
             if looked.matching:
@@ -62,8 +65,9 @@ def find_masks(folder: Path, names: Collection[str], stop: Callable[[], bool]) -
     return None
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    yield from _tables_in(folder)
+def _candidates(folder: Path, others: Collection[str]) -> Iterator[Path]:
+    if any(map(table_kind, others)):
+        yield from _tables_in(folder)
     beside = {*_NAMES_BESIDE, folder.name}
     yield from (path for path in _tables_in(folder.parent) if path.stem in beside)
 

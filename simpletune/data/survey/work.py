@@ -155,7 +155,7 @@ class _Work:
         if listed:
             names = [found.name for found in listed[:_NAMES_COMPARED]]
             stop = lambda: self._is_past(_LISTING_SHARE)  # noqa: E731
-            self._beside = find_tables(self._folder, names), find_masks(self._folder, names, stop)
+            self._beside = find_tables(self._folder, names, self._walk.others), find_masks(self._folder, names, stop)
 
     def _list_source(self) -> None:
         """List through a source of another kind, which takes its libraries, and may take longer than there is time."""
