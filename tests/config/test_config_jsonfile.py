@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simpletune.config.jsonfile import MAXIMUM_DEPTH, parse, read
+from simpletune.config.json_reader import MAXIMUM_DEPTH
+from simpletune.config.jsonfile import parse, read
 
 HERE = Path("x.json")
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

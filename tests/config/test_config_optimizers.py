@@ -37,7 +37,8 @@ def test_defaults_build_the_optimizer(name):
     arguments = {key: schema["default"] for key, schema in optimizer_arguments(name).items() if "default" in schema}
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     weights = [torch.nn.Parameter(torch.ones(4))]
-    getattr(importlib.import_module(module), function)(weights, lr=1e-4, **arguments)
+    built = getattr(importlib.import_module(module), function)(weights, lr=1e-4, **arguments)
+    assert [group["params"] for group in built.param_groups] == [weights]
 
 
 def test_every_optimizer_has_arguments():

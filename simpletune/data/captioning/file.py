@@ -50,7 +50,7 @@ class CaptionFile:
         os.fsync(self._file.fileno())
 
     def pause(self) -> None:
-        """Leave the file in order, for now; with overwriting the old captions stay in place."""
+        """Leave the file in order, to go on with later; with overwriting the old captions stay in place."""
         self._file.flush()
         if self.partial is None:
             self.finish()
