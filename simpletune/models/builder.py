@@ -24,7 +24,7 @@ from simpletune.models.tensor_file import TensorSpec, write_sharded
 ALL_PARTS = (*architecture.WEIGHT_PARTS, *architecture.TOKENIZER_PARTS, "scheduler")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _MAX_SHARD_BYTES = 5_000_000_000
-_CLIP_VOCABULARY_LIMIT = 1344  # what the word list needs
+_CLIP_VOCABULARY_LIMIT, _T5_VOCABULARY_LIMIT = 1344, 1152  # of the tiny flavour; more would not say more
 
 
 def build(
@@ -98,7 +98,8 @@ def _write_description(folder: Path, part: str, flavour: str) -> None:
 
 def _tokenizer(part: str, flavour: str) -> Any:
     if part == "tokenizer_3":
-        return vocabulary.t5_tokenizer()
+        encoder = architecture.component_config(flavour, "text_encoder_3")
+        return vocabulary.t5_tokenizer(min(encoder["vocab_size"], _T5_VOCABULARY_LIMIT))
     encoder = architecture.component_config(flavour, "text_encoder" + part.removeprefix("tokenizer"))
     size = min(encoder["vocab_size"], _CLIP_VOCABULARY_LIMIT)
     return vocabulary.clip_tokenizer(size, pad_token="!" if part == "tokenizer_2" else vocabulary.END)

@@ -1,7 +1,9 @@
 """Small tokenizers of our own for the models we build: every common caption word is one token, anything else is spelt.
 
 The real vocabularies can't be downloaded where there is no network; these work the same way (byte-level pair encoding
-for CLIP, a unigram model for T5) with ids that fit inside the real embedding tables.
+for CLIP, a unigram model for T5) with ids that fit inside the real embedding tables. words.txt lists the words from
+the most to the least frequent in the captions of examples/tiny-model; each tokenizer takes as many as it has room for.
+The trained `tiny` model's embeddings belong to these ids: another list or order means training it anew.
 """
 
 from __future__ import annotations
@@ -15,13 +17,20 @@ from simpletune.config.architecture import CLIP_TOKENS
 
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 
-# Words that captions of pictures are made of; nothing depends on the list but the number of tokens.
-WORDS = (resources.files("simpletune.models") / "words.txt").read_text(encoding="utf-8").split()
+_LIST = resources.files("simpletune.models") / "words.txt"
+WORDS = tuple(dict.fromkeys(_LIST.read_text(encoding="utf-8").split()))
 _PIECES = ("s", "es", "ed", "ing", "er", "ly", "un", "re", "al", "ness", "tion", "'s")
+_SCALE = 1_000_000  # whole numbers: the order of merges must not hang on rounding
+
+# What words outside the list are spelt with: ASCII and the letters of Latin-1.
+_CHARACTERS = [chr(code) for code in (*range(0x21, 0x7F), *range(0xC0, 0xD7), *range(0xD8, 0xF7), *range(0xF8, 0x100))]
 
 
-def clip_tokenizer(vocab_size: int, pad_token: str = END) -> Any:
-    """A CLIPTokenizer with at most `vocab_size` ids; CLIP-G of SD3 pads with "!", CLIP-L with the end token."""
+def clip_tokenizer(vocab_size: int, pad_token: str = END, max_length: int = CLIP_TOKENS) -> Any:
+    """A CLIPTokenizer with at most `vocab_size` ids; CLIP-G of SD3 pads with "!", CLIP-L with the end token.
+
+    `max_length` is what texts are cut to, in tokens with both ends.
+    """
     from transformers import CLIPTokenizer
 
     symbols = _byte_symbols()
@@ -31,20 +40,22 @@ def clip_tokenizer(vocab_size: int, pad_token: str = END) -> Any:
         vocab={token: number for number, token in enumerate(tokens)},
         merges=merges,
         pad_token=pad_token,
-        model_max_length=CLIP_TOKENS,
+        model_max_length=max_length,
     )
 
 
-def t5_tokenizer(max_length: int = 512) -> Any:
-    """A T5TokenizerFast: pad 0, end 1, unknown 2, then words, pieces and characters, costlier the rarer."""
+def t5_tokenizer(vocab_size: int, max_length: int = 512) -> Any:
+    """A T5TokenizerFast of at most `vocab_size` ids: pad 0, end 1, unknown 2, then words, pieces and characters.
+
+    The rarer kinds cost more, so a word of the list is one token and any other as few pieces as will do.
+    """
     from transformers import T5TokenizerFast
 
     space = "\N{LOWER ONE EIGHTH BLOCK}"
-    scores = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, space: -4.0}
-    scores |= {space + word: -6.0 for word in WORDS}
-    scores |= dict.fromkeys(_PIECES, -7.0)
-    characters = [chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0x180))]
-    scores |= {character: -10.0 for character in characters if character not in scores}
+    special = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, space: -4.0}
+    spelling = dict.fromkeys(_PIECES, -7.0) | {char: -10.0 for char in _CHARACTERS if char not in _PIECES}
+    words = WORDS[: vocab_size - len(special) - len(spelling)]
+    scores = special | {space + word: -6.0 for word in words} | spelling
     return T5TokenizerFast(vocab=list(scores.items()), extra_ids=0, model_max_length=max_length)
 
 
@@ -59,17 +70,28 @@ def _byte_symbols() -> list[str]:
 
 
 def _merges(limit: int) -> list[tuple[str, str]]:
-    """Byte-pair merges that make each word of the list one token (Sennrich et al. 2016, algorithm 1)."""
-    words = [[*word[:-1], word[-1] + SUFFIX] for word in dict.fromkeys(WORDS)]
+    """Byte-pair merges (Sennrich et al. 2016, algorithm 1) over the list, where the n-th word occurs 1/n times.
+
+    That is Zipf's law: so the first words become one token each and the last ones a few pieces.
+    """
+    words = [[*word[:-1], word[-1] + SUFFIX] for word in WORDS]
+    counts: Counter[tuple[str, str]] = Counter()
+    for rank in range(len(words)):
+        _count(counts, words, rank, 1)
     merges: list[tuple[str, str]] = []
-    while len(merges) < limit:
-        counts = Counter(pair for word in words for pair in pairwise(word))
-        if not counts:
-            break
-        best = max(counts, key=lambda pair: (counts[pair], pair))
+    while len(merges) < limit and (best := max(counts, key=lambda pair: (counts[pair], pair))) and counts[best] > 0:
         merges.append(best)
-        words = [_merge(word, best) for word in words]
+        for rank in [rank for rank, word in enumerate(words) if best in pairwise(word)]:
+            _count(counts, words, rank, -1)
+            words[rank] = _merge(words[rank], best)
+            _count(counts, words, rank, 1)
     return merges
+
+
+def _count(counts: Counter[tuple[str, str]], words: list[list[str]], rank: int, sign: int) -> None:
+    """Add or take away what the word at `rank` counts for."""
+    for pair in pairwise(words[rank]):
+        counts[pair] += sign * (_SCALE // (rank + 1))
 
 
 def _merge(word: list[str], pair: tuple[str, str]) -> list[str]:

@@ -104,11 +104,18 @@ def test_without_t5_the_pipeline_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "small" / "text_encoder_3").exists()
 
 
-def test_every_word_of_the_list_is_one_token() -> None:
-    clip, t5 = vocabulary.clip_tokenizer(1344), vocabulary.t5_tokenizer()
-    for word in vocabulary.WORDS:
+def test_the_commonest_words_are_one_token() -> None:
+    clip, t5 = vocabulary.clip_tokenizer(1344, max_length=32), vocabulary.t5_tokenizer(1152)
+    assert clip.model_max_length == 32
+    for word in vocabulary.WORDS[:300]:
         assert len(clip(word).input_ids) == 3, word
         assert len(t5(word).input_ids) == 2, word
+
+
+@pytest.mark.parametrize("size", [300, 1152])
+def test_tokenizers_keep_within_the_embedding_table(size: int) -> None:
+    assert len(vocabulary.t5_tokenizer(size)) <= size
+    assert len(vocabulary.clip_tokenizer(size + 300)) <= size + 300
 
 
 @pytest.mark.parametrize("text", ["an unheard-of word: xylophonist!", "Zürich, 3 € ünïcode 猫"])
