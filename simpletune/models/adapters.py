@@ -22,7 +22,7 @@ from torch.nn import functional
 from simpletune.config.families import FAMILIES, FamilyFacts, matching_modules
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, TrainingFailed
-from simpletune.models.lora_file import PREFIX, Factors, metadata, read_adapter, scaling
+from simpletune.models.lora_file import PREFIX, Factors, check_fits, metadata, read_adapter, scaling
 from simpletune.models.lora_init import FROM_BASE_WEIGHT, starting_matrices
 from simpletune.models.quantize import FrozenLinear
 
@@ -90,10 +90,15 @@ def attach_lora(transformer: nn.Module, settings: Settings, dtype: torch.dtype =
         _check_base_init(transformer, targets, settings)
     existing = _existing(transformer, targets, settings)
     transformer.requires_grad_(False)
-    _inject(transformer, targets, settings)
+    config = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+    )
+    _inject(transformer, targets, config)
     for name, layer in _layers(transformer):
-        base = layer.get_base_layer()
-        device = base.scale.device if isinstance(base, FrozenLinear) else base.weight.device
+        base, device = layer.get_base_layer(), _device(layer)
         if existing is not None:
             a, b = existing[name].a.to(device), existing[name].b.to(device) / layer.scaling[_ADAPTER]
         else:
@@ -161,15 +166,40 @@ def _check_base_init(transformer: nn.Module, targets: tuple[str, ...], settings:
             raise ConfigError(f"{key} allows ranks up to {smaller} for {name}", f'set "lora_rank" to {smaller} or less')
 
 
-def _inject(transformer: nn.Module, targets: tuple[str, ...], settings: Settings) -> None:
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        init_lora_weights=False,
-        target_modules=list(targets),
-    )
+def attach_factors(transformer: nn.Module, factors: Mapping[str, Factors], strength: float = 1.0) -> None:
+    """Put a saved adapter on the frozen transformer to make pictures with, computed as in training.
+
+    W x + strength * (B A) x, layer by layer; each layer may have a rank of its own. `lora_file.check_fits` has found
+    that the adapter fits. `detach` takes it off again.
+    """
+    targets = tuple(name for name, _ in transformer.named_modules() if name in factors)
+    transformer.requires_grad_(False)
+    _inject(transformer, targets, LoraConfig(r=1, lora_alpha=1))
+    for name, layer in _layers(transformer):
+        device = _device(layer)
+        layer.start(factors[name].a.to(device), factors[name].b.to(device), subtract=False)
+        layer.scaling[_ADAPTER] = strength
+
+
+def detach(transformer: nn.Module) -> None:
+    """Take the adapter off: the transformer is the base model again, module by module."""
+    for name, layer in _layers(transformer):
+        parent, _, leaf = name.rpartition(".")
+        setattr(transformer.get_submodule(parent), leaf, layer.get_base_layer())
+    if hasattr(transformer, "peft_config"):
+        del transformer.peft_config
+    transformer._hf_peft_config_loaded = False
+
+
+def _device(layer: LoraLinear) -> torch.device:
+    base = layer.get_base_layer()
+    device: torch.device = base.scale.device if isinstance(base, FrozenLinear) else base.weight.device
+    return device
+
+
+def _inject(transformer: nn.Module, targets: tuple[str, ...], config: LoraConfig) -> None:
+    config.target_modules = list(targets)
+    config.init_lora_weights = False
     config._register_custom_module({nn.Linear: LoraLinear})
     # On meta: PEFT would draw from the global random generator, and in the base's dtype.
     inject_adapter_in_model(config, transformer, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
@@ -195,15 +225,7 @@ def _existing(transformer: nn.Module, targets: tuple[str, ...], settings: Settin
     if extra or absent:
         said = f"has {extra[0]}, which lora_target doesn't train" if extra else f"lacks {absent[0]}"
         raise ConfigError(f"{where} {said}", 'use the "lora_target" it was trained with')
-    for name, factor in factors.items():
-        module = transformer.get_submodule(name)
-        shapes = (factor.a.shape[1], factor.b.shape[0])
-        if shapes != (module.in_features, module.out_features):
-            raise ConfigError(
-                f"{where}: {name} is {shapes[0]} to {shapes[1]} wide, the model's {module.in_features} to "
-                f"{module.out_features}",
-                "it was trained on another model",
-            )
+    check_fits(factors, transformer, where)
     return factors
 
 

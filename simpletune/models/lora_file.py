@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from simpletune.errors import ConfigError
 
@@ -23,6 +24,9 @@ FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 _METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
 _KEY = re.compile(r"(?:transformer\.)?(.+)\.(?:lora_([AB])(?:\.default)?|lora\.(down|up))\.weight")
+_INITIAL = re.compile(
+    r"(?:transformer\.)?(.+)\.initial_([ab])"
+)  # in checkpoints of pissa and olora
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,12 @@ def metadata(rank: int, alpha: float, use_rslora: bool, targets: Iterable[str]) 
     return {"format": "pt", _METADATA_KEY: json.dumps(named, indent=2, sort_keys=True)}
 
 
-def read_adapter(path: Path) -> dict[str, Factors]:
+def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Factors]:
     """The deltas in an adapter file, or in a folder's `pytorch_lora_weights.safetensors`, by module name.
 
-    Raises ConfigError naming `init_lora` and the file when it can't be read or holds anything but LoRA pairs.
+    A finished adapter or a checkpoint's: what pissa and olora started from is subtracted, as in training. Raises
+    ConfigError naming `key` (the option that named the file) and the file when it can't be read or holds anything but
+    LoRA pairs.
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
@@ -60,10 +66,43 @@ def read_adapter(path: Path) -> dict[str, Factors]:
             config = _config(opened.metadata() or {})
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise ConfigError(f"init_lora: {file} doesn't exist", "name the file or folder of a finished run") from error
+        raise ConfigError(f"{key}: {file} doesn't exist", "name the file or folder of a finished run") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"init_lora: {file} can't be read: {error}", "it must be a .safetensors LoRA") from error
-    return _factors(tensors, config, file)
+        raise ConfigError(f"{key}: {file} can't be read: {error}", "it must be a .safetensors LoRA") from error
+    return _factors(tensors, config, f"{key}: {file}")
+
+
+def check_fits(factors: Mapping[str, Factors], transformer: nn.Module, where: str) -> None:
+    """Raise ConfigError, beginning with `where`, when the transformer (it may be on meta) lacks a layer of the adapter
+    or has it in another width, or when a number of the adapter isn't finite."""
+    linear = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    other = "it was trained on another model"
+    for name, factor in factors.items():
+        module = linear.get(name)
+        if module is None:
+            raise ConfigError(f"{where} is for a layer {name}, which the model lacks", other)
+        shapes = (factor.a.shape[1], factor.b.shape[0])
+        if shapes != (module.in_features, module.out_features):
+            raise ConfigError(
+                f"{where}: {name} is {shapes[0]} to {shapes[1]} wide, the model's {module.in_features} to "
+                f"{module.out_features}",
+                other,
+            )
+        if not (torch.isfinite(factor.a).all() and torch.isfinite(factor.b).all()):
+            raise ConfigError(
+                f"{where} holds NaN or infinity in {name}", "it can't be used: take an earlier checkpoint"
+            )
+
+
+def trained_with(path: Path) -> dict[str, Any]:
+    """What a finished adapter's header says it was trained with (settings and "steps"); {} where it says nothing."""
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            said = json.loads((opened.metadata() or {}).get("simpletune", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _config(header: Mapping[str, str]) -> dict[str, Any]:
@@ -73,8 +112,9 @@ def _config(header: Mapping[str, str]) -> dict[str, Any]:
     return {key.removeprefix(PREFIX): value for key, value in parsed.items()}
 
 
-def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], file: Path) -> dict[str, Factors]:
+def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Factors]:
     pairs: dict[str, dict[str, Tensor]] = {}
+    initial: dict[str, dict[str, Tensor]] = {}
     alphas: dict[str, float] = {}
     unknown = []
     for key, tensor in tensors.items():
@@ -82,27 +122,42 @@ def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], file: Path) 
         if match:
             side = {"down": "A", "up": "B"}.get(match[3], match[2])
             pairs.setdefault(match[1], {})[side] = tensor
+        elif match := _INITIAL.fullmatch(key):
+            initial.setdefault(match[1], {})[match[2]] = tensor
         elif key.endswith(".alpha") and tensor.numel() == 1:
             alphas[key.removesuffix(".alpha").removeprefix(PREFIX)] = tensor.item()
         else:
             unknown.append(key)
-    unpaired = [module for module, pair in pairs.items() if set(pair) != {"A", "B"}]
+    unpaired = [module for module, pair in pairs.items() if not _is_pair(pair)]
+    unpaired += [module for module, pair in initial.items() if module not in pairs or set(pair) != {"a", "b"}]
     if unknown or unpaired or not pairs:
         odd = ", ".join((unknown + unpaired)[:3]) or "no LoRA weights"
         raise ConfigError(
-            f"init_lora: {file} is not a LoRA of diffusers' layout: it has {odd}",
+            f"{where} is not a LoRA of diffusers' layout: it has {odd}",
             "use the pytorch_lora_weights.safetensors of a finished run, or convert the file to diffusers' keys first",
         )
-    return {module: _scaled(module, pair["A"], pair["B"], config, alphas) for module, pair in pairs.items()}
+    scaled = {module: _scaled(module, pair["A"], pair["B"], config, alphas) for module, pair in pairs.items()}
+    for module, start in initial.items():
+        trained, scale = scaled[module], _scale(module, start["a"].shape[0], config, alphas)
+        scaled[module] = Factors(torch.cat([trained.a, start["a"]]), torch.cat([trained.b, start["b"] * -scale], dim=1))
+    return scaled
+
+
+def _is_pair(pair: Mapping[str, Tensor]) -> bool:
+    """Whether there are two matrices whose product exists: B (O, r) and A (r, I)."""
+    return set(pair) == {"A", "B"} and pair["A"].dim() == pair["B"].dim() == 2 and len(pair["A"]) == pair["B"].shape[1]
 
 
 def _scaled(module: str, a: Tensor, b: Tensor, config: Mapping[str, Any], alphas: Mapping[str, float]) -> Factors:
-    rank = a.shape[0]
+    return Factors(a, b * _scale(module, a.shape[0], config, alphas))
+
+
+def _scale(module: str, rank: int, config: Mapping[str, Any], alphas: Mapping[str, float]) -> float:
     alpha = alphas.get(module, config.get("lora_alpha", rank))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):
             alpha = value
-    return Factors(a, b * scaling(float(alpha), rank, bool(config.get("use_rslora"))))
+    return scaling(float(alpha), rank, bool(config.get("use_rslora")))
 
 
 def scaling(alpha: float, rank: int, use_rslora: bool) -> float:

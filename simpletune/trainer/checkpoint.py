@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +28,16 @@ from torch import Tensor
 
 from simpletune import files
 from simpletune.errors import TrainingFailed
-
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-EMA_FILE = "ema.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-STATE_FILE = "state.json"
-MANIFEST_FILE = "manifest.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
-_FORMAT = 1
+from simpletune.results.run_folder import (
+    ADAPTER_FILE,
+    EMA_FILE,
+    FORMAT,
+    MANIFEST_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    list_checkpoints,
+    verify,
+)
 
 
 @dataclass(frozen=True)
@@ -142,43 +143,6 @@ def set_aside_later(output_dir: Path, step: int) -> list[Path]:
     return aside
 
 
-def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every checkpoint, oldest step first, whether intact or not."""
-    if not output_dir.is_dir():
-        return []
-    named = ((_NAME.fullmatch(path.name), path) for path in output_dir.iterdir() if path.is_dir())
-    return sorted((int(match[1]), path) for match, path in named if match)
-
-
-def latest(output_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint of the highest step that verifies, None without any; damaged newer ones are named by `warn`."""
-    for _, path in reversed(list_checkpoints(output_dir)):
-        problems = verify(path)
-        if not problems:
-            return path
-        warn(f"{path} is damaged and passed over: {'; '.join(problems)}")
-    return None
-
-
-def verify(path: Path) -> list[str]:
-    """What is wrong with a checkpoint, in words; empty when every file has its size and SHA-256."""
-    if not path.is_dir():
-        return ["there is no such folder"]
-    try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        listed = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except FileNotFoundError:
-        return [f"{MANIFEST_FILE} is missing"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return [f"{MANIFEST_FILE} is unreadable"]
-    if manifest.get("format") != _FORMAT:
-        return [f"it was written in format {manifest.get('format')}, this version reads {_FORMAT}"]
-    if not {ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE} <= listed.keys():
-        return [f"{MANIFEST_FILE} is incomplete"]
-    problems = (_file_problem(path / Path(name).name, *entry) for name, entry in listed.items())
-    return [problem for problem in problems if problem]
-
-
 def prune(output_dir: Path, total_limit: int, keep: Path) -> list[Path]:
     """Remove the oldest checkpoints until `total_limit` are left; `keep` is never removed. Returns those removed."""
     others = [path for _, path in list_checkpoints(output_dir) if path != keep]
@@ -227,18 +191,7 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def _manifest(folder: Path, step: int) -> dict[str, Any]:
     written = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
     entries = {path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in written}
-    return {"format": _FORMAT, "step": step, "files": entries}
-
-
-def _file_problem(path: Path, size: int, sha256: str) -> str | None:
-    try:
-        if path.stat().st_size != size:
-            return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
-        return None if files.sha256(path) == sha256 else f"{path.name} does not have the SHA-256 it was saved with"
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except OSError as error:
-        return f"{path.name} can't be read ({error.strerror})"
+    return {"format": FORMAT, "step": step, "files": entries}
 
 
 def _remove(path: Path) -> None:

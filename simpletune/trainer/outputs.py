@@ -12,13 +12,13 @@ from simpletune.config.settings import Settings
 from simpletune.models.adapters import final_state
 from simpletune.results.gallery import GalleryRow, gallery
 from simpletune.results.plots import plots
+from simpletune.results.run_folder import ADAPTER_FILE
 from simpletune.trainer.log import METRICS_FILE
 from simpletune.trainer.manifest import adapter_metadata
 
 if TYPE_CHECKING:
     from simpletune.trainer.session import Session
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PHASES_FILE = "phases.json"
 FINISHED_FILE = "finished.json"
 
@@ -82,5 +82,5 @@ def _rows(session: Session) -> list[GalleryRow]:
         GalleryRow(
             f"{shot.prompt}  (seed {shot.seed})", {name: folder / shot.file_name for name, folder in columns.items()}
         )
-        for shot in session.shots
+        for shot in session.pictures.shots
     ]

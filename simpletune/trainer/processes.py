@@ -10,9 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from simpletune.config.installed import INSTALL_CUDA
 from simpletune.config.settings import Settings
-from simpletune.errors import EnvironmentNotReady
+from simpletune.models.runtime import check_device, limit_memory
 
 _STEPS_BETWEEN_QUESTIONS = 10
 
@@ -33,11 +32,7 @@ class Processes:
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
-        if settings.device_memory_gb is not None and self.device.type == "cuda":
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            # It takes no device without an index, and accelerate's has none for a single process.
-            device = torch.cuda.current_device()
-            torch.cuda.set_per_process_memory_fraction(min(1.0, settings.device_memory_gb * 2**30 / total), device)
+        limit_memory(settings, self.device)
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place, in one message."""
@@ -72,19 +67,3 @@ class Processes:
         self._accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def check_device(device: str) -> None:
-    """Raise EnvironmentNotReady when the configured device is not one this torch can use."""
-    if device == "cuda" and not torch.cuda.is_available():
-        if torch.version.cuda is None:
-            raise EnvironmentNotReady(
-                "`device` is cuda, but the installed torch was built without CUDA",
-                f"{INSTALL_CUDA}, which has CUDA on Linux; on Windows take the command that pytorch.org gives",
-            )
-        raise EnvironmentNotReady(
-            "`device` is cuda, but torch finds no usable GPU",
-            "see whether `nvidia-smi` lists the card and whether its driver is recent enough for this torch",
-        )
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise EnvironmentNotReady("`device` is mps, but torch finds no Apple GPU here", 'set "device" to "auto"')

@@ -10,6 +10,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
 from simpletune.models.adapters import checkpoint_state, load_lora_state
 from simpletune.progress import Reporter
+from simpletune.results.run_folder import MANIFEST_FILE, latest, list_checkpoints
 from simpletune.trainer import checkpoint
 from simpletune.trainer.manifest import check_resumable, versions
 from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
@@ -26,9 +27,9 @@ def find_checkpoint(settings: Settings, reporter: Reporter) -> Path | None:
     """
     wish = settings.resume_from_checkpoint
     if wish == "latest":
-        return checkpoint.latest(settings.output_dir, reporter.warn)
+        return latest(settings.output_dir, reporter.warn)
     if wish == "none":
-        existing = checkpoint.list_checkpoints(settings.output_dir)
+        existing = list_checkpoints(settings.output_dir)
         if existing:
             raise ConfigError(
                 f"{settings.output_dir} holds a run of {existing[-1][0]} steps, and resume_from_checkpoint is none",
@@ -36,7 +37,7 @@ def find_checkpoint(settings: Settings, reporter: Reporter) -> Path | None:
             )
         return None
     path = Path(wish)
-    if not (path / checkpoint.MANIFEST_FILE).is_file():
+    if not (path / MANIFEST_FILE).is_file():
         raise ConfigError(f"resume_from_checkpoint: {path} is not a checkpoint folder", 'name one, or use "latest"')
     return path
 

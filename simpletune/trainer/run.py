@@ -26,6 +26,7 @@ from simpletune.models import components
 from simpletune.models.adapters import lora_targets
 from simpletune.models.lora_file import read_adapter
 from simpletune.models.registry import get_family
+from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
 from simpletune.trainer.interrupt import StopRequest, stop_requests
@@ -145,15 +146,6 @@ def finish(session: Session) -> Outcome:
     for line in session.phases.table():
         session.reporter.note(line)
     return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots)
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' advice to programmers off a trainer's screen; their errors are raised all the same."""
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
 
 
 def _end_early(session: Session, signalled: int) -> None:

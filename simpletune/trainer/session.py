@@ -17,8 +17,9 @@ from simpletune.config.settings import Settings
 from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
-from simpletune.models.family import Family, TextEncoding
+from simpletune.models.family import Family
 from simpletune.progress import Reporter
+from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.interrupt import StopRequest
@@ -31,7 +32,7 @@ from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import restore, store
 from simpletune.trainer.schedules import learning_rate_at
 from simpletune.trainer.step import EagerStep, StepResult
-from simpletune.trainer.validation import Shot, Studio
+from simpletune.trainer.validation import Validation
 
 BASE = "base"
 
@@ -54,8 +55,7 @@ class Session:
     loader: Loader
     held_out: tuple[MicroBatch, ...]
     log: StepLog
-    studio: Studio
-    shots: list[Shot]
+    pictures: Validation
     total_steps: int
     step: int = 0
     validated_at: int | None = None
@@ -132,16 +132,16 @@ class Session:
         self.reporter.note(f"step {self.step}: {shown} ({len(self.material.held_out)} held-out pictures)")
 
     def _sample(self, stop: StopRequest | None) -> None:
-        if not self.shots:
+        if not self.pictures.shots:
             return
         with adapter_enabled(self.transformer, False):
-            self.studio.take(self.sample_folder(BASE), self.shots, {"adapter": "none"}, stop)
+            self.pictures.take(self.sample_folder(BASE), {"adapter": "none"}, stop)
         if self.step == 0:
             return
         for label in self.weight_sets():
             with self._with_weights(label):
                 about = {"adapter": label, "step": str(self.step)}
-                self.studio.take(self.sample_folder(label), self.shots, about, stop)
+                self.pictures.take(self.sample_folder(label), about, stop)
 
     def write_outputs(self) -> outputs.Outputs:
         """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
@@ -160,6 +160,8 @@ def open_session(
     found: Path | None,
 ) -> Session:
     """Load the model, attach the LoRA, and take up the checkpoint that was found."""
+    if settings.validation_prompts:
+        check_sizes(settings, material.files, settings.validation_resolution, "validation_resolution")
     with phases.measure("load"):
         transformer = family.load_transformer(material.files, settings, processes.device, reporter)
         _attach(transformer, settings, reporter)
@@ -192,8 +194,7 @@ def open_session(
             writes=processes.is_main,
             loss_is_scaled=settings.mixed_precision == "fp16",
         ),
-        studio=_studio(settings, family, material, transformer, processes, reporter),
-        shots=validation.shots(settings),
+        pictures=_pictures(settings, family, material, transformer, processes, reporter),
         total_steps=material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs),
     )
     if found is not None:
@@ -231,19 +232,17 @@ def _held_out(material: Material, loader: Loader) -> tuple[MicroBatch, ...]:
     return tuple(loader.collate((ref,)) for ref in refs)
 
 
-def _studio(
+def _pictures(
     settings: Settings,
     family: Family,
     material: Material,
     transformer: nn.Module,
     processes: Processes,
     reporter: Reporter,
-) -> Studio:
-    encodings: dict[str, TextEncoding] = {
-        prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)
-    }
-    identity = family.text_identity(material.files, settings)
-    return Studio(settings, family, material.files, transformer, encodings, identity, processes.device, reporter)
+) -> Validation:
+    encodings = {prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)}
+    studio = Studio(settings, family, material.files, processes.device)
+    return Validation(studio, validation.shots(settings), transformer, encodings, reporter)
 
 
 def enable_checkpointing(transformer: nn.Module, interval: int) -> None:

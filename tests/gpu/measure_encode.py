@@ -34,8 +34,8 @@ from simpletune.data.caches.pipeline import read_ahead
 from simpletune.data.caches.preparation import Job
 from simpletune.models.family import ModelFiles
 from simpletune.models.registry import get_family
+from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import SilentReporter
-from simpletune.trainer.run import quiet_libraries
 
 BASELINE = 16  # pictures and captions that the plain loop gets: its rate doesn't depend on how many
 PRECISIONS = {"bf16": "no_change", "int8": "int8-quanto"}

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from simpletune.errors import TrainingFailed
+from simpletune.results import run_folder
 from simpletune.trainer import checkpoint as subject
 from simpletune.trainer import optimizers
 
@@ -36,7 +37,7 @@ def save(folder, step, value=1.0, ema=True, **more):
 
 
 def steps(folder):
-    return [step for step, _ in subject.list_checkpoints(folder)]
+    return [step for step, _ in run_folder.list_checkpoints(folder)]
 
 
 def flip_a_bit(path):
@@ -109,7 +110,7 @@ def test_latest_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, name, dam
     else:
         path.unlink()
     warnings = []
-    assert subject.latest(tmp_path, warnings.append) == tmp_path / "checkpoint-5"
+    assert run_folder.latest(tmp_path, warnings.append) == tmp_path / "checkpoint-5"
     assert len(warnings) == 1
     assert "checkpoint-10 is damaged" in warnings[0]
     with pytest.raises(TrainingFailed, match="checkpoint-10 can't be used") as caught:
@@ -121,7 +122,7 @@ def test_latest_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, name, dam
 def test_a_strange_manifest_is_a_damaged_checkpoint(tmp_path, text):
     path = save(tmp_path, 1)
     (path / subject.MANIFEST_FILE).write_text(text)
-    assert len(subject.verify(path)) == 1
+    assert len(run_folder.verify(path)) == 1
 
 
 def test_a_manifest_can_not_reach_outside_its_folder(tmp_path):
@@ -130,13 +131,13 @@ def test_a_manifest_can_not_reach_outside_its_folder(tmp_path):
     manifest = json.loads((path / subject.MANIFEST_FILE).read_text())
     manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0"}
     (path / subject.MANIFEST_FILE).write_text(json.dumps(manifest))
-    assert subject.verify(path) == ["secret is missing"]
+    assert run_folder.verify(path) == ["secret is missing"]
 
 
 def test_nothing_there_is_no_checkpoint(tmp_path):
-    assert subject.latest(tmp_path, pytest.fail) is None
-    assert subject.latest(tmp_path / "absent", pytest.fail) is None
-    assert subject.verify(tmp_path / "checkpoint-3") == ["there is no such folder"]
+    assert run_folder.latest(tmp_path, pytest.fail) is None
+    assert run_folder.latest(tmp_path / "absent", pytest.fail) is None
+    assert run_folder.verify(tmp_path / "checkpoint-3") == ["there is no such folder"]
 
 
 def test_the_oldest_go_and_the_order_is_by_number(tmp_path):
@@ -162,7 +163,7 @@ def test_a_failed_save_leaves_the_old_ones_and_no_trace(tmp_path, monkeypatch):
         save(tmp_path, 2, total_limit=1)
     monkeypatch.undo()
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-1"]
-    assert subject.latest(tmp_path, pytest.fail) == tmp_path / "checkpoint-1"
+    assert run_folder.latest(tmp_path, pytest.fail) == tmp_path / "checkpoint-1"
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
@@ -212,10 +213,10 @@ def test_a_kill_at_any_moment_loses_at_most_the_save_under_way(tmp_path):
                 acknowledged = int(process.stdout.readline())
             os.kill(process.pid, signal.SIGKILL)
             acknowledged = max([acknowledged, *map(int, process.stdout.read().split())])
-        newest = subject.latest(tmp_path, pytest.fail)
+        newest = run_folder.latest(tmp_path, pytest.fail)
         loaded = subject.load_checkpoint(Path(newest))
         assert loaded.step >= acknowledged
         assert loaded.adapter["w"][0, 0] == loaded.step
         subject.remove_leftovers(tmp_path)
-        for _, path in subject.list_checkpoints(tmp_path):
+        for _, path in run_folder.list_checkpoints(tmp_path):
             shutil.rmtree(path)

@@ -1,0 +1,69 @@
+"""What lies in a run's folder, for all who read it: the final adapter, and checkpoints that are whole or are not.
+
+The trainer writes them (trainer/outputs.py, trainer/checkpoint.py); nothing here writes or loads a tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from simpletune import files
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+EMA_FILE = "ema.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every checkpoint, oldest step first, whether intact or not."""
+    if not output_dir.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in output_dir.iterdir() if path.is_dir())
+    return sorted((int(match[1]), path) for match, path in named if match)
+
+
+def latest(output_dir: Path, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint of the highest step that verifies, None without any; damaged newer ones are named by `warn`."""
+    for _, path in reversed(list_checkpoints(output_dir)):
+        problems = verify(path)
+        if not problems:
+            return path
+        warn(f"{path} is damaged and passed over: {'; '.join(problems)}")
+    return None
+
+
+def verify(path: Path) -> list[str]:
+    """What is wrong with a checkpoint, in words; empty when every file has its size and SHA-256."""
+    if not path.is_dir():
+        return ["there is no such folder"]
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        listed = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return [f"{MANIFEST_FILE} is missing"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [f"{MANIFEST_FILE} is unreadable"]
+    if manifest.get("format") != FORMAT:
+        return [f"it was written in format {manifest.get('format')}, this version reads {FORMAT}"]
+    if not {ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE} <= listed.keys():
+        return [f"{MANIFEST_FILE} is incomplete"]
+    problems = (_file_problem(path / Path(name).name, *entry) for name, entry in listed.items())
+    return [problem for problem in problems if problem]
+
+
+def _file_problem(path: Path, size: int, sha256: str) -> str | None:
+    try:
+        if path.stat().st_size != size:
+            return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
+        return None if files.sha256(path) == sha256 else f"{path.name} does not have the SHA-256 it was saved with"
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except OSError as error:
+        return f"{path.name} can't be read ({error.strerror})"
