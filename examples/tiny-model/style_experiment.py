@@ -1,0 +1,191 @@
+"""Whether a LoRA learns a style: trained by the project's own trainer, painted beside its base, judged by a classifier.
+
+Both are painted from the same prompts and noise, of subjects that the style set lacks. The judge of style has seen the
+style's pictures against pictures of the base's training set, both also after a way through the VAE: its softness is
+then no sign of either.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from base_accuracy import Judge
+from classifiers import Effort, Net, folds, probabilities, train_classifier
+from measures import Share, markdown_table, share_of
+from pictures import Pictures
+from reconstruction import as_tensor, through_vae
+from sampler import Painter, open_painter
+from sheets import sheet
+from style_set import StyleSet
+
+from simpletune import files
+from simpletune.progress import Reporter
+from simpletune.trainer.launch import launch
+
+_FOLDS = 4
+_OTHERS = 600  # pictures of the base's training set that the style is told from
+_BASE, _STYLE = 0, 1
+
+
+@dataclass(frozen=True)
+class StyleJudge:
+    """Tells a style from the base's pictures: nets of as many folds, each of which never saw its fold."""
+
+    nets: tuple[Net, ...]
+    style_found: Share  # real pictures of the style, each by the net that never saw it
+    base_mistaken: Share  # held-out pictures of the base's set that are called style
+    grey_mistaken: Share  # the same pictures without their colours
+
+    def called_style(self, pixels_N3PP: torch.Tensor) -> torch.Tensor:
+        """Whether each uint8 picture is called style, bool (N,)."""
+        return _called_style(self.nets, pixels_N3PP)
+
+
+def train_style_judge(
+    painter: Painter, style: StyleSet, training: Pictures, held_out: Pictures, reporter: Reporter, effort: Effort
+) -> StyleJudge:
+    """Four nets, each without a quarter of the pictures."""
+    generator = torch.Generator().manual_seed(0)
+    others = training.pixels[torch.randperm(len(training), generator=generator)[:_OTHERS]]
+    unseen = held_out.pixels[torch.randperm(len(held_out), generator=generator)[:_OTHERS]]
+    real = torch.cat([others, style.pixels])
+    labels = torch.tensor([_BASE] * len(others) + [_STYLE] * len(style.pixels))
+    fold = folds(labels, _FOLDS)
+    soft = through_vae(painter, real, reporter, "the judge's pictures through the VAE")
+    nets, found = [], torch.zeros(len(real), dtype=torch.bool)
+    for number in range(_FOLDS):
+        seen = fold != number
+        pixels, truth = torch.cat([real[seen], soft[seen]]), labels[seen].repeat(2)
+        title = f"training style judge {number + 1} of {_FOLDS}"
+        net = train_classifier(
+            pixels, truth, 2, painter.device, effort=effort, seed=number, reporter=reporter, title=title
+        )
+        nets.append(net)
+        found[~seen] = _called_style([net], real[~seen])
+    grey = unseen.float().mean(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    mistaken = [share_of(_called_style(nets, pixels).numpy()) for pixels in (unseen, grey)]
+    return StyleJudge(tuple(nets), share_of(found[labels == _STYLE].numpy()), *mistaken)
+
+
+def _called_style(nets: Sequence[Net], pixels_N3PP: torch.Tensor) -> torch.Tensor:
+    return probabilities(nets, pixels_N3PP)[:, _STYLE] > 0.5
+
+
+@dataclass(frozen=True)
+class StyleResult:
+    """One training: the shares called style, and of prompts' categories that are right, for tuned and for base."""
+
+    style: str
+    precision: str
+    tuned_style: Share
+    base_style: Share
+    tuned_right: Share
+    base_right: Share
+    training_seconds: float
+    whole_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        shares = {name: value.as_json() for name, value in vars(self).items() if isinstance(value, Share)}
+        return {name: shares.get(name, value) for name, value in vars(self).items()}
+
+
+HEAD = ["style", "base precision", "tuned called style", "base called style", "tuned in category", "base in category",
+        "training"]  # fmt: skip
+
+
+def markdown(results: Sequence[StyleResult]) -> str:
+    rows = [
+        [one.style, one.precision, one.tuned_style, one.base_style, one.tuned_right, one.base_right,
+         f"{one.training_seconds:.0f} s"]
+        for one in results
+    ]  # fmt: skip
+    return markdown_table(HEAD, rows)
+
+
+def judge_markdown(name: str, judge: StyleJudge) -> str:
+    row = [name, judge.style_found, judge.base_mistaken, judge.grey_mistaken]
+    return markdown_table(
+        ["style", "its real pictures, unseen, called style", "held-out base pictures so called", "those in grey"], [row]
+    )
+
+
+@dataclass(frozen=True)
+class Training:
+    """One LoRA's training: a copy of the config's folder with the style's pictures in it."""
+
+    folder: Path
+    config: Path
+    overrides: tuple[str, ...]
+
+
+def prepare_training(config: Path, pictures: Path, folder: Path, overrides: Sequence[str]) -> Training:
+    """Copy config, data file and pictures into `folder`, where caches and outputs are written too."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    for path in (config, config.with_name("multidatabackend.json")):
+        shutil.copy(path, folder / path.name)
+    shutil.copytree(pictures, folder / "pictures")
+    return Training(folder, folder / config.name, tuple(overrides))
+
+
+def measure(
+    training: Training,
+    style: StyleSet,
+    precision: str,
+    style_judge: StyleJudge,
+    judge: Judge,
+    prompts: tuple[Sequence[str], torch.Tensor],
+    reporter: Reporter,
+    *,
+    guidance: float,
+    steps: int,
+    seed: int,
+) -> StyleResult:
+    """Train, paint tuned and base at the same seeds, judge both; leaves base-and-tuned.png in the folder."""
+    started = time.monotonic()
+    outcome = launch(training.config, training.overrides, reporter)
+    assert outcome is not None
+    whole = time.monotonic() - started
+    painter = open_painter(training.config, training.overrides, adapter=outcome.adapter)
+    captions, labels = prompts
+    seeds = [seed + number for number in range(len(captions))]
+    base, tuned = (
+        as_tensor(painter.paint(captions, seeds, guidance, steps, adapter=adapter, reporter=reporter, title=title))
+        for adapter, title in ((False, "painting with the base"), (True, "painting with the LoRA"))
+    )
+    _sheet(base, tuned, captions, labels.tolist(), training.folder / "base-and-tuned.png")
+    return StyleResult(
+        style=style.name,
+        precision=precision,
+        tuned_style=share_of(style_judge.called_style(tuned).numpy()),
+        base_style=share_of(style_judge.called_style(base).numpy()),
+        tuned_right=judge.right(tuned, labels),
+        base_right=judge.right(base, labels),
+        training_seconds=_training_seconds(outcome.adapter.parent),
+        whole_seconds=whole,
+    )
+
+
+def _training_seconds(output: Path) -> float:
+    """What the run's own clock says of its loop."""
+    phases = json.loads((output / "phases.json").read_text("utf-8"))
+    return next(float(phase["seconds"]) for phase in phases if phase["phase"] == "train")
+
+
+def _sheet(base: torch.Tensor, tuned: torch.Tensor, captions: Sequence[str], labels: list[int], path: Path) -> None:
+    """Base above tuned, one prompt of each category."""
+    firsts = [labels.index(kind) for kind in sorted(set(labels))]
+    rows = []
+    for start in range(0, len(firsts), 8):
+        part = firsts[start : start + 8]
+        rows.append(([base[index] for index in part], [captions[index] for index in part]))
+        rows.append(([tuned[index] for index in part], ["with the LoRA"] * len(part)))
+    files.write_with(path, lambda temporary: sheet(rows).save(temporary, format="PNG"))
