@@ -72,7 +72,9 @@ def test_a_classifier_learns_and_repeats() -> None:
     pictures, labels = shapes(40, seed=0)
     unseen, truth = shapes(40, seed=1)
     nets = [
-        classifiers.train_classifier(pictures, labels, 2, CPU, effort=classifiers.Effort(steps=25, batch=16), seed=3)
+        classifiers.train_classifier(
+            pictures, labels, 2, CPU, effort=classifiers.Effort(steps=20, batch=16, width=8), seed=3
+        )
         for _ in range(2)
     ]
     assert classifiers.accuracy(nets[:1], unseen, truth) >= 0.9
