@@ -1,183 +1,207 @@
-"""gallery.png: what each prompt looked like before and after training, at the same seeds, side by side."""
+"""A sheet of pictures side by side: rows under their prompts, columns under their names, a heading over all."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, UnidentifiedImageError
 
+from simpletune.results.lettering import font, line_height, wrap
 from simpletune.results.pictures import save_picture
 
-_GAP, _MARGIN = 12, 24
-_CAPTION_SIZE, _HEADER_SIZE = 17, 20
-_MAXIMUM_LINES = 6
-_SMALLEST_CELL, _LARGEST_CELL = 256, 512  # pixels, width
-_MAXIMUM_PIXELS = 80_000_000
-_PAPER, _INK, _FAINT, _EMPTY = (255, 255, 255), (34, 34, 34), (110, 110, 110), (225, 225, 225)
+_GAP, _GROUP_GAP, _ROW_GAP, _MARGIN = 8, 28, 24, 24
+_TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE = 24, 16, 17
+_PLAIN_WIDTH = 1100  # wider sheets are looked at from further away, with letters up to twice as large
+_NARROWEST = 568
+_CAPTION_LINES, _HEADING_LINES = 6, 3
+_SMALLEST_CELL, _LARGEST_CELL = 256, 512  # pixels, width; smaller pictures are enlarged, larger ones reduced
+_WIDEST, _MAXIMUM_PIXELS = 4400, 60_000_000  # what a viewer opens at ease
+_PAPER, _INK, _FAINT, _EMPTY, _FRAME = (255,) * 3, (34,) * 3, (110,) * 3, (225,) * 3, (205,) * 3
 _FORMATS = ("PNG", "JPEG", "WEBP")
-_UNKNOWN_CHARACTER = "□"
+
+
+class Column(NamedTuple):
+    """A column's name, and what is written once over all neighbours of its group ("seed 1")."""
+
+    name: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One prompt: its text, and a picture file for each column's name ("base", "tuned, 500 steps")."""
+    """One prompt: its text, and a picture file for each column."""
 
     prompt: str
-    pictures: Mapping[str, Path]
+    pictures: Mapping[Column, Path]
 
 
-def gallery(rows: Sequence[GalleryRow], png_path: Path, about: Mapping[str, str] | None = None) -> None:
-    """Draw the rows into `png_path`: columns by name in order of appearance, each row under its prompt.
+def gallery(
+    rows: Sequence[GalleryRow],
+    png_path: Path,
+    about: Mapping[str, str] | None = None,
+    heading: Sequence[str] = (),
+) -> None:
+    """Draw the rows into `png_path`: columns in order of appearance, each row under its prompt, all under `heading`,
+    whose first line is the title.
 
     Pictures may have any sizes; they keep their aspect. One that is missing or unreadable is a grey field. Prompts are
     wrapped, and cut after six lines; the file's PNG text entries hold them whole, with `about`.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row.pictures))
-    layout = _Layout.fit(rows, columns)
+    layout = _Layout.fit(rows, list(dict.fromkeys(column for row in rows for column in row.pictures)), heading)
     sheet = Image.new("RGB", (layout.width, layout.height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    _draw_header(draw, layout, columns)
+    _draw_lines(draw, layout.heading, _MARGIN)
+    _draw_column_names(draw, layout)
     y = layout.top
     for row, block in zip(rows, layout.blocks, strict=True):
-        y = _draw_row(sheet, draw, layout, columns, row, block, y)
+        y = _draw_row(sheet, draw, layout, row, block, y)
     described = {**(about or {}), **{f"prompt {i}": row.prompt for i, row in enumerate(rows, 1)}}
     save_picture(png_path, np.asarray(sheet), described)
+
+
+class _Line(NamedTuple):
+    text: str
+    size: int
+    bold: bool = False
+    colour: tuple[int, int, int] = _INK
 
 
 @dataclass(frozen=True)
 class _Block:
     """A row as laid out: its caption's lines and the height of its pictures."""
 
-    lines: tuple[str, ...]
+    lines: tuple[_Line, ...]
     picture_height: int
+
+    @property
+    def height(self) -> int:
+        return _height(self.lines) + _GAP + self.picture_height + _ROW_GAP
 
 
 @dataclass(frozen=True)
 class _Layout:
+    """Where everything goes, in pixels. `lefts` are the columns' left edges, `name` says how their names look, `top` is
+    where the rows begin."""
+
+    columns: tuple[Column, ...]
+    lefts: tuple[int, ...]
     cell: int
     width: int
     height: int
     top: int
+    name: _Line
+    heading: tuple[_Line, ...]
     blocks: tuple[_Block, ...]
 
     @classmethod
-    def fit(cls, rows: Sequence[GalleryRow], columns: Sequence[str]) -> _Layout:
-        """The largest cells, up to the pictures' own size, whose sheet has no more than _MAXIMUM_PIXELS."""
+    def fit(cls, rows: Sequence[GalleryRow], columns: Sequence[Column], heading: Sequence[str]) -> _Layout:
+        """The largest cells, up to the pictures' own size, whose sheet isn't too large."""
         sizes = [[_size(path) for path in row.pictures.values()] for row in rows]
         widest = max((size[0] for row in sizes for size in row if size), default=_SMALLEST_CELL)
-        cell = min(max(widest, _SMALLEST_CELL), _LARGEST_CELL)
-        layout = cls._with_cell(rows, columns, sizes, cell)
+        cell = min(max(widest, _SMALLEST_CELL), _LARGEST_CELL, _WIDEST // max(1, len(columns)))
+        layout = cls._with_cell(rows, columns, heading, sizes, cell)
         while layout.width * layout.height > _MAXIMUM_PIXELS and cell > 32:
             cell = cell * 3 // 4
-            layout = cls._with_cell(rows, columns, sizes, cell)
+            layout = cls._with_cell(rows, columns, heading, sizes, cell)
         return layout
 
     @classmethod
     def _with_cell(
         cls,
         rows: Sequence[GalleryRow],
-        columns: Sequence[str],
+        columns: Sequence[Column],
+        heading: Sequence[str],
         sizes: Sequence[Sequence[tuple[int, int] | None]],
         cell: int,
     ) -> _Layout:
-        count = max(1, len(columns))
-        width = 2 * _MARGIN + count * cell + (count - 1) * _GAP
+        lefts = _lefts(columns, cell)
+        width = max(lefts[-1] + cell + _MARGIN, _NARROWEST)
+        title, name, text = (
+            round(size * min(max(width / _PLAIN_WIDTH, 1), 2)) for size in (_TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE)
+        )
         blocks = tuple(
             _Block(
-                tuple(wrap(row.prompt, _font(_CAPTION_SIZE), width - 2 * _MARGIN, _MAXIMUM_LINES)),
+                _wrapped(row.prompt, _Line("", text), width, _CAPTION_LINES),
                 max((_scaled(size, cell)[1] for size in of_row if size), default=cell // 4),
             )
             for row, of_row in zip(rows, sizes, strict=True)
         )
-        top = _MARGIN + _line_height(_HEADER_SIZE) + _GAP
-        height = top + sum(_block_height(block) for block in blocks) + _MARGIN
-        return cls(cell, width, height, top, blocks)
-
-    def x(self, column: int) -> int:
-        return _MARGIN + column * (self.cell + _GAP)
-
-
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, maximum_lines: int) -> list[str]:
-    """Break text into lines of at most `width` pixels, between words where that's possible; the rest is an ellipsis."""
-    lines: list[str] = []
-    line = ""
-    for word in drawable(text).split():
-        longer = f"{line} {word}" if line else word
-        if font.getlength(longer) <= width:
-            line = longer
-            continue
-        if line:
-            lines.append(line)
-        *whole, line = _pieces(word, font, width)
-        lines.extend(whole)
-        if len(lines) > maximum_lines:
-            break
-    if line:
-        lines.append(line)
-    if len(lines) > maximum_lines:
-        lines = lines[:maximum_lines]
-        lines[-1] = _shortened(lines[-1], font, width)
-    return lines
+        looks = [_Line("", title, bold=True), *[_Line("", name, colour=_FAINT)] * len(heading)]
+        lines = tuple(
+            line
+            for said, look in zip(heading, looks, strict=False)
+            for line in _wrapped(said, look, width, _HEADING_LINES)
+        )
+        grouped = any(column.group for column in columns)
+        top = _MARGIN + _height(lines) + (_ROW_GAP if lines else 0) + (1 + grouped) * line_height(name) + _ROW_GAP // 2
+        height = top + sum(block.height for block in blocks) + _MARGIN - (_ROW_GAP if blocks else 0)
+        return cls(tuple(columns), lefts, cell, width, height, top, _Line("", name), lines, blocks)
 
 
-def drawable(text: str) -> str:
-    """The text with what the font has no picture for shown as a small square; joiners and the like are left out."""
-    return "".join(_drawable_character(character) for character in text)
+def _lefts(columns: Sequence[Column], cell: int) -> tuple[int, ...]:
+    """The columns' left edges, groups further apart than neighbours; at least one."""
+    lefts = [_MARGIN]
+    for before, column in pairwise(columns):
+        lefts.append(lefts[-1] + cell + (_GAP if before.group == column.group else _GROUP_GAP))
+    return tuple(lefts)
 
 
-def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """A word too long for a line, cut into lines."""
-    pieces = [""]
-    for character in word:
-        if pieces[-1] and font.getlength(pieces[-1] + character) > width:
-            pieces.append("")
-        pieces[-1] += character
-    return pieces
+def _wrapped(text: str, look: _Line, sheet_width: int, maximum_lines: int) -> tuple[_Line, ...]:
+    lines = wrap(text, font(look.size, look.bold), sheet_width - 2 * _MARGIN, maximum_lines)
+    return tuple(look._replace(text=line) for line in lines)
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+def _height(lines: Sequence[_Line]) -> int:
+    return sum(line_height(line.size) for line in lines)
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, layout: _Layout, columns: Sequence[str]) -> None:
-    font = _font(_HEADER_SIZE, bold=True)
-    for index, name in enumerate(columns):
-        line = (wrap(name, font, layout.cell, 1) or [""])[0]
-        draw.text((layout.x(index), _MARGIN), line, font=font, fill=_INK)
+def _draw_lines(draw: ImageDraw.ImageDraw, lines: Sequence[_Line], y: int) -> int:
+    """Draw lines at the left margin, from height y on; returns where they end."""
+    for line in lines:
+        draw.text((_MARGIN, y), line.text, font=font(line.size, line.bold), fill=line.colour)
+        y += line_height(line.size)
+    return y
+
+
+def _draw_column_names(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
+    """The names, the groups' above them, in the lines that end at the rows' top."""
+    look, heavy = layout.name, layout.name._replace(bold=True)
+    y = layout.top - _ROW_GAP // 2 - line_height(look.size)
+    grouped = any(column.group for column in layout.columns)
+    before = ""
+    for column, x in zip(layout.columns, layout.lefts, strict=False):
+        if column.group != before:
+            _draw_name(draw, column.group, heavy, x, y - line_height(look.size), layout.cell)
+        _draw_name(draw, column.name, look if grouped else heavy, x, y, layout.cell)
+        before = column.group
+
+
+def _draw_name(draw: ImageDraw.ImageDraw, name: str, look: _Line, x: int, y: int, width: int) -> None:
+    """One line above a column, cut to its width."""
+    letters = font(look.size, look.bold)
+    draw.text((x, y), (wrap(name, letters, width, 1) or [""])[0], font=letters, fill=look.colour)
 
 
 def _draw_row(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    layout: _Layout,
-    columns: Sequence[str],
-    row: GalleryRow,
-    block: _Block,
-    y: int,
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, layout: _Layout, row: GalleryRow, block: _Block, y: int
 ) -> int:
     """Draw one row at height y; returns where the next one begins."""
-    pictures_y = y + len(block.lines) * _line_height(_CAPTION_SIZE) + _GAP // 2
-    for number, line in enumerate(block.lines):
-        draw.text((_MARGIN, y + number * _line_height(_CAPTION_SIZE)), line, font=_font(_CAPTION_SIZE), fill=_INK)
-    for index, name in enumerate(columns):
-        x = layout.x(index)
-        picture = _open(row.pictures.get(name), layout.cell)
+    top = _draw_lines(draw, block.lines, y) + _GAP
+    for column, x in zip(layout.columns, layout.lefts, strict=False):
+        picture = _open(row.pictures.get(column), layout.cell)
         if picture is None:
-            draw.rectangle((x, pictures_y, x + layout.cell - 1, pictures_y + block.picture_height - 1), fill=_EMPTY)
-            draw.text((x + _GAP, pictures_y + _GAP), "no picture", font=_font(_CAPTION_SIZE), fill=_FAINT)
+            draw.rectangle((x, top, x + layout.cell - 1, top + block.picture_height - 1), fill=_EMPTY)
+            draw.text((x + _GAP, top + _GAP), "no picture", font=font(_NAME_SIZE), fill=_FAINT)
         else:
-            sheet.paste(picture, (x, pictures_y))
-    return y + _block_height(block)
-
-
-def _block_height(block: _Block) -> int:
-    return len(block.lines) * _line_height(_CAPTION_SIZE) + _GAP // 2 + block.picture_height + 2 * _GAP
+            # A frame just outside, as pictures are often white at their edges.
+            draw.rectangle((x - 1, top - 1, x + picture.width, top + picture.height), outline=_FRAME)
+            sheet.paste(picture, (x, top))
+    return y + block.height
 
 
 def _open(path: Path | None, cell: int) -> Image.Image | None:
@@ -204,37 +228,3 @@ def _scaled(size: tuple[int, int], cell: int) -> tuple[int, int]:
     width, height = size
     scale = min(cell / width, 3 * cell / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _line_height(size: int) -> int:
-    return round(size * 1.35)
-
-
-@cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_path(bold), size)
-
-
-def _font_path(bold: bool = False) -> str:
-    """A font that is always there: matplotlib ships it."""
-    import matplotlib
-
-    return str(
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
-    )
-
-
-@cache
-def _known_characters() -> frozenset[int]:
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(_font_path()).get_charmap())
-
-
-def _drawable_character(character: str) -> str:
-    if character.isspace():
-        return " "
-    if character in "\u200b\u200c\u200d\ufe0e\ufe0f\u2060\ufeff":  # zero width: joiners, variation selectors
-        return ""
-    known = character.isprintable() and ord(character) in _known_characters()
-    return character if known else _UNKNOWN_CHARACTER

@@ -76,8 +76,8 @@ class Studio:
         """uint8 (height, width, 3), with the weights in force. One at a time: batches change a picture's last bits."""
         settings = self.settings
         request = SamplingRequest(
-            encoding=encodings[shot.prompt],
-            negative=encodings[settings.validation_negative_prompt],
+            encoding=self._here(encodings[shot.prompt]),
+            negative=self._here(encodings[settings.validation_negative_prompt]),
             width=shot.width,
             height=shot.height,
             seed=shot.seed,
@@ -100,7 +100,7 @@ class Studio:
     ) -> None:
         """Sample and save them in order, each file whole or not at all; `stopped` is asked before each.
 
-        encodings: by prompt, B = 1, on the transformer's device; the negative prompt's is among them.
+        encodings: by prompt, B = 1, on any device; the negative prompt's is among them.
         """
         vae = self.family.load_vae(self.files, self.settings, self.device)
         with sampling(transformer):
@@ -110,6 +110,9 @@ class Studio:
                 planned.path.parent.mkdir(parents=True, exist_ok=True)
                 save_picture(planned.path, self._sample(transformer, vae, encodings, planned.shot), planned.about)
                 phase.advance()
+
+    def _here(self, encoding: TextEncoding) -> TextEncoding:
+        return TextEncoding(encoding.prompt_embeds.to(self.device), encoding.pooled_prompt_embeds.to(self.device))
 
     @cached_property
     def _text_identity(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from simpletune import files
 from simpletune.config.settings import Settings
 from simpletune.models.adapters import final_state
-from simpletune.results.gallery import GalleryRow, gallery
+from simpletune.results.contact_sheet import contact_sheet
 from simpletune.results.plots import plots
 from simpletune.results.run_folder import ADAPTER_FILE
 from simpletune.trainer.log import METRICS_FILE
@@ -64,7 +64,7 @@ def write(session: Session) -> None:
     files.write_json(outputs.adapter.parent / PHASES_FILE, session.phases.as_json())
     plots(outputs.adapter.parent / METRICS_FILE, outputs.plots)
     if outputs.gallery is not None:
-        gallery(_rows(session), outputs.gallery)
+        contact_sheet(session.pictures.shots, _columns(session), outputs.gallery)
     files.write_json(outputs.adapter.parent / FINISHED_FILE, {"step": session.step})
 
 
@@ -73,14 +73,8 @@ def _write_adapter(session: Session, folder: Path) -> None:
     session.family.save_lora(folder, state, {**metadata, **adapter_metadata(session.settings, session.step)})
 
 
-def _rows(session: Session) -> list[GalleryRow]:
-    """A row a shot: the base's picture, then one for each set of weights."""
+def _columns(session: Session) -> dict[str, Path]:
+    """The gallery's columns: the base's pictures, then those of each set of weights."""
     columns = {"base": session.sample_folder("base")}
     names = {"raw": f"tuned, {session.step} steps", "ema": f"tuned, {session.step} steps, averaged"}
-    columns |= {names[label]: session.sample_folder(label) for label in session.weight_sets()}
-    return [
-        GalleryRow(
-            f"{shot.prompt}  (seed {shot.seed})", {name: folder / shot.file_name for name, folder in columns.items()}
-        )
-        for shot in session.pictures.shots
-    ]
+    return columns | {names[label]: session.sample_folder(label) for label in session.weight_sets()}

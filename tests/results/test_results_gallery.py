@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from simpletune.results import gallery as subject
-from simpletune.results.gallery import GalleryRow, drawable, gallery, wrap
+from simpletune.results.gallery import Column, GalleryRow, gallery
+from simpletune.results.lettering import drawable, font, wrap
 
 RED, BLUE = (200, 10, 10), (10, 10, 200)
+BASE, TUNED = Column("base"), Column("tuned")
 
 
 def picture(folder, name, size, colour):
@@ -32,7 +34,7 @@ def extent(pixels, colour):
 @pytest.mark.parametrize("size", [(64, 64), (512, 512), (1024, 1024), (768, 1152), (1280, 720), (40, 900), (513, 37)])
 def test_base_and_tuned_stand_side_by_side_in_their_own_aspect(tmp_path, size):
     row = GalleryRow(
-        "a fox", {"base": picture(tmp_path, "a.png", size, RED), "tuned": picture(tmp_path, "b.png", size, BLUE)}
+        "a fox", {BASE: picture(tmp_path, "a.png", size, RED), TUNED: picture(tmp_path, "b.png", size, BLUE)}
     )
     gallery([row], tmp_path / "gallery.png")
     pixels = drawn(tmp_path / "gallery.png")
@@ -47,7 +49,7 @@ def test_base_and_tuned_stand_side_by_side_in_their_own_aspect(tmp_path, size):
 
 def test_prompts_and_settings_are_in_the_file(tmp_path):
     path = picture(tmp_path, "a.png", (64, 64), RED)
-    rows = [GalleryRow("ein Füchslein 🦊 " * 300, {"base": path}), GalleryRow("second", {"base": path})]
+    rows = [GalleryRow("ein Füchslein 🦊 " * 300, {BASE: path}), GalleryRow("second", {BASE: path})]
     gallery(rows, tmp_path / "gallery.png", {"model": "tiny", "step": "500"})
     with Image.open(tmp_path / "gallery.png") as image:
         assert image.text["prompt 1"] == rows[0].prompt
@@ -59,8 +61,8 @@ def test_a_picture_that_is_missing_or_broken_is_a_grey_field(tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(picture(tmp_path, "a.png", (64, 64), RED).read_bytes()[:40])
     rows = [
-        GalleryRow("one", {"base": tmp_path / "a.png", "tuned": tmp_path / "absent.png"}),
-        GalleryRow("two", {"base": broken}),
+        GalleryRow("one", {BASE: tmp_path / "a.png", TUNED: tmp_path / "absent.png"}),
+        GalleryRow("two", {BASE: broken}),
     ]
     gallery(rows, tmp_path / "gallery.png")
     pixels = drawn(tmp_path / "gallery.png")
@@ -76,20 +78,20 @@ def test_no_rows_make_a_sheet_all_the_same(tmp_path):
 
 
 def test_many_rows_make_the_pictures_smaller_not_the_sheet_endless(tmp_path, monkeypatch):
-    monkeypatch.setattr(subject, "_MAXIMUM_PIXELS", 400_000)
+    monkeypatch.setattr(subject, "_MAXIMUM_PIXELS", 600_000)
     path = picture(tmp_path, "a.png", (512, 512), RED)
-    gallery([GalleryRow("a", {"base": path, "tuned": path})] * 10, tmp_path / "gallery.png")
+    gallery([GalleryRow("a", {BASE: path, TUNED: path})] * 10, tmp_path / "gallery.png")
     height, width, _ = drawn(tmp_path / "gallery.png").shape
-    assert height * width <= 400_000
+    assert height * width <= 600_000
 
 
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(max_size=400), width=st.integers(60, 900), lines=st.integers(1, 6))
 def test_wrapped_text_never_overflows(text, width, lines):
-    font = subject._font(17)
-    wrapped = wrap(text, font, width, lines)
+    letters = font(17)
+    wrapped = wrap(text, letters, width, lines)
     assert len(wrapped) <= lines
-    assert all(font.getlength(line) <= width for line in wrapped)
+    assert all(letters.getlength(line) <= width for line in wrapped)
     kept = "".join("".join(wrapped).split()).removesuffix("…")
     assert "".join(drawable(text).split()).startswith(kept) or "…" in drawable(text)
 
@@ -98,7 +100,12 @@ def test_ink_stays_inside_the_margins(tmp_path):
     path = picture(tmp_path, "a.png", (64, 64), (255, 255, 255))
     rows = [
         GalleryRow(
-            "W" * 500 + " 漢字🧑‍🚀\x1b[0m " + "word " * 500, {"a column name that is far too long for its cell": path}
+            "W" * 500 + " 漢字🧑‍🚀\x1b[0m " + "word " * 500,
+            {
+                Column(
+                    "a column name that is far too long for its cell", "a group of columns with far too long a name"
+                ): path
+            },
         )
     ]
     gallery(rows, tmp_path / "gallery.png")

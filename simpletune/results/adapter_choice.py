@@ -1,0 +1,117 @@
+"""Which adapter pictures are made with: a run's newest, that of a step, or a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from simpletune.config.settings import Settings
+from simpletune.errors import UsageError
+from simpletune.models.lora_file import FILE_NAME, trained_with
+from simpletune.results.run_folder import ADAPTER_FILE, latest, list_checkpoints, verify
+
+LATEST, NONE = "latest", "none"
+_BASE = "base"
+
+
+@dataclass(frozen=True)
+class AdapterChoice:
+    """A saved adapter's file, and what it is called: `name` is fit for a folder's name. `steps` is None if unknown."""
+
+    path: Path
+    name: str
+    steps: int | None
+
+    @property
+    def title(self) -> str:
+        """Over its pictures: "tuned, 150 steps", as the trainer says it."""
+        if self.steps is None:
+            return f"tuned, {self.name}"
+        return f"tuned, {self.steps:,} step{'s' * (self.steps != 1)}"
+
+
+def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], None]) -> AdapterChoice | None:
+    """The adapter that `wish` means: "latest", a step, "none", or a .safetensors file or a folder that has one.
+
+    The latest is the run's final adapter, or its newest intact checkpoint where that has more steps (a run that goes
+    on, or was stopped); damaged checkpoints are named by `warn`. Raises UsageError when there is no such adapter or it
+    was trained for another flavour.
+    """
+    if wish == NONE:
+        return None
+    if wish == LATEST:
+        chosen = _latest(settings, warn)
+    elif isinstance(wish, str) and wish.isascii() and wish.isdigit():
+        chosen = _of_step(settings, int(wish))
+    else:
+        chosen = _of_file(Path(wish).expanduser())
+    flavour = trained_with(chosen.path).get("model_flavour", settings.model_flavour)
+    if flavour != settings.model_flavour:
+        raise UsageError(
+            f"--adapter: {chosen.path} was trained for {flavour}, and this config's model is {settings.model_flavour}",
+            "name an adapter of this model, or the config it was trained with",
+        )
+    return chosen
+
+
+def _latest(settings: Settings, warn: Callable[[str], None]) -> AdapterChoice:
+    final, newest = _final(settings.output_dir), latest(settings.output_dir, warn)
+    if newest is not None:
+        saved = _checkpoint(newest)
+        if final is None or (final.steps or 0) < (saved.steps or 0):
+            return saved
+    if final is None:
+        raise UsageError(
+            f"there is no trained adapter in {settings.output_dir}",
+            "train first (`simpletune train`), name one with --adapter FILE, or see the base alone: --adapter none",
+        )
+    return final
+
+
+def _of_step(settings: Settings, step: int) -> AdapterChoice:
+    folder = settings.output_dir / f"checkpoint-{step}"
+    if folder.is_dir():
+        problems = verify(folder)
+        if problems:
+            raise UsageError(f"--adapter: {folder} is damaged: {'; '.join(problems)}", _steps_there(settings))
+        return _checkpoint(folder)
+    final = _final(settings.output_dir)
+    if final is not None and final.steps == step:
+        return final
+    raise UsageError(f"--adapter: {settings.output_dir} has no checkpoint of step {step}", _steps_there(settings))
+
+
+def _steps_there(settings: Settings) -> str:
+    steps = [str(step) for step, _ in list_checkpoints(settings.output_dir)]
+    return f"there are checkpoints of step {', '.join(steps)}" if steps else "it has no checkpoints at all"
+
+
+def _of_file(path: Path) -> AdapterChoice:
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        said = f"{path} holds no {FILE_NAME}" if path.is_dir() else f"there is no file {path}"
+        raise UsageError(
+            f"--adapter: {said}", "name a .safetensors file, a folder of a finished run, a step, latest or none"
+        )
+    steps = trained_with(file).get("steps")
+    named = file.absolute().parent.name if file.name == FILE_NAME else file.stem
+    name = re.sub(r"[^\w.-]+", "-", named).strip(".-") or "adapter"
+    return AdapterChoice(file, f"adapter-{name}" if name == _BASE else name, steps if isinstance(steps, int) else None)
+
+
+def _final(output_dir: Path) -> AdapterChoice | None:
+    file = output_dir / ADAPTER_FILE
+    if not file.is_file():
+        return None
+    steps = trained_with(file).get("steps")
+    return _run_adapter(file, steps) if isinstance(steps, int) else AdapterChoice(file, "final", None)
+
+
+def _checkpoint(folder: Path) -> AdapterChoice:
+    return _run_adapter(folder / ADAPTER_FILE, int(folder.name.rpartition("-")[2]))
+
+
+def _run_adapter(file: Path, steps: int) -> AdapterChoice:
+    return AdapterChoice(file, f"step-{steps:06d}", steps)

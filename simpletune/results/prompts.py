@@ -1,0 +1,91 @@
+"""The prompts pictures are made from, and the names their files get."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from simpletune.config import jsonfile
+from simpletune.config.problems import shown
+from simpletune.errors import UsageError
+
+_LONGEST_NAME = 60
+_PLAIN_NAME = re.compile(r"\w[\w .-]{0,79}")
+
+
+def named_prompts(prompts: Sequence[str]) -> dict[str, str]:
+    """name -> prompt, each different prompt once: "a red parrot" is called a-red-parrot.
+
+    Where a name says less than its prompt (other characters, a long one) a few digits tell it from others that would
+    be called the same. So a prompt's name never depends on what else is asked for. Raises UsageError for an empty one.
+    """
+    return {_name(prompt): prompt for prompt in (_stripped(prompt) for prompt in prompts)}
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """The prompts of a file: {"name": "prompt"} as JSON, as for validation_prompts_file, or else a prompt a line.
+
+    Raises UsageError, naming file and line, when it can't be read or holds no prompts.
+    """
+    file = jsonfile.read(path)
+    # A file that isn't there, or isn't text, can't be read as lines either.
+    unread = [problem for problem in file.problems if not file.lines]
+    is_json = path.suffix.lower() == ".json" or file.text.lstrip().startswith("{")
+    for problem in file.problems if is_json else unread:
+        where = f"{path}:{problem.position.line}" if problem.position.line else str(path)
+        raise UsageError(f"--prompts: {shown(where)}: {problem.message}", problem.hint)
+    if not is_json:
+        prompts = named_prompts([line for line in file.text.splitlines() if line.strip()])
+    else:
+        prompts = _checked(file.value, path)
+    if not prompts:
+        raise UsageError(f"--prompts: {shown(str(path))} holds no prompts", "write one a line")
+    return prompts
+
+
+def together(*groups: Mapping[str, str]) -> dict[str, str]:
+    """All prompts by their names. Raises UsageError when a name stands for two different prompts."""
+    prompts: dict[str, str] = {}
+    for group in groups:
+        for name, prompt in group.items():
+            if prompts.setdefault(name, prompt) != prompt:
+                raise UsageError(
+                    f"two prompts are called {shown(name)}: {shown(prompts[name])!r} and {shown(prompt)!r}",
+                    "give one in the prompts file another name",
+                )
+    return prompts
+
+
+def _checked(value: object, path: Path) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) and text.strip() for text in value.values()):
+        raise UsageError(
+            f"--prompts: {shown(str(path))} must hold an object of names and prompts",
+            'write for instance {"cat": "a photo of a cat"}, or a prompt a line in a .txt file',
+        )
+    if len({name.casefold() for name in value}) < len(value):
+        message = f"--prompts: {shown(str(path))}: two names differ in capital letters only"
+        raise UsageError(message, "some disks take them for the same file: give one another name")
+    for name in value:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise UsageError(
+                f"--prompts: {shown(str(path))}: the name {shown(name)!r} can't be part of a file's name",
+                "use up to 80 letters, digits, spaces, dots, - and _, beginning with a letter or digit",
+            )
+    return dict(value)
+
+
+def _stripped(prompt: str) -> str:
+    text = prompt.strip()
+    if not text:
+        raise UsageError("--prompt: the prompt is empty", "say what the picture should show")
+    return text
+
+
+def _name(prompt: str) -> str:
+    name = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))
+    if name.replace("-", " ") == prompt and len(name) <= _LONGEST_NAME:
+        return name
+    digits = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{name[:_LONGEST_NAME].rstrip('-') or 'prompt'}-{digits}"
