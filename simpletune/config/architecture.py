@@ -7,10 +7,12 @@ A part is a folder of the diffusers layout: transformer, vae, scheduler, text_en
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-CLIP_TOKENS = 77
+from simpletune.config.families import FAMILIES
+
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZER_PARTS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 WEIGHT_PARTS = (*ENCODER_PARTS, "vae", "transformer")
@@ -23,8 +25,37 @@ _FOLDER = Path(__file__).parent / "architectures"
 
 
 def component_config(flavour: str, part: str) -> dict[str, Any]:
-    """The config of one part (not a tokenizer) of a flavour: a fresh dict with its `_class_name`."""
+    """The config of one part (not a tokenizer) of a flavour: a fresh dict."""
     name = f"transformer.{flavour}.json" if part == "transformer" and flavour != "tiny" else f"{part}.json"
     text = (_FOLDER / ("tiny" if flavour == "tiny" else "sd3") / name).read_text(encoding="utf-8")
     config: dict[str, Any] = json.loads(text)
     return config
+
+
+@cache
+def clip_tokens(flavour: str) -> int:
+    """Tokens of a caption that a flavour's CLIPs read: its positions. A model's own files have the last word."""
+    tokens: int = component_config(flavour, "text_encoder")["max_position_embeddings"]
+    return tokens
+
+
+@cache
+def largest_side(flavour: str) -> int:
+    """The longest side of a picture, in pixels, that a flavour has positions for."""
+    positions: int = component_config(flavour, "transformer")["pos_embed_max_size"]
+    return positions * FAMILIES["sd3"].size_multiple
+
+
+def side_limit(flavour: str, folder: Path | None) -> int:
+    """`largest_side` of the very model, where it is a folder in the diffusers layout; else the flavour's."""
+    positions = config_number(folder / "transformer" / "config.json", "pos_embed_max_size") if folder else None
+    return positions * FAMILIES["sd3"].size_multiple if positions else largest_side(flavour)
+
+
+def config_number(path: Path, key: str) -> int | None:
+    """A whole number that a part's config file says; None where it doesn't, or there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return value if isinstance(value, int) else None

@@ -17,7 +17,8 @@ class Flavour:
 
     `resolution` and `bucket_alignment` are in pixels; `block_count` is the number of transformer blocks, of which the
     last is `context_pre_only` (its text stream ends there, so it lacks `to_add_out` and the text feed-forward);
-    `dual_attention_blocks` are the blocks with a second, image-only attention (SD3.5-medium).
+    `dual_attention_blocks` are the blocks with a second, image-only attention (SD3.5-medium). `t5_tokens` is what T5
+    reads of a caption where `tokenizer_max_length` doesn't say.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Flavour:
     bucket_alignment: int
     block_count: int
     dual_attention_blocks: tuple[int, ...] = ()
+    t5_tokens: int = 154
 
     @property
     def licence_url(self) -> str | None:
@@ -65,7 +67,7 @@ SD3 = FamilyFacts(
             Flavour("sd3-medium", "stabilityai/stable-diffusion-3-medium-diffusers", True, 1024, 64, 24),
             Flavour("sd3.5-medium", "stabilityai/stable-diffusion-3.5-medium", True, 1024, 64, 24, tuple(range(13))),
             Flavour("sd3.5-large", "stabilityai/stable-diffusion-3.5-large", True, 1024, 64, 38),
-            Flavour("tiny", None, False, 128, 16, 4),
+            Flavour("tiny", None, False, 128, 16, 4, t5_tokens=32),
         )
     },
     lora_targets={

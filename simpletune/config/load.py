@@ -11,7 +11,8 @@ from typing import Any
 from simpletune import files
 from simpletune.config.document import Keys, read_planned
 from simpletune.config.problems import Problem, errors
-from simpletune.config.rules import exists, looks_like_hub_id, sizes
+from simpletune.config.rules import exists, looks_like_hub_id
+from simpletune.config.rules_sizes import sizes
 from simpletune.config.rules_sources import local_data_set
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.config.settings import ImageSet, Settings, TextEmbeds
@@ -90,7 +91,12 @@ def _following(whole: View, origins: dict[str, str]) -> dict[str, Any]:
     chosen: dict[str, tuple[Any, str]] = {}
     if config["lora_alpha"] is None:
         chosen["lora_alpha"] = float(config["lora_rank"]), "lora_rank"
-    for key, value in (("resolution", whole.resolution), ("aspect_bucket_alignment", whole.alignment)):
+    by_flavour = {
+        "resolution": whole.resolution,
+        "aspect_bucket_alignment": whole.alignment,
+        "tokenizer_max_length": whole.t5_tokens,
+    }
+    for key, value in by_flavour.items():
         if config[key] is None:
             chosen[key] = value, f"flavour {flavour.name}"
     if config["max_train_steps"] is None and config["num_train_epochs"] is None:

@@ -129,55 +129,6 @@ def prodigy_rate(whole: View) -> Iterator[Problem]:
         yield config.warning(config.first_given("learning_rate", "optimizer"), message, "set learning_rate to 1.0")
 
 
-# --- sizes
-
-
-@rule("aspect_bucket_alignment", "model_family")
-def alignment_fits(whole: View) -> Iterator[Problem]:
-    config, multiple = whole.config, whole.family.size_multiple
-    step = config["aspect_bucket_alignment"]
-    if step is not None and step % multiple:
-        nearest = max(multiple, round(step / multiple) * multiple)
-        message = f'"aspect_bucket_alignment" must be a multiple of {multiple}, not {step}'
-        yield config.error("aspect_bucket_alignment", message, f"write {nearest}")
-
-
-@rule("resolution", "aspect_bucket_alignment", "model_flavour")
-def resolution_on_step(whole: View) -> Iterator[Problem]:
-    if whole.config["resolution"] is not None:
-        yield from off_step(whole.config, whole.config["resolution"], whole.alignment)
-
-
-def off_step(keys: Keys, resolution: int, step: int) -> Iterator[Problem]:
-    """The warning that a resolution is rounded."""
-    if resolution % step:
-        nearest = max(step, round(resolution / step) * step)
-        message = f'"resolution" {resolution} is not a multiple of {step}, so pictures are rounded to it'
-        yield keys.warning("resolution", message, f"write {nearest}")
-
-
-@rule("validation_resolution", "model_family")
-def sample_sizes_fit(whole: View) -> Iterator[Problem]:
-    value, multiple = whole.config["validation_resolution"], whole.family.size_multiple
-    if value is None:
-        return
-    for width, height in sizes(value):
-        for side in (width, height):
-            if side % multiple or side < multiple:
-                nearest = max(multiple, round(side / multiple) * multiple)
-                message = f'"validation_resolution": sides must be multiples of {multiple}, not {side}'
-                yield whole.config.error("validation_resolution", message, f"write {nearest}")
-                return
-
-
-def sizes(value: int | str) -> tuple[tuple[int, int], ...]:
-    """validation_resolution as (width, height) pairs."""
-    if isinstance(value, int):
-        return ((value, value),)
-    pairs = (part.strip().split("x") for part in value.split(","))
-    return tuple((int(width), int(height)) for width, height in pairs)
-
-
 # --- LoRA targets
 
 
@@ -218,7 +169,6 @@ _ONLY_WITH: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("gradient_checkpointing_interval", "gradient_checkpointing", (True,)),
     ("ema_decay", "use_ema", (True,)),
     ("ema_update_interval", "use_ema", (True,)),
-    ("tokenizer_max_length", "use_t5", (True,)),
     ("text_encoder_3_precision", "use_t5", (True,)),
 )
 

@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 
 from simpletune.config.document import Keys
 from simpletune.config.problems import Problem, quoted
-from simpletune.config.rules import differs, off_step, path_problems
+from simpletune.config.rules import differs, path_problems
 from simpletune.config.rules_captions import caption_problems, reads_table
 from simpletune.config.rules_folders import folder_problems
 from simpletune.config.rules_roles import held_apart, role_problems
+from simpletune.config.rules_sizes import beyond_positions, off_step
 from simpletune.config.rules_sources import fetches_pictures, source_problems
 from simpletune.config.suggest import close, did_you_mean
-from simpletune.config.view import View
+from simpletune.config.view import View, resolution_of
 
 
 def data_problems(whole: View) -> Iterator[Problem]:
@@ -106,19 +107,20 @@ def _sizes(entry: Keys, whole: View) -> Iterator[Problem]:
 
 def _resolution(entry: Keys, whole: View) -> Iterator[Problem]:
     value, kind = entry["resolution"], entry["resolution_type"]
-    if kind == "area":
-        if value > 64:
-            message = f'"resolution" is in megapixels when "resolution_type" is area, and {value} is more than 64'
-            yield entry.error("resolution", message, 'write for instance 1.0, or use "resolution_type" pixel_area')
-    elif isinstance(value, float):
+    if kind == "area" and value > 64:
+        message = f'"resolution" is in megapixels when "resolution_type" is area, and {value} is more than 64'
+        yield entry.error("resolution", message, 'write for instance 1.0, or use "resolution_type" pixel_area')
+    elif kind != "area" and isinstance(value, float):
         message = f'"resolution" must be a whole number of pixels, not {value}'
         hint = f"write {int(value)}" if value.is_integer() and value >= 16 else 'megapixels need "resolution_type" area'
         yield entry.error("resolution", message, hint)
-    elif value < 16:
+    elif kind != "area" and value < 16:
         message = f'"resolution" must be at least 16 pixels, not {value}'
         yield entry.error("resolution", message, 'megapixels need "resolution_type" area')
-    elif whole.config.fine("aspect_bucket_alignment", "model_flavour"):
-        yield from off_step(entry, value, whole.alignment)
+    elif whole.config.fine("aspect_bucket_alignment", "model_flavour", "pretrained_model_name_or_path"):
+        if kind != "area":
+            yield from off_step(entry, value, whole.alignment)
+        yield from beyond_positions(entry, "resolution", resolution_of(entry, whole)[0], whole)
 
 
 def _crop(entry: Keys) -> Iterator[Problem]:

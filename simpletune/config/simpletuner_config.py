@@ -253,8 +253,8 @@ def _numbers(c: Conversion) -> None:
             c.put(given, "checkpoints_total_limit", given.value)
     for given in c.taken("tokenizer_max_length"):
         value = number(given.value)
-        if isinstance(value, int) and not 77 <= value <= 512:
-            c.put(given, given.key, min(max(value, 77), 512), "T5 reads 77 to 512 tokens here")
+        if isinstance(value, int) and not 32 <= value <= 512:
+            c.put(given, given.key, min(max(value, 32), 512), "T5 reads 32 to 512 tokens here")
         else:
             c.put(given, given.key, given.value)
     intervals = (

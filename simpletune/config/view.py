@@ -42,6 +42,11 @@ class View:
         return value
 
     @property
+    def t5_tokens(self) -> int:
+        value: int = self.config["tokenizer_max_length"] or self.flavour.t5_tokens
+        return value
+
+    @property
     def trained(self) -> tuple[Keys, ...]:
         """The data sets that are trained on; the others of `images` only measure the validation loss."""
         return tuple(entry for entry in self.images if entry["dataset_type"] == "image")

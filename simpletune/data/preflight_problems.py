@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.config import jsonfile
+from simpletune.config.architecture import side_limit
 from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
 from simpletune.data.preflight_lines import captions_of, count, reasons, some
@@ -23,6 +25,7 @@ _WHERE = {
     "huggingface": "dataset_name",
 }
 _ENLARGED_MUCH = 2.0
+_LONG = 'lower "resolution", or give them shorter sides: "crop": true with "crop_aspect" square or closest'
 
 
 class Places:
@@ -32,6 +35,8 @@ class Places:
         self._settings = settings
         self._config = jsonfile.read(settings.config_path)
         self._data = jsonfile.read(settings.data_backend_config)
+        source = settings.pretrained_model_name_or_path
+        self._side_limit = side_limit(settings.model_flavour, Path(source) if source else None)
 
     def unlisted(self, image_set: ImageSet, error: SourceError) -> Problem:
         """A data set that can't be looked at at all."""
@@ -62,6 +67,7 @@ class Places:
         for remark in result.remarks:
             hint = f"see {', '.join(remark.examples)}"
             yield self._in_set(image_set, "metadata_path", f"{named}: {remark.message}", hint, WARNING)
+        yield from self._too_long(image_set, result)
         yield from self._enlarged(image_set, result)
         if image_set.caption_shuffle_count and all(len(sample.captions) == 1 for sample in result.samples):
             separator = image_set.caption_separator
@@ -80,6 +86,16 @@ class Places:
         )
         hint = f'mend or remove them, or raise "max_unreadable_share": {"; ".join(reasons(unreadable))}'
         return self._in_config("max_unreadable_share", message, hint, ERROR)
+
+    def _too_long(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
+        """Buckets with a side that the model has no positions for; of a resolution that is, the rules have told."""
+        long = {sample.name: sample.bucket for sample in result.samples if max(sample.bucket) > self._side_limit}
+        if long and image_set.resolution <= self._side_limit:
+            width, height = max(long.values(), key=max)
+            why = f"{self._settings.model_flavour} has no positions for sides over {self._side_limit} pixels"
+            message = f'data set "{image_set.id}": {count(len(long), "picture")} would train at {width} x {height}'
+            message += f"{' and the like' if len(set(long.values())) > 1 else ''}, and {why}: {some([*long])}"
+            yield self._in_set(image_set, "resolution", message, _LONG)
 
     def _enlarged(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
         much = [s.name for s in result.samples if enlargement(s.width, s.height, s.placements[0]) > _ENLARGED_MUCH]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-from simpletune.config.architecture import CLIP_TOKENS, component_config
+from simpletune.config.architecture import clip_tokens, component_config
 from simpletune.machine.shapes import count, lora_layers, part_tensors, quantized_layers
 
 COMPUTE_BYTES = {"bf16": 2, "fp16": 2, "no": 4}
@@ -57,7 +57,8 @@ def text(flavour: str, captions: int, t5_tokens: int, use_t5: bool, t5_precision
         held = max(batch, config["d_ff"] * config["d_model"] * _QUANTIZING.get(t5_precision, 0.0))
     else:
         states = 2 * config["num_hidden_layers"] + _STATES
-        held = captions * CLIP_TOKENS * (config["hidden_size"] * states + config["intermediate_size"] * _FEED_FORWARD)
+        token = config["hidden_size"] * states + config["intermediate_size"] * _FEED_FORWARD
+        held = captions * clip_tokens(flavour) * token
     scale = _T5_IN_FP16 if use_t5 and mixed_precision == "fp16" else COMPUTE_BYTES[mixed_precision] / 2
     return round(float(held) * scale * (1 + _TEXT_SPLIT)) + _TEXT_SLACK
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS
+from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
 from simpletune.machine.activations import COMPUTE_BYTES, VAE_BYTES, component_config_of
 from simpletune.machine.shapes import count, part_tensors, quantized_layers
 
@@ -39,9 +39,9 @@ def image_tokens(width: int, height: int) -> int:
     return (width // edge) * (height // edge)
 
 
-def text_tokens(tokenizer_max_length: int) -> int:
+def text_tokens(flavour: str, tokenizer_max_length: int) -> int:
     """Transformer tokens of a caption: CLIP's and T5's side by side; T5's places are there without it too."""
-    return CLIP_TOKENS + tokenizer_max_length
+    return clip_tokens(flavour) + tokenizer_max_length
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +102,7 @@ def text_cache_bytes(flavour: str, captions: int, tokenizer_max_length: int, use
     """Disk taken by the encodings of that many different captions: CLIP's states unpadded, T5's where it is used."""
     transformer = component_config_of(flavour, "transformer")
     width = sum(component_config_of(flavour, part)["hidden_size"] for part in ENCODER_PARTS[:2])
-    numbers = CLIP_TOKENS * width + transformer["pooled_projection_dim"]
+    numbers = clip_tokens(flavour) * width + transformer["pooled_projection_dim"]
     if use_t5:
         numbers += tokenizer_max_length * transformer["joint_attention_dim"]
     return captions * (int(numbers) * COMPUTE_BYTES[mixed_precision] + _FILE_OVERHEAD)

@@ -112,7 +112,7 @@ def _encode_images(plan: Plan) -> PhaseMemory:
 
 def _train(plan: Plan) -> PhaseMemory:
     every = plan.gradient_checkpointing_interval if plan.gradient_checkpointing else None
-    text = estimate.text_tokens(plan.tokenizer_max_length)
+    text = estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
     tokens = (plan.train_batch_size * estimate.image_tokens(*plan.bucket), plan.train_batch_size * text)
     gradients = estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
     kept, at_work = activations.training(
@@ -125,7 +125,7 @@ def _train(plan: Plan) -> PhaseMemory:
 def _validate(plan: Plan) -> PhaseMemory:
     """Sampling and decoding take turns; the VAE is there throughout."""
     size = max(plan.validation_sizes or (plan.bucket,), key=_pixels)
-    tokens = estimate.image_tokens(*size) + estimate.text_tokens(plan.tokenizer_max_length)
+    tokens = estimate.image_tokens(*size) + estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
     held, weights = activations.sampling(plan.flavour, tokens, plan.mixed_precision), _transformer(plan)
     if plan.validation_prompts:
         weights += _vae(plan)

@@ -1,11 +1,14 @@
-"""Whether a folder in the diffusers layout holds all that a run reads, by the names of its files. Imports no torch."""
+"""What a folder in the diffusers layout says without being loaded. Imports no torch.
+
+Whether it holds all that a run reads, by the names of its files; how many tokens of a caption its CLIPs read.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from simpletune.config.architecture import TOKENIZER_PARTS, WEIGHT_PARTS
+from simpletune.config.architecture import TOKENIZER_PARTS, WEIGHT_PARTS, config_number
 
 _PARTS = ("scheduler", *TOKENIZER_PARTS, *WEIGHT_PARTS)
 _T5_PARTS = ("text_encoder_3", "tokenizer_3")
@@ -16,6 +19,12 @@ _INDEX = ".safetensors.index.json"
 def lacking_parts(folder: Path, use_t5: bool = True) -> list[str]:
     """The parts (folders such as "vae") that `folder` doesn't have whole."""
     return [part for part in _PARTS if (use_t5 or part not in _T5_PARTS) and not _is_whole(folder / part)]
+
+
+def clip_tokens(tokenizer: Path, positions: int) -> int:
+    """Tokens of a caption that CLIP reads: what its tokenizer's folder says, as in stock diffusers, and no more than
+    the encoder has `positions` for."""
+    return min(positions, config_number(tokenizer / "tokenizer_config.json", "model_max_length") or positions)
 
 
 def _is_whole(part: Path) -> bool:

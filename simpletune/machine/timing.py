@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from simpletune.config.architecture import CLIP_TOKENS, ENCODER_PARTS
+from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
 from simpletune.machine import cards, estimate
 from simpletune.machine.activations import component_config_of, transformer_width
 from simpletune.machine.cards import Speed
@@ -140,7 +140,7 @@ def _pass(
     plan: Plan, size: tuple[int, int], rate: _Rate, products: float = 1, attention: float = 1, memory: float = 1
 ) -> float:
     """So many forward passes' products, attention and memory traffic of one sample."""
-    image, text = estimate.image_tokens(*size), estimate.text_tokens(plan.tokenizer_max_length)
+    image, text = estimate.image_tokens(*size), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
     width = transformer_width(plan.flavour)
     blocks: int = component_config_of(plan.flavour, "transformer")["num_layers"]
     of_image, of_text = _products(plan.flavour, "transformer")
@@ -167,7 +167,7 @@ def _loading(plan: Plan, rate: _Rate) -> float:
 def _encoding_text(plan: Plan, rate: _Rate) -> float:
     operations = 0
     for part in _encoders(plan):
-        tokens = plan.tokenizer_max_length if part == "text_encoder_3" else CLIP_TOKENS
+        tokens = plan.tokenizer_max_length if part == "text_encoder_3" else clip_tokens(plan.flavour)
         operations += 2 * tokens * sum(_products(plan.flavour, part))
     batches = -(-plan.captions // plan.text_encoder_batch_size)
     return plan.captions * operations / rate.operations + batches * _TEXT_BATCH * rate.launch

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from simpletune import files as file_tools
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
+from simpletune.machine.model_folder import clip_tokens
 from simpletune.models.family import ModelFiles, Progress, SamplingRequest, TextEncoding
 from simpletune.models.latents import SD3LatentCoder, vae_dtype
 from simpletune.models.load import compute_dtype, stream_into
@@ -47,6 +48,7 @@ class SD3:
         precisions = _text_precisions(settings)
         encoders = {name: open_part(files, name).identity() | {"precision": precisions[name]} for name in precisions}
         tokenizers = {name: folder_identity(part_folder(files, name)) for name in _tokenizers(settings)}
+        length = _clip_tokens(files)
         return digest(
             {
                 "kind": "sd3 text, packed",
@@ -55,6 +57,8 @@ class SD3:
                 "width": _text_width(files),
                 "t5_tokens": settings.tokenizer_max_length,
                 "dtype": str(compute_dtype(settings)),
+                # Left out at 77, which was every model's: caches of earlier versions go on being used.
+                **({} if length == 77 else {"clip_tokens": length}),
             }
         )
 
@@ -79,7 +83,8 @@ class SD3:
             )
             loaded.append((load_tokenizer(part_folder(files, _tokenizers(settings)[number - 1])), encoder))
         clips, t5 = tuple(loaded[:2]), loaded[2] if settings.use_t5 else None
-        return SD3TextEncoders(clips, t5, settings.tokenizer_max_length, _text_width(files), device, dtype)
+        lengths = _clip_tokens(files), settings.tokenizer_max_length
+        return SD3TextEncoders(clips, t5, *lengths, _text_width(files), device, dtype)
 
     def pack_text(self, encoding: TextEncoding) -> dict[str, Tensor]:
         return pack(encoding)
@@ -201,6 +206,13 @@ def _text_precisions(settings: Settings) -> dict[str, str]:
 
 def _tokenizers(settings: Settings) -> tuple[str, ...]:
     return architecture.TOKENIZER_PARTS if settings.use_t5 else architecture.TOKENIZER_PARTS[:2]
+
+
+def _clip_tokens(files: ModelFiles) -> int:
+    """How many tokens both CLIPs read; as in stock diffusers the first one's tokenizer decides for both."""
+    configs = [open_part(files, name).config for name in architecture.ENCODER_PARTS[:2]]
+    positions = min(config.get("max_position_embeddings", 77) for config in configs)  # 77: transformers' own default
+    return clip_tokens(part_folder(files, "tokenizer"), positions)
 
 
 def _text_width(files: ModelFiles) -> int:

@@ -2,10 +2,11 @@
 
 Equal to `StableDiffusion3Pipeline.encode_prompt` bit for bit (a test holds that): the penultimate states of CLIP-L and
 CLIP-G side by side, zero-padded to T5's width, T5's states after them on the token axis, nothing masked; the pooled
-states side by side. Without T5 its states are zeros.
+states side by side. Without T5 its states are zeros. Both CLIPs read as many tokens as the model's own files say: 77
+in SD3, 32 in tiny.
 
 In the cache an entry has the CLIPs' states without their padding, and T5's only where they say something: at 154
-tokens 1.58 MB of the 1.90 MB that the encoding takes in bf16.
+tokens of SD3 1.58 MB of the 1.90 MB that the encoding takes in bf16.
 
 Shapes: B captions, L tokens, D features, E pooled features.
 """
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simpletune.config.architecture import CLIP_TOKENS
 from simpletune.errors import ModelUnavailable
 from simpletune.models.family import TextEncoding
 
@@ -32,6 +32,7 @@ class SD3TextEncoders:
 
     clips: tuple[tuple[Any, nn.Module], ...]  # (tokenizer, encoder) of CLIP-L and CLIP-G
     t5: tuple[Any, nn.Module] | None
+    clip_tokens: int
     t5_tokens: int
     width: int  # D, the transformer's joint_attention_dim
     device: torch.device
@@ -39,7 +40,7 @@ class SD3TextEncoders:
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextEncoding:
-        """prompt_embeds (B, 77 + t5_tokens, D) and pooled_prompt_embeds (B, E) in the compute dtype."""
+        """prompt_embeds (B, clip_tokens + t5_tokens, D) and pooled_prompt_embeds (B, E) in the compute dtype."""
         encoded = [self._clip(tokenizer, encoder, captions) for tokenizer, encoder in self.clips]
         states_BLD = torch.cat([states for states, _ in encoded], dim=-1)
         states_BLD = functional.pad(states_BLD, (0, self.width - states_BLD.shape[-1]))
@@ -47,7 +48,7 @@ class SD3TextEncoders:
         return TextEncoding(torch.cat([states_BLD, self._t5(captions)], dim=-2), pooled_BE)
 
     def _clip(self, tokenizer: Any, encoder: nn.Module, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        output = encoder(self._token_ids(tokenizer, captions, CLIP_TOKENS), output_hidden_states=True)
+        output = encoder(self._token_ids(tokenizer, captions, self.clip_tokens), output_hidden_states=True)
         return output.hidden_states[-2].to(self.dtype), output[0]
 
     def _t5(self, captions: Sequence[str]) -> Tensor:
@@ -71,15 +72,19 @@ _CLIP_STATES, _T5_STATES, _POOLED, _SHAPE = "clip_states", "t5_states", "pooled"
 def pack(encoding: TextEncoding) -> dict[str, Tensor]:
     """One caption's encoding (B = 1, on the CPU) as the tensors to keep: without what is zero by construction.
 
-    clip_states (77, up to D), t5_states (L - 77, D) unless they are zeros, pooled (E,), and shape: L and D.
+    clip_states (C, up to D), t5_states (L - C, D) unless there are none, pooled (E,), and shape: L and D. C is found
+    and not told: the tokens before the first that says something beyond the CLIPs' width, which is one of T5's, and
+    without such a token all but the blank ones at the end. Whatever C is, nothing but zeros is left out.
     """
     states_LD, pooled_E = encoding.prompt_embeds[0], encoding.pooled_prompt_embeds[0]
-    clip_LD, t5_LD = states_LD[:CLIP_TOKENS], states_LD[CLIP_TOKENS:]
     width = pooled_E.shape[0]  # the CLIPs' states lie side by side as their pooled states do
-    if not _is_blank(clip_LD[:, width:]):
-        width = clip_LD.shape[1]
-    packed = {_CLIP_STATES: clip_LD[:, :width], _POOLED: pooled_E, _SHAPE: torch.tensor(states_LD.shape)}
-    return packed if _is_blank(t5_LD) else {**packed, _T5_STATES: t5_LD}
+    wide = _saying_something(states_LD[:, width:])
+    if wide:
+        narrow_LD, t5_LD = states_LD[: wide[0]], states_LD[wide[0] :]
+    else:
+        narrow_LD, t5_LD = states_LD[: 1 + max(_saying_something(states_LD), default=-1)], None
+    packed = {_CLIP_STATES: narrow_LD[:, :width], _POOLED: pooled_E, _SHAPE: torch.tensor(states_LD.shape)}
+    return packed if t5_LD is None else {**packed, _T5_STATES: t5_LD}
 
 
 def unpack(packed: Mapping[str, Tensor]) -> TextEncoding:
@@ -93,9 +98,11 @@ def unpack(packed: Mapping[str, Tensor]) -> TextEncoding:
     return TextEncoding(states_LD[None], pooled_E[None])
 
 
-def _is_blank(tensor: Tensor) -> bool:
-    """Whether all of it is zero bits; a negative zero is none."""
-    return not tensor.contiguous().view(torch.uint8).any()
+def _saying_something(states_LD: Tensor) -> list[int]:
+    """The tokens, in order, that aren't all zero bits; a negative zero is none."""
+    bits_LD = states_LD.contiguous().view(torch.uint8)
+    found: list[int] = bits_LD.any(dim=1).nonzero().flatten().tolist()
+    return found
 
 
 def load_tokenizer(folder: Path) -> Any:

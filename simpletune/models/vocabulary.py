@@ -13,8 +13,6 @@ from importlib import resources
 from itertools import pairwise
 from typing import Any
 
-from simpletune.config.architecture import CLIP_TOKENS
-
 START, END, SUFFIX = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 _LIST = resources.files("simpletune.models") / "words.txt"
@@ -26,7 +24,7 @@ _SCALE = 1_000_000  # whole numbers: the order of merges must not hang on roundi
 _CHARACTERS = [chr(code) for code in (*range(0x21, 0x7F), *range(0xC0, 0xD7), *range(0xD8, 0xF7), *range(0xF8, 0x100))]
 
 
-def clip_tokenizer(vocab_size: int, pad_token: str = END, max_length: int = CLIP_TOKENS) -> Any:
+def clip_tokenizer(vocab_size: int, pad_token: str = END, max_length: int = 77) -> Any:
     """A CLIPTokenizer with at most `vocab_size` ids; CLIP-G of SD3 pads with "!", CLIP-L with the end token.
 
     `max_length` is what texts are cut to, in tokens with both ends.

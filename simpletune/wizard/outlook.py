@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from simpletune.config import architecture
-from simpletune.config.families import FAMILIES, Flavour
 from simpletune.data.survey import Survey
 from simpletune.machine import forecast as machine
 from simpletune.machine.cards import TYPICAL
@@ -89,7 +87,7 @@ def plan(state: State) -> Plan:
         ),
         use_t5=value("use_t5"),
         mixed_precision=value("mixed_precision"),
-        tokenizer_max_length=value("tokenizer_max_length"),
+        tokenizer_max_length=value("tokenizer_max_length") or state.flavour.t5_tokens,
         lora_rank=value("lora_rank"),
         lora_target=_target(value("lora_target")),
         optimizer=value("optimizer"),
@@ -129,13 +127,6 @@ def _edge(entry: dict[str, Any], default: int) -> int:
     if entry.get("resolution_type") == "area":
         return int((resolution * 1_000_000) ** 0.5)
     return int(resolution)
-
-
-@cache
-def largest_side(flavour: Flavour) -> int:
-    """The longest side of a picture, in pixels, that a flavour has positions for."""
-    positions: int = architecture.component_config(flavour.name, "transformer")["pos_embed_max_size"]
-    return positions * FAMILIES["sd3"].size_multiple
 
 
 def validation_sizes(state: State) -> tuple[tuple[int, int], ...]:

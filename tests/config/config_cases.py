@@ -61,6 +61,10 @@ CASES = {
     "skip layers": (config(validation_guidance_skip_layers=[7, 24], validation_guidance_skip_layers_start=0.5),),
     "sizes": (config(resolution=1000, aspect_bucket_alignment=20, validation_resolution="1024x1024,1000x768"),),
     "resolution off the step": (config(resolution=1000), entry(resolution=500)),
+    "sizes without positions": (
+        config(model_flavour="tiny", resolution=528, validation_resolution="512x512,128x768"),
+        data({**PICTURES, "resolution": 640}, {**PICTURES, "id": "b", "resolution": 0.3, "resolution_type": "area"}),
+    ),
     "area": (config(), entry(resolution=512, resolution_type="area")),
     "megapixels without area": (config(), entry(resolution=1)),
     "target without a layer": (config(model_flavour="tiny", lora_target=["attn.to_q", "attn.to_qq", "blocks.*"]),),

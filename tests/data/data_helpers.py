@@ -129,6 +129,8 @@ def run_settings(*image_sets: ImageSet, **changes: Any) -> Any:
         "data_backend_config": Path("/nowhere/multidatabackend.json"),
         "image_sets": image_sets,
         "aspect_bucket_alignment": 16,
+        "model_flavour": "tiny",
+        "pretrained_model_name_or_path": "",
         "hf_endpoint": None,
         "seed": 42,
         "num_eval_images": 0,

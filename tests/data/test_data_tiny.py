@@ -29,7 +29,7 @@ MODEL = {
     "text_encoder_3_precision": "no_change",
     "quantize_via": "accelerator",
     "mixed_precision": "no",
-    "tokenizer_max_length": 77,
+    "tokenizer_max_length": 32,
 }
 
 
@@ -61,7 +61,7 @@ def test_captions_and_token_length(family, tmp_path):
     torch.testing.assert_close(entry[POOLED_PROMPT_EMBEDS], oracle.pooled_prompt_embeds[0])
     assert fill_text_cache(["a cat"], tmp_path, counting, files, settings, CPU, told)["a cat"] == stored["a cat"]
     assert counting.loaded == ["load_text_encoders"]
-    longer = run_settings(**MODEL | {"tokenizer_max_length": 100})
+    longer = run_settings(**MODEL | {"tokenizer_max_length": 55})
     again = fill_text_cache(["a cat"], tmp_path, counting, files, longer, CPU, told)
     assert counting.loaded == ["load_text_encoders"] * 2
     assert len(again["a cat"].load()[PROMPT_EMBEDS]) == len(entry[PROMPT_EMBEDS]) + 23

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from simpletune.config.architecture import clip_tokens
 from simpletune.machine import estimate as subject
 from simpletune.models.quantize import frozen_linear
 
@@ -73,12 +74,13 @@ def test_the_cache_of_captions_is_as_large_as_its_files(tmp_path, tiny_model):
     from simpletune.models.text import pack
 
     transformer = subject.component_config_of("tiny", "transformer")
-    states = torch.rand(1, 77 + 100, transformer["joint_attention_dim"])
+    clip = clip_tokens("tiny")
+    states = torch.rand(1, clip + 100, transformer["joint_attention_dim"])
     width = transformer["pooled_projection_dim"]
-    states[:, :77, width:] = 0
+    states[:, :clip, width:] = 0
     for use_t5 in (True, False):
         if not use_t5:
-            states[:, 77:] = 0
+            states[:, clip:] = 0
         TensorCache(tmp_path).put(f"ab{use_t5}", pack(TextEncoding(states, torch.rand(1, width))))
         size = TensorCache(tmp_path).path(f"ab{use_t5}").stat().st_size
         assert size <= subject.text_cache_bytes("tiny", 1, 100, use_t5, "no") <= size + 4096

@@ -21,7 +21,6 @@ QUICK: dict[str, Any] = {
     "mixed_precision": "no",
     "base_model_precision": "no_change",
     "text_encoder_3_precision": "no_change",
-    "tokenizer_max_length": 77,
     "lora_rank": 4,
     "learning_rate": 0.01,
     "max_train_steps": 4,

@@ -1,8 +1,9 @@
 """How long captions are in the text encoders' tokens, and how many are cut off.
 
-What a text encoder gets ends at its limit: 77 tokens for both CLIPs, tokenizer_max_length for T5, the marks at the
-beginning and the end counted. With the model's own tokenizers on this machine the counts are exact, without them they
-are estimates, and called so. Imports neither torch nor transformers.
+What a text encoder gets ends at its limit, the marks at the beginning and the end counted. T5's is
+tokenizer_max_length; that of both CLIPs is what the model's files say where they are on this machine (77 in SD3, 32 in
+tiny), else the flavour's. With the model's own tokenizers on this machine the counts are exact, without them they are
+estimates, and called so. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simpletune.config.architecture import CLIP_TOKENS
+from simpletune.config.architecture import ENCODER_PARTS, clip_tokens, config_number
 from simpletune.config.families import FAMILIES
 from simpletune.data.captions.token_counter import estimating, load_counter, tokenizer_identity
 from simpletune.data.sources import shown
+from simpletune.machine import model_folder
 from simpletune.machine.hub_access import cached_file
 from simpletune.machine.user_cache import tiny_path
 
@@ -85,14 +87,24 @@ def count_tokens(captions: Iterable[tuple[str, str]], encoders: Sequence[TextEnc
 
 
 def text_encoders(settings: Settings) -> tuple[TextEncoder, ...]:
-    """The run's text encoders, with the tokenizers that are on this machine; nothing is downloaded or built."""
-    parts: list[tuple[str, int, tuple[str, ...]]] = [("CLIP", CLIP_TOKENS, ("tokenizer", "tokenizer_2"))]
+    """The run's text encoders, with the tokenizers that are on this machine; nothing is downloaded."""
+    parts: list[tuple[str, int, tuple[str, ...]]] = [("CLIP", _clip_limit(settings), ("tokenizer", "tokenizer_2"))]
     if settings.use_t5:
         parts.append(("T5", settings.tokenizer_max_length, ("tokenizer_3",)))
     return tuple(
         TextEncoder(name, limit, tuple(folder for part in tokenizers if (folder := _folder(settings, part))))
         for name, limit, tokenizers in parts
     )
+
+
+def _clip_limit(settings: Settings) -> int:
+    """As `SD3` has it at run time, from what is here of the model's files."""
+    tokenizer, positions = _folder(settings, "tokenizer"), clip_tokens(settings.model_flavour)
+    if tokenizer is None:
+        return positions
+    configs = (tokenizer.parent / name / "config.json" for name in ENCODER_PARTS[:2])
+    said = [config_number(config, "max_position_embeddings") for config in configs]
+    return model_folder.clip_tokens(tokenizer, min(filter(None, said), default=positions))
 
 
 def _folder(settings: Settings, part: str) -> Path | None:

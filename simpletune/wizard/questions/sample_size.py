@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from simpletune.config.rules import sizes
+from simpletune.config.architecture import largest_side
+from simpletune.config.rules_sizes import sizes
 from simpletune.machine.forecast import VALIDATE
-from simpletune.wizard.outlook import ROOM, card, fits, largest_edge, largest_side, memory_note, outlook, plan
+from simpletune.wizard.outlook import ROOM, card, fits, largest_edge, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.screen import Option
@@ -36,7 +37,7 @@ def _in_effect(state: State) -> Any:
 
 
 def _too_wide(state: State, value: Any) -> str | None:
-    longest, most = max(side for size in sizes(value) for side in size), largest_side(state.flavour)
+    longest, most = max(side for size in sizes(value) for side in size), largest_side(state.flavour.name)
     return f"{state.flavour.name} goes up to {most} pixels a side" if longest > most else None
 
 

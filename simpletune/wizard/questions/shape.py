@@ -7,9 +7,10 @@ from functools import cache, cached_property
 from importlib.util import find_spec
 from typing import Any
 
+from simpletune.config.architecture import largest_side
 from simpletune.data.survey import below
 from simpletune.wizard import proposals
-from simpletune.wizard.outlook import card, fits, largest_side, memory_note, outlook, plan, surveys
+from simpletune.wizard.outlook import card, fits, memory_note, outlook, plan, surveys
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import NotUnderstood, Question, same
 from simpletune.wizard.questions.one_set import OneSet
@@ -123,7 +124,7 @@ class ShapeQuestions(OneSet):
     def _object_resolution(self, state: State, value: Any) -> str | None:
         if isinstance(value, str):
             return None if same(value, self._read_resolution(state)) else f'"{value}" is not a size in pixels'
-        highest = largest_side(state.flavour)
+        highest = largest_side(state.flavour.name)
         if isinstance(value, bool) or not isinstance(value, int) or not _SMALLEST <= value <= highest:
             return f"{value!r} is no size from {_SMALLEST} to the {highest} pixels that {state.flavour.name} goes up to"
         return None
