@@ -16,7 +16,8 @@ from simpletune.results.pictures import save_picture
 
 _GAP, _GROUP_GAP, _ROW_GAP, _MARGIN = 8, 28, 24, 24
 _TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE = 24, 16, 17
-_PLAIN_WIDTH = 1100  # wider sheets are looked at from further away, with letters up to twice as large
+_PLAIN_WIDTH = 1100  # wider sheets are looked at from further away, with larger letters
+_LARGEST_ZOOM, _SMALLEST_SIZE = 1.8, 12
 _NARROWEST = 568
 _CAPTION_LINES, _HEADING_LINES = 6, 3
 _SMALLEST_CELL, _LARGEST_CELL = 256, 512  # pixels, width; smaller pictures are enlarged, larger ones reduced
@@ -122,7 +123,8 @@ class _Layout:
         lefts = _lefts(columns, cell)
         width = max(lefts[-1] + cell + _MARGIN, _NARROWEST)
         title, name, text = (
-            round(size * min(max(width / _PLAIN_WIDTH, 1), 2)) for size in (_TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE)
+            round(size * min(max(width / _PLAIN_WIDTH, 1), _LARGEST_ZOOM))
+            for size in (_TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE)
         )
         blocks = tuple(
             _Block(
@@ -182,9 +184,13 @@ def _draw_column_names(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
 
 
 def _draw_name(draw: ImageDraw.ImageDraw, name: str, look: _Line, x: int, y: int, width: int) -> None:
-    """One line above a column, cut to its width."""
-    letters = font(look.size, look.bold)
-    draw.text((x, y), (wrap(name, letters, width, 1) or [""])[0], font=letters, fill=look.colour)
+    """One line above a column, smaller if need be, and cut to its width if even that is too wide."""
+    size = look.size
+    while size > _SMALLEST_SIZE and font(size, look.bold).getlength(name) > width:
+        size -= 1
+    letters = font(size, look.bold)
+    line = (wrap(name, letters, width, 1) or [""])[0]
+    draw.text((x, y + line_height(look.size) - line_height(size)), line, font=letters, fill=look.colour)
 
 
 def _draw_row(

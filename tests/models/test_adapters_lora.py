@@ -15,6 +15,7 @@ from torch import nn
 
 from simpletune.errors import ConfigError, TrainingFailed
 from simpletune.models import adapters
+from simpletune.models.lora_file import Factors, check_fits, read_adapter
 from simpletune.models.quantize import PRECISIONS, FrozenLinear, frozen_linear
 
 WIDTH = 192
@@ -395,3 +396,72 @@ def test_peft_keeps_the_frozen_layer_underneath(base_state) -> None:
     model = _base(base_state, torch.bfloat16, "int4-quanto")
     adapters.attach_lora(model, _settings())
     assert isinstance(model.transformer_blocks[0].attn.to_q.get_base_layer(), FrozenLinear)
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+def test_a_saved_adapter_is_put_on_as_it_was_trained_and_taken_off_without_a_trace(
+    base_state, tmp_path, precision
+) -> None:
+    trained = _base(base_state, precision=precision)
+    adapters.attach_lora(trained, _settings(lora_target="blocks"))
+    _train(trained)
+    state, metadata = adapters.final_state(trained, _settings())
+    save_file(state, tmp_path / "x.safetensors", metadata=metadata)
+    factors = read_adapter(tmp_path / "x.safetensors")
+    model = _base(base_state, precision=precision)
+    with torch.no_grad():
+        before, names = _run(model), [name for name, _ in model.named_modules()]
+        for strength in (1.0, 0.0, 1.0):  # again after it was taken off
+            adapters.attach_factors(model, factors, strength)
+            assert torch.equal(_run(model), before if strength == 0 else _run(trained))
+            adapters.detach(model)
+            assert torch.equal(_run(model), before)
+    assert [name for name, _ in model.named_modules()] == names
+
+
+def test_an_adapter_may_have_a_rank_for_each_layer_and_be_put_on_stronger(base_state) -> None:
+    model = _base(base_state)
+    names = adapters.lora_targets(model, _settings())
+    generator = torch.Generator().manual_seed(3)
+    factors = {
+        name: Factors(torch.randn(1 + i, WIDTH, generator=generator), torch.randn(WIDTH, 1 + i, generator=generator))
+        for i, name in enumerate(names[:3])
+    }
+    adapters.attach_factors(model, factors, 2.0)
+    x = torch.randn(5, WIDTH, generator=generator)
+    for name, factor in factors.items():
+        layer = model.get_submodule(name)
+        expected = layer.get_base_layer()(x) + 2 * x @ factor.a.T @ factor.b.T
+        assert torch.allclose(layer(x), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("init", ["default", "pissa", "olora"])
+def test_a_checkpoints_adapter_means_what_the_finished_one_would(base_state, tmp_path, init) -> None:
+    settings = _settings(lora_init_type=init, lora_alpha=6.0)
+    trained = _base(base_state)
+    adapters.attach_lora(trained, settings)
+    _train(trained)
+    files = []
+    for name, of in (("checkpoint", adapters.checkpoint_state), ("final", adapters.final_state)):
+        state, metadata = of(trained, settings)
+        files.append(tmp_path / f"{name}.safetensors")
+        save_file(state, files[-1], metadata=metadata)
+    checkpoint, final = (read_adapter(file, "--adapter") for file in files)
+    assert checkpoint.keys() == final.keys()
+    for name, factor in final.items():
+        assert torch.allclose(checkpoint[name].b @ checkpoint[name].a, factor.b @ factor.a, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "value", "message"),
+    [
+        ("transformer_blocks.9.attn.to_q", (WIDTH, WIDTH), 0.0, "is for a layer transformer_blocks.9.attn.to_q, which"),
+        ("transformer_blocks.0.attn.to_q", (64, WIDTH), 0.0, "is 64 to 192 wide, the model's 192 to 192"),
+        ("transformer_blocks.0.attn.to_q", (WIDTH, WIDTH), float("nan"), "holds NaN or infinity"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_the_model_says_where(base_state, name, shape, value, message) -> None:
+    factors = {name: Factors(torch.full((2, shape[0]), value), torch.zeros(shape[1], 2))}
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_fits(factors, _base(base_state), "--adapter: x.safetensors")
+    assert caught.value.message.startswith("--adapter: x.safetensors")

@@ -1,0 +1,271 @@
+"""`simpletune generate` on a trained tiny model: the trainer's own pictures, made once, and every mistake explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from project import Project, make_project
+from safetensors.torch import load_file, save_file
+
+from simpletune.cli.main import run
+from simpletune.errors import UsageError
+from simpletune.models.sd3 import SD3
+from simpletune.progress import SilentReporter
+from simpletune.results import studio as taking
+from simpletune.results.generate import generate, order_of
+from simpletune.results.run_folder import ADAPTER_FILE
+from simpletune.trainer.launch import launch
+
+PROMPT, OTHER = "a red ball", "a blue box, please"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run of two steps with checkpoint-1 and checkpoint-2, and its own sample pictures of PROMPT at seed 42."""
+    keys = {"max_train_steps": 2, "checkpoint_step_interval": 1, "learning_rate": 0.05, "num_eval_images": 0}
+    made = make_project(tmp_path_factory.mktemp("generate") / "project", validation_prompt=PROMPT, **keys)
+    assert launch(made.config, [], SilentReporter()) is not None
+    return made
+
+
+def command(project: Project, folder: Path, *arguments: str) -> int:
+    return run(["generate", str(project.config), "--output", str(folder), *arguments])
+
+
+def pixels(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def entries(path: Path) -> dict[str, str]:
+    with Image.open(path) as image:
+        return dict(image.text)
+
+
+def pictures(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*.png")}
+
+
+def test_pictures_are_the_trainers_own(trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its prompt, seed and weights give the sample it took after the last step, and of the base, to the last bit."""
+    assert command(trained, tmp_path, "--prompt", PROMPT, "--prompt", OTHER, "--seed", "42", "--seed", "7") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"8 pictures in {tmp_path}", f"side by side: {tmp_path / 'sheet.png'}"]
+    samples = trained.output / "samples"
+    tuned = tmp_path / "step-000002" / "a-red-ball-64x64-42.png"
+    base = tmp_path / "base" / "a-red-ball-64x64-42.png"
+    assert np.array_equal(pixels(tuned), pixels(samples / "step-000002" / "prompt-64x64-42.png"))
+    assert np.array_equal(pixels(base), pixels(samples / "base" / "prompt-64x64-42.png"))
+    assert not np.array_equal(pixels(tuned), pixels(base))
+    assert len({path.read_bytes() for path in tmp_path.glob("*/*.png")}) == 8
+    said = entries(tuned)
+    assert {"prompt": PROMPT, "seed": "42", "steps": "2", "guidance": "5.0", "scale": "1"}.items() <= said.items()
+    assert said["adapter"] == "step-000002"
+    assert entries(base)["adapter"] == "none"
+    assert "adapter step-000002" in entries(tmp_path / "sheet.png")["heading"]
+
+
+def test_two_processes_give_the_same_files(trained: Project, tmp_path: Path) -> None:
+    arguments = ["--prompt", OTHER, "--no-sheet"]
+    assert command(trained, tmp_path / "here", *arguments) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    words = [sys.executable, "-m", "simpletune", "generate", str(trained.config), "--output", str(tmp_path / "there")]
+    subprocess.run([*words, *arguments], check=True, capture_output=True, env=environment)
+    assert len(pictures(tmp_path / "here")) == 2
+    assert pictures(tmp_path / "here") == pictures(tmp_path / "there")
+
+
+def test_what_is_there_is_kept_and_nothing_loads_for_it(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(trained, tmp_path, "--prompt", PROMPT) == 0
+    before = pictures(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("loaded although every picture is there")
+
+    with monkeypatch.context() as patch:
+        for part in ("load_text_encoders", "load_vae", "load_transformer"):
+            patch.setattr(SD3, part, refuse)
+        assert command(trained, tmp_path, "--prompt", PROMPT) == 0
+    assert "2 pictures in" in (out := capsys.readouterr().out)
+    assert "2 of them there before" in out
+    (tmp_path / "base" / "a-red-ball-64x64-42.png").write_bytes(b"half a pict")
+    assert command(trained, tmp_path, "--prompt", PROMPT) == 0
+    assert pictures(tmp_path) == before
+    assert command(trained, tmp_path, "--prompt", PROMPT, "--guidance", "1") == 0
+    assert all(data != before[name] for name, data in pictures(tmp_path).items()), "made otherwise, so made again"
+
+
+def test_a_strength_of_zero_is_the_base(trained: Project, tmp_path: Path) -> None:
+    assert command(trained, tmp_path, "--prompt", OTHER, "--scale", "0") == 0
+    assert command(trained, tmp_path, "--prompt", OTHER, "--scale", "0.5", "--no-base") == 0
+    name = next(path.name for path in (tmp_path / "base").iterdir())
+    base = pixels(tmp_path / "base" / name)
+    assert np.array_equal(base, pixels(tmp_path / "step-000002-scale-0" / name))
+    assert not np.array_equal(base, pixels(tmp_path / "step-000002-scale-0.5" / name))
+
+
+def test_ctrl_c_keeps_what_is_done(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken: list[Path] = []
+
+    def interrupted(path: Path, *rest: Any) -> None:
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(path)
+        save(path, *rest)
+
+    save = taking.save_picture
+    with monkeypatch.context() as patch:
+        patch.setattr(taking, "save_picture", interrupted)
+        assert command(trained, tmp_path, "--prompt", PROMPT, "--seeds", "2") == 130
+    assert "stopped with 2 of 4 pictures made; they are kept" in capsys.readouterr().err
+    assert sorted(pictures(tmp_path)) == sorted(path.relative_to(tmp_path).as_posix() for path in taken)
+    assert command(trained, tmp_path, "--prompt", PROMPT, "--seeds", "2") == 0
+    assert "4 pictures in" in (out := capsys.readouterr().out)
+    assert "2 of them there before" in out
+
+
+def test_every_way_to_name_an_adapter(trained: Project, tmp_path: Path) -> None:
+    other = tmp_path / "of a friend" / "blue.safetensors"
+    other.parent.mkdir()
+    shutil.copy(trained.output / ADAPTER_FILE, other)
+    wishes = ("latest", "1", str(other), str(trained.output / "checkpoint-1"), "none")
+    for wish in wishes:
+        assert command(trained, tmp_path / "out", "--adapter", wish, "--no-sheet") == 0, wish
+    made = pictures(tmp_path / "out")
+    names = {name.partition("/")[0] for name in made}
+    assert names == {"base", "step-000002", "step-000001", "blue", "checkpoint-1"}
+    shown = {name: pixels(tmp_path / "out" / name / "prompt-64x64-42.png").tobytes() for name in names}
+    assert shown["blue"] == shown["step-000002"]
+    assert shown["checkpoint-1"] == shown["step-000001"]
+    assert len(set(shown.values())) == 3
+
+
+def test_a_run_that_goes_on_is_seen_at_its_newest_whole_checkpoint(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The final adapter of step 2 is older than a checkpoint of step 5; one of step 9 is damaged."""
+    copy = Project(tmp_path / "copy")
+    shutil.copytree(trained.folder, copy.folder)
+    shutil.copytree(copy.output / "checkpoint-1", copy.output / "checkpoint-5")
+    shutil.copytree(copy.output / "checkpoint-1", copy.output / "checkpoint-9")
+    (copy.output / "checkpoint-9" / ADAPTER_FILE).write_bytes(b"")
+    assert command(copy, tmp_path / "out", "--no-base", "--no-sheet") == 0
+    assert "checkpoint-9 is damaged and passed over" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["step-000005"]
+    for step, said in ((9, "checkpoint-9 is damaged"), (3, "has no checkpoint of step 3")):
+        assert command(copy, tmp_path / "out", "--adapter", str(step)) == 2
+        assert said in (err := capsys.readouterr().err)
+        assert "there are checkpoints of step 1, 2, 5, 9" in err
+
+
+def wrong_adapter(project: Project, folder: Path, kind: str) -> Path:
+    """An adapter that this model can't use."""
+    tensors = load_file(project.output / ADAPTER_FILE)
+    metadata = {}
+    if kind == "flavour":
+        metadata = {"simpletune": json.dumps({"model_flavour": "sd3-medium"})}
+    elif kind == "layer":
+        tensors = {name.replace("blocks.0", "blocks.30"): tensor for name, tensor in tensors.items()}
+    elif kind == "width":
+        tensors = {n: torch.cat([t, t], dim=1) if "lora_A" in n else t for n, t in tensors.items()}
+    path = folder / "wrong.safetensors"
+    save_file(tensors, path, metadata)
+    if kind == "broken":
+        path.write_bytes(path.read_bytes()[:500])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("flavour", "was trained for sd3-medium, and this config's model is tiny"),
+        ("layer", "is for a layer transformer_blocks.30."),
+        ("width", "wide, the model's"),
+        ("broken", "can't be read"),
+    ],
+)
+def test_an_adapter_of_another_model(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, said: str
+) -> None:
+    assert command(trained, tmp_path / "out", "--adapter", str(wrong_adapter(trained, tmp_path, kind))) == 2
+    assert said in capsys.readouterr().err
+    assert not pictures(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--prompt", "  "], "the prompt is empty"),
+        (["--prompts", "none.txt"], "none.txt: no such file"),
+        (["--size", "60x64"], "60x64: sides must be multiples of 16 pixels\nhint: write 64x64"),
+        (["--size", "64x4096"], "64x4096 is beyond what"),
+        (["--size", "wide"], "'wide' is no size"),
+        (["--adapter", "lost.safetensors"], "there is no file lost.safetensors"),
+        (["--adapter", "."], f". holds no {ADAPTER_FILE}"),
+        (["--adapter", "none", "--no-base"], "neither the base nor an adapter is asked for"),
+        (["--seed", "1", "--seeds", "2"], "give either one"),
+        (["--seed", str(2**70)], "is no seed"),
+        (["--scale", "nan"], "--scale: nan is no strength"),
+        (["--set", "lora_rnk=3"], 'unknown key "lora_rnk"'),
+        (["--set", "validation_prompt=null"], "there are no prompts"),
+        (["--set", "output_dir=elsewhere"], "there is no trained adapter in"),
+    ],
+)
+def test_mistakes(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert command(trained, tmp_path / "out", *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made(trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert command(trained, tmp_path / "file") == 2
+    assert "--output:" in capsys.readouterr().err
+
+
+def test_the_files_own_prompts_sizes_and_settings(trained: Project, tmp_path: Path) -> None:
+    """Options over config: prompts of a file, several sizes, and how it is sampled, in a folder named after that."""
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n{OTHER}\n", encoding="utf-8")
+    arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--size", "64", "--size", "32x48", "--steps", "1"]
+    assert run(["generate", str(trained.config), *arguments, "--guidance", "1.5", "--adapter", "none"]) == 0
+    folder = trained.output / "generated" / "1-steps-guidance-1.5"
+    made = {path.name for path in (folder / "base").iterdir()}
+    assert len(made) == 4
+    assert {"a-red-ball-64x64-42.png", "a-red-ball-32x48-42.png"} <= made
+    with Image.open(folder / "base" / "a-red-ball-32x48-42.png") as image:
+        assert image.size == (32, 48)
+
+
+def test_from_python(trained: Project, tmp_path: Path) -> None:
+    """As docs/generate.md shows it."""
+    from simpletune.config.load import load
+
+    settings, _ = load(trained.config, ["validation_num_inference_steps=1"])
+    order = order_of(settings, prompts=[PROMPT], seeds=[1, 2, 1], adapter=trained.output, guidance=1)
+    made = generate(settings, order, tmp_path, SilentReporter(), sheet=False)
+    assert [(each.variant, each.seed) for each in made.pictures] == [
+        ("base", 1),
+        ("base", 2),
+        ("output", 1),
+        ("output", 2),
+    ]
+    assert all(each.path.is_file() and each.prompt == PROMPT for each in made.pictures)
+    assert (made.made, made.kept, made.sheet) == (4, 0, None)
+    with pytest.raises(UsageError, match="no prompts"):
+        order_of(settings, prompts=[])
