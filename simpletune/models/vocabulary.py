@@ -8,7 +8,8 @@ The trained `tiny` model's embeddings belong to these ids: another list or order
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import cache
 from importlib import resources
 from itertools import pairwise
 from typing import Any
@@ -36,7 +37,7 @@ def clip_tokenizer(vocab_size: int, pad_token: str = END, max_length: int = 77) 
     tokens = [*symbols, *(symbol + SUFFIX for symbol in symbols), *("".join(pair) for pair in merges), START, END]
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
-        merges=merges,
+        merges=list(merges),
         pad_token=pad_token,
         model_max_length=max_length,
     )
@@ -67,29 +68,41 @@ def _byte_symbols() -> list[str]:
     return [chr(code) for code in (*printable, *moved)]
 
 
-def _merges(limit: int) -> list[tuple[str, str]]:
+@cache
+def _merges(limit: int) -> tuple[tuple[str, str], ...]:
     """Byte-pair merges (Sennrich et al. 2016, algorithm 1) over the list, where the n-th word occurs 1/n times.
 
     That is Zipf's law: so the first words become one token each and the last ones a few pieces.
     """
     words = [[*word[:-1], word[-1] + SUFFIX] for word in WORDS]
     counts: Counter[tuple[str, str]] = Counter()
-    for rank in range(len(words)):
-        _count(counts, words, rank, 1)
+    holders: defaultdict[tuple[str, str], set[int]] = defaultdict(set)  # by rank; some may hold the pair no longer
+    for rank, word in enumerate(words):
+        _count(counts, holders, word, rank, 1)
     merges: list[tuple[str, str]] = []
-    while len(merges) < limit and (best := max(counts, key=lambda pair: (counts[pair], pair))) and counts[best] > 0:
+    while counts and len(merges) < limit:
+        _, best = max(zip(counts.values(), counts, strict=True))
         merges.append(best)
-        for rank in [rank for rank, word in enumerate(words) if best in pairwise(word)]:
-            _count(counts, words, rank, -1)
+        for rank in holders.pop(best):
+            _count(counts, holders, words[rank], rank, -1)
             words[rank] = _merge(words[rank], best)
-            _count(counts, words, rank, 1)
-    return merges
+            _count(counts, holders, words[rank], rank, 1)
+    return tuple(merges)
 
 
-def _count(counts: Counter[tuple[str, str]], words: list[list[str]], rank: int, sign: int) -> None:
+def _count(
+    counts: Counter[tuple[str, str]],
+    holders: defaultdict[tuple[str, str], set[int]],
+    word: list[str],
+    rank: int,
+    sign: int,
+) -> None:
     """Add or take away what the word at `rank` counts for."""
-    for pair in pairwise(words[rank]):
+    for pair in pairwise(word):
         counts[pair] += sign * (_SCALE // (rank + 1))
+        holders[pair].add(rank)
+        if not counts[pair]:
+            del counts[pair]
 
 
 def _merge(word: list[str], pair: tuple[str, str]) -> list[str]:
