@@ -15,7 +15,6 @@ import io
 import json
 import os
 import re
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -23,15 +22,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import drawing
+import numpy as np
 from captions import Categories, Category, texts
 from look import Look, look
+from PIL import Image
+from styles import style_pictures
 from titles import Metadata, Subjects, read_metadata, series_titles
+
+from simpletune.progress import Reporter, terminal_reporter
 
 SIDE, MARGIN, QUALITY = 128, 6, 90
 HELD_OUT = 0.05
@@ -62,8 +61,11 @@ def candidates(png: Path, svg: Path) -> tuple[list[Candidate], Counter[str]]:
     metadata = {path: read_metadata(svg / f"{path}.svg") for path in paths}
     series = series_titles({path: metadata[path].title for path in paths})
     left: Counter[str] = Counter()
-    kept = list(_not_left_out(paths, _rules()))
-    left["by rule (left_out.txt)"] = len(paths) - len(kept)
+    styles = {picture.path.rpartition("/")[2] for picture in style_pictures()}
+    own = [path for path in paths if path.rpartition("/")[2] not in styles]
+    left["style sets"] = len(paths) - len(own)
+    kept = list(_not_left_out(own, _rules()))
+    left["by rule (left_out.txt)"] = len(own) - len(kept)
     subjects, categories = Subjects.load(), Categories.load()
     found = []
     for path in kept:
@@ -131,14 +133,20 @@ def render(job: tuple[Path, Candidate]) -> Rendered | str:
     return Rendered(candidate, data.getvalue(), drawing.signature(drawn.pixels), seen)
 
 
-def unique(pictures: list[Rendered], left: Counter[str]) -> list[list[Rendered]]:
-    """Pictures without near duplicates, in groups that look alike."""
+def style_signatures(png: Path) -> list[drawing.Array]:
+    """Of both style sets' pictures, as far as they are in this library."""
+    files = [png / f"{picture.path}.png" for picture in style_pictures()]
+    return [drawing.signature(drawing.read(file, SIDE, MARGIN).pixels) for file in files if file.exists()]
+
+
+def unique(pictures: list[Rendered], styles: list[drawing.Array], left: Counter[str]) -> list[list[Rendered]]:
+    """Pictures without near duplicates of each other and of the style sets, in groups that look alike."""
     ordered = sorted(pictures, key=lambda picture: _preference(picture.candidate))
-    signatures = np.stack([picture.signature for picture in ordered])
-    same = drawing.duplicates(signatures, _SAME)
+    signatures = np.stack([*styles, *(picture.signature for picture in ordered)])
+    same = drawing.duplicates(signatures, _SAME)[len(styles) :]
     kept = [index for index in range(len(ordered)) if not same[index]]
     left["near duplicates"] = len(ordered) - len(kept)
-    alike = drawing.duplicates(signatures[kept], _ALIKE)
+    alike = drawing.duplicates(signatures[len(styles) :][kept], _ALIKE)
     group = list(range(len(kept)))
     for index, others in enumerate(alike):
         for other in others:
@@ -193,34 +201,36 @@ def write(groups: Iterable[list[Rendered]], out: Path) -> Counter[tuple[str, str
     return counts
 
 
+def prepare(png: Path, svg: Path, out: Path, reporter: Reporter, processes: int) -> None:
+    """All of it; `processes` work side by side, each with 2 GB for the largest pictures."""
+    found, left = candidates(png, svg)
+    rendered = []
+    with ProcessPoolExecutor(processes) as pool, reporter.phase("Drawing", len(found), "image") as phase:
+        each = pool.map if processes > 1 else map
+        for result in each(render, [(png, candidate) for candidate in found]):
+            phase.advance()
+            if isinstance(result, Rendered):
+                rendered.append(result)
+            else:
+                left[result] += 1
+    counts = write(unique(rendered, style_signatures(png), left), out)
+    for reason, count in left.most_common():
+        reporter.note(f"left out, {reason}: {count}")
+    for category in sorted({name for name, _ in counts}):
+        reporter.note(f"{category}: {counts[category, 'train']} train, {counts[category, 'held out']} held out")
+    reporter.note(f"{sum(counts.values())} pictures in {out}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the tiny base model's training set from openclipart's pictures.")
     parser.add_argument("--png", type=Path, required=True, help="folder of the library's PNG files")
     parser.add_argument("--svg", type=Path, required=True, help="folder of its SVG files, for titles and keywords")
     parser.add_argument("out", type=Path, help="folder for pictures.zip and captions.jsonl")
     arguments = parser.parse_args()
-
-    from simpletune.progress import terminal_reporter
-
-    reporter = terminal_reporter()
-    found, left = candidates(arguments.png, arguments.svg)
-    rendered = []
-    with (
-        ProcessPoolExecutor(max_workers=os.cpu_count()) as pool,
-        reporter.phase("Drawing", len(found), "image") as phase,
-    ):
-        for result in pool.map(render, [(arguments.png, candidate) for candidate in found], chunksize=16):
-            phase.advance()
-            if isinstance(result, Rendered):
-                rendered.append(result)
-            else:
-                left[result] += 1
-    counts = write(unique(rendered, left), arguments.out)
-    for reason, count in left.most_common():
-        reporter.note(f"left out, {reason}: {count}")
-    for category in sorted({name for name, _ in counts}):
-        reporter.note(f"{category}: {counts[category, 'train']} train, {counts[category, 'held out']} held out")
-    reporter.note(f"{sum(counts.values())} pictures in {arguments.out}")
+    for folder in (arguments.png, arguments.svg):
+        if not folder.is_dir():
+            parser.error(f"{folder} is not a folder")
+    prepare(arguments.png, arguments.svg, arguments.out, terminal_reporter(), os.cpu_count() or 1)
 
 
 if __name__ == "__main__":
