@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from classifiers import Effort, Net, probabilities, train_classifier
+from classifiers import Effort, Net, folds, probabilities, train_classifier
 from measures import Share, confusion, markdown_table, recall, share_of
 from pictures import Pictures
 from reconstruction import as_tensor
@@ -18,18 +19,23 @@ from sheets import sheet
 from simpletune import files
 from simpletune.progress import Reporter
 
-_NETS = 2
+_FOLDS = 4
 _ON_SHEET = 8  # categories
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Says which of its categories a picture belongs to; `accuracy` on real pictures it never saw."""
+    """Nets that say together which of the categories a picture belongs to; each was trained without one fold.
+
+    `accuracy` and `table`, (K, K) counts, are those of the training split's pictures, each judged by the net that never
+    saw it; `held_out` is all nets' accuracy on the held-out split, of which none of them saw anything.
+    """
 
     categories: tuple[str, ...]
     nets: tuple[Net, ...]
     accuracy: Share
-    table: Any  # (K, K) counts on the real held-out pictures
+    table: Any
+    held_out: Share
 
     def said(self, pixels_N3PP: torch.Tensor) -> torch.Tensor:
         """The category of each uint8 picture, int64 (N,)."""
@@ -39,12 +45,19 @@ class Judge:
         return share_of((self.said(pixels_N3PP) == labels_N).numpy())
 
 
-def labelled(pictures: Pictures, categories: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """The pictures of these categories: uint8 (N, 3, P, P), labels (N,), and the first caption of each."""
-    place = {name: index for index, name in enumerate(categories)}
-    chosen = [index for index, name in enumerate(pictures.categories) if name in place]
-    labels = torch.tensor([place[pictures.categories[index]] for index in chosen])
-    return pictures.pixels[chosen], labels, [pictures.texts[index][0] for index in chosen]
+def labelled(pictures: Pictures, categories: Sequence[str]) -> tuple[Pictures, torch.Tensor]:
+    """The pictures of these categories, and their places in `categories`, int64 (N,)."""
+    chosen = chosen_from(pictures, [index for index, name in enumerate(pictures.categories) if name in categories])
+    return chosen, torch.tensor([categories.index(name) for name in chosen.categories])
+
+
+def chosen_from(pictures: Pictures, places: Sequence[int]) -> Pictures:
+    """The pictures at these places, in their order."""
+    return Pictures(
+        pictures.pixels[list(places)],
+        [pictures.texts[place] for place in places],
+        [pictures.categories[place] for place in places],
+    )
 
 
 def train_judge(
@@ -55,19 +68,29 @@ def train_judge(
     reporter: Reporter,
     effort: Effort,
 ) -> Judge:
-    """Two nets of different seeds on the training split, which vote; their accuracy on the held-out one."""
-    pixels, labels, _ = labelled(training, categories)
-    nets = tuple(
-        train_classifier(
-            pixels, labels, len(categories), device, effort=effort, seed=seed, reporter=reporter,
-            title=f"training classifier {seed + 1} of {_NETS}",
+    """A net for each fold of the training split, trained on the others."""
+    chosen, labels = labelled(training, categories)
+    fold = folds(labels, _FOLDS)
+    nets, said = [], torch.empty_like(labels)
+    for number in range(_FOLDS):
+        seen = fold != number
+        net = train_classifier(
+            chosen.pixels[seen],
+            labels[seen],
+            len(categories),
+            device,
+            effort=effort,
+            seed=number,
+            reporter=reporter,
+            title=f"training classifier {number + 1} of {_FOLDS}",
         )
-        for seed in range(_NETS)
-    )  # fmt: skip
-    unseen, truth, _ = labelled(held_out, categories)
-    said = probabilities(nets, unseen).argmax(1)
-    table = confusion(truth.numpy(), said.numpy(), len(categories))
-    return Judge(tuple(categories), nets, share_of((said == truth).numpy()), table)
+        nets.append(net)
+        said[~seen] = probabilities([net], chosen.pixels[~seen]).argmax(1)
+    unseen, truth = labelled(held_out, categories)
+    right = probabilities(nets, unseen.pixels).argmax(1) == truth
+    table = confusion(labels.numpy(), said.numpy(), len(categories))
+    accuracy = share_of((said == labels).numpy())
+    return Judge(tuple(categories), tuple(nets), accuracy, table, share_of(right.numpy()))
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,8 @@ class BaseAccuracy:
     def as_json(self) -> dict[str, Any]:
         return {
             "categories": list(self.judge.categories),
-            "classifier_on_real_held_out": self.judge.accuracy.as_json(),
+            "classifier_on_real_unseen": self.judge.accuracy.as_json(),
+            "classifier_on_held_out_split": self.judge.held_out.as_json(),
             "classifier_confusion": self.judge.table.tolist(),
             "guidance": {f"{scale:g}": share.as_json() for scale, share in self.shares.items()},
             "captions_of_held_out_pictures": self.unseen_captions.as_json() | {"guidance": self.best},
@@ -91,7 +115,10 @@ class BaseAccuracy:
         }
 
     def markdown(self) -> str:
-        rows = [["real held-out pictures", str(self.judge.accuracy), self.judge.accuracy.count]]
+        rows = [
+            ["real, unseen by the net that judges them", str(self.judge.accuracy), self.judge.accuracy.count],
+            ["real, of the held-out split", str(self.judge.held_out), self.judge.held_out.count],
+        ]
         rows += [[f"painted, guidance {scale:g}", str(share), share.count] for scale, share in self.shares.items()]
         rows.append([f"painted, guidance {self.best:g}, held-out captions", str(self.unseen_captions),
                      self.unseen_captions.count])  # fmt: skip
@@ -119,7 +146,8 @@ def measure(
     seed: int,
 ) -> BaseAccuracy:
     """Paint `each` pictures a category from training captions at every guidance scale; leaves guidance.png in `out`."""
-    captions, labels = drawn_captions(training, judge.categories, each, seed)
+    drawn, labels = drawn_from(training, judge.categories, each, seed)
+    captions = any_caption(drawn, seed)
     seeds = [seed + 1000 + number for number in range(len(captions))]
     painted, shares, tables = {}, {}, {}
     for scale in scales:
@@ -130,23 +158,28 @@ def measure(
         shares[scale] = share_of((said == labels).numpy())
         tables[scale] = confusion(labels.numpy(), said.numpy(), len(judge.categories))
     best = max(shares, key=lambda scale: shares[scale].share)
-    others, truth = drawn_captions(held_out, judge.categories, each, seed)
+    unseen, truth = drawn_from(held_out, judge.categories, each, seed)
+    others = any_caption(unseen, seed)
     fresh = as_tensor(painter.paint(others, seeds[: len(others)], best, steps, reporter=reporter, title="new captions"))
     _sheet(painted, captions, labels.tolist(), out / "guidance.png")
     return BaseAccuracy(judge, shares, tables, judge.right(fresh, truth), best)
 
 
-def drawn_captions(
-    pictures: Pictures, categories: Sequence[str], each: int, seed: int
-) -> tuple[list[str], torch.Tensor]:
-    """Up to `each` captions of every category, of pictures drawn without repetition, and their labels (N,)."""
-    _, labels, texts = labelled(pictures, categories)
+def drawn_from(pictures: Pictures, categories: Sequence[str], each: int, seed: int) -> tuple[Pictures, torch.Tensor]:
+    """Up to `each` pictures of every category, drawn without repetition, and their labels (N,)."""
+    all_of_them, labels = labelled(pictures, categories)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for kind in range(len(categories)):
         members = (labels == kind).nonzero()[:, 0]
         chosen += members[torch.randperm(len(members), generator=generator)][:each].tolist()
-    return [texts[index] for index in chosen], labels[chosen]
+    return chosen_from(all_of_them, chosen), labels[chosen]
+
+
+def any_caption(pictures: Pictures, seed: int) -> list[str]:
+    """One caption of each picture, as training draws them: each of its own equally likely."""
+    draw = random.Random(seed)
+    return [draw.choice(texts) for texts in pictures.texts]
 
 
 def _sheet(painted: dict[float, torch.Tensor], captions: Sequence[str], labels: list[int], path: Path) -> None:

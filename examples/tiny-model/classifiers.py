@@ -36,34 +36,29 @@ class Effort:
 
 
 class _Block(nn.Module):
-    """Two convolutions around which the input is carried (He et al. 2015, arXiv 1512.03385)."""
+    """Two convolutions to half the size, around which the input is carried (He et al. 2015, arXiv 1512.03385)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.first = nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False)
         self.first_norm = nn.BatchNorm2d(outputs)
         self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.second_norm = nn.BatchNorm2d(outputs)
-        self.around = nn.Conv2d(inputs, outputs, 1, bias=False) if inputs != outputs else nn.Identity()
-        self.stride = stride
+        self.around = nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = functional.relu(self.first_norm(self.first(x)))
-        around = self.around(functional.avg_pool2d(x, self.stride) if self.stride > 1 else x)
-        return functional.relu(around + self.second_norm(self.second(inner)))
+        return functional.relu(self.around(functional.avg_pool2d(x, 2)) + self.second_norm(self.second(inner)))
 
 
 class Net(nn.Module):
-    """At a width of 24 it has 0.7 million weights and 28 million multiplications a picture."""
+    """At a width of 24 it has 0.7 million weights and 26 million multiplications a picture."""
 
     def __init__(self, kinds: int, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU())
         widths = (width, 2 * width, 4 * width, 8 * width)
-        self.blocks = nn.Sequential(
-            _Block(width, widths[0], 1),
-            *(_Block(inputs, outputs, 2) for inputs, outputs in pairwise(widths)),
-        )
+        self.blocks = nn.Sequential(*(_Block(inputs, outputs) for inputs, outputs in pairwise(widths)))
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(widths[-1], kinds))
 
     def forward(self, x_B3PP: Tensor) -> Tensor:
@@ -86,7 +81,7 @@ def train_classifier(
     """A net for uint8 pictures and their labels, int64 in 0 .. K - 1. The same on every run on one machine."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    net = Net(kinds, effort.width).to(device).train()
+    net = Net(kinds, effort.width).to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(net.parameters(), _RATE, weight_decay=_WEIGHT_DECAY)
     pixels = shrunk(pixels_N3PP, device)
     labels = labels_N.to(device)
@@ -94,8 +89,9 @@ def train_classifier(
     with (reporter or SilentReporter()).phase(title, effort.steps, "step") as phase:
         for step, index_B in enumerate(drawn_SB):
             optimizer.param_groups[0]["lr"] = _RATE * _warm_cosine(step / effort.steps)
-            logits_BK = net(varied(pixels[index_B], generator))
-            loss = functional.cross_entropy(logits_BK, labels[index_B], label_smoothing=_SMOOTHING)
+            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+                logits_BK = net(varied(pixels[index_B], generator))
+            loss = functional.cross_entropy(logits_BK.float(), labels[index_B], label_smoothing=_SMOOTHING)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -21,7 +21,7 @@ import pictures
 import reconstruction
 import style_experiment
 import torch
-from base_accuracy import Judge, drawn_captions, train_judge
+from base_accuracy import Judge, drawn_from, train_judge
 from classifiers import Effort
 from pictures import HELD_OUT, TRAIN, Pictures
 from sampler import Painter, open_painter
@@ -115,10 +115,9 @@ def _styles(
         effort = _STYLE_EFFORT.get(painter.device.type, _STYLE_EFFORT["cpu"])
         style_judge = train_style_judge(painter, style, training, held_out, reporter, effort)
         judges.append(judge_markdown(name, style_judge))
-        captions, labels = drawn_captions(
-            foreign(training, style, [chosen.phrase]), judge.categories, arguments.style_each, arguments.seed
-        )
-        prompts = [chosen.phrase.format(caption=caption) for caption in captions]
+        others = foreign(training, style, [chosen.phrase])
+        drawn, labels = drawn_from(others, judge.categories, arguments.style_each, arguments.seed)
+        prompts = [chosen.phrase.format(caption=texts[0]) for texts in drawn.texts]
         for precision in arguments.base_precision:
             folder = arguments.out / f"{name}-{precision}"
             overrides = [*_overrides(arguments), *_precision(precision), "validation_prompt=null"]

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from simpletune.config.load import load_for_elsewhere
 from simpletune.config.settings import Settings
-from simpletune.models.adapters import adapter_enabled, attach_lora
+from simpletune.models.adapters import adapter_enabled, attach_factors
 from simpletune.models.family import Family, LatentCoder, ModelFiles, TextEncoders, TextEncoding
+from simpletune.models.lora_file import read_adapter
 from simpletune.models.registry import get_family
+from simpletune.models.runtime import choose_device, quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 
 EDGE = 128
@@ -104,21 +106,15 @@ class Painter:
 
 def open_painter(config: Path, overrides: Sequence[str] = (), adapter: Path | None = None) -> Painter:
     """The model a config names, loaded as a run of it would load it, with the LoRA of the file `adapter` if given."""
-    given = [f"init_lora={adapter}"] if adapter is not None else []
-    settings, _ = load_for_elsewhere(config, [*overrides, *given])
-    device = torch.device(_device(settings.device))
+    quiet_libraries()
+    settings, _ = load_for_elsewhere(config, overrides)
+    device = choose_device(settings)
     family = get_family(settings.model_family)
     files = family.locate(settings)
     transformer = family.load_transformer(files, settings, device)
     if adapter is not None:
-        attach_lora(transformer, settings)
+        attach_factors(transformer, read_adapter(adapter, "adapter"))
     transformer.eval()
     encoders = family.load_text_encoders(files, settings, device)
     vae = family.load_vae(files, settings, device)
     return Painter(settings, family, files, encoders, transformer, vae, device, adapter is not None)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

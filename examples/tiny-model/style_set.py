@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from base_accuracy import chosen_from
 from pictures import Pictures
 from PIL import Image
 
@@ -64,9 +65,7 @@ def foreign(pictures: Pictures, style: StyleSet, manner: Sequence[str]) -> Pictu
     shared because they name the style itself."""
     taken = style.words - content_words(manner)
     kept = [index for index, texts in enumerate(pictures.texts) if not content_words(texts[:1]) & taken]
-    return Pictures(
-        pictures.pixels[kept], [pictures.texts[index] for index in kept], [pictures.categories[index] for index in kept]
-    )
+    return chosen_from(pictures, kept)
 
 
 def _singular(word: str) -> str:
