@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from loopback import connections, left_open
 
 # The same examples each time, so that what passed once passes again; HYPOTHESIS_EXPLORE=1 looks at others.
 settings.register_profile("repeatable", derandomize=True)
@@ -31,3 +32,12 @@ def tiny_model(user_cache: Path) -> Path:
     from simpletune.models.tiny import tiny_folder
 
     return tiny_folder()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """A connection that a module leaves open fails that module, not whichever test runs when it is found."""
+    before = connections()
+    yield
+    left = left_open(before)
+    assert not left, f"left open: {', '.join(left)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 import botocore.loaders
 import pytest
+from loopback import note_use
 
 KEY, SECRET = "test-key-id", "test-secret-of-some-length"
 
@@ -59,6 +60,7 @@ def s3_server() -> Iterator[S3Server]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    note_use()
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -89,19 +91,25 @@ class Relay:
     address: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: list[socket.socket] = field(default_factory=list)
+    _threads: list[threading.Thread] = field(default_factory=list)
 
     def serve(self, listener: socket.socket) -> None:
         with suppress(OSError):  # until it is closed
             while True:
                 near, _ = listener.accept()
+                self._open.append(near)
                 far = socket.create_connection(("127.0.0.1", self.to_port))
-                self._open += [near, far]
+                self._open.append(far)
                 for work in (self._up, self._down):
-                    threading.Thread(target=work, args=(near, far), daemon=True).start()
+                    self._threads.append(threading.Thread(target=work, args=(near, far), daemon=True))
+                    self._threads[-1].start()
 
     def close(self) -> None:
+        """Hang up on everybody; nothing more may be accepted by then."""
         for connection in self._open:
             _hang_up(connection)
+        for thread in self._threads:
+            thread.join()
 
     def _up(self, near: socket.socket, far: socket.socket) -> None:
         with suppress(OSError):
@@ -139,8 +147,8 @@ def relay(server: S3Server) -> Iterator[Relay]:
             yield made
         finally:
             _hang_up(listener)
+            thread.join()
             made.close()
-            thread.join(5)
 
 
 def _hang_up(connection: socket.socket) -> None:
