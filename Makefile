@@ -19,9 +19,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,prodigy]'
 	@touch $@
 
-demo: $(READY)  ## train the quickstart: 26 drawings, the built-in tiny model, a CPU
+demo: $(READY)  ## train the quickstart on a CPU, and draw what its pictures don't show: base beside fine-tuned
 	$(BIN)/simpletune validate $(QUICKSTART)/config.json
 	$(BIN)/simpletune train $(QUICKSTART)/config.json
+	$(BIN)/simpletune generate $(QUICKSTART)/config.json --prompts $(QUICKSTART)/prompts.txt --seeds 2
 
 test: $(READY)  ## the tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist worksteal

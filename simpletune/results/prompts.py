@@ -9,9 +9,11 @@ from pathlib import Path
 
 from simpletune.config import jsonfile
 from simpletune.config.problems import shown
+from simpletune.data.captions.texts import decode_text, is_unicode
 from simpletune.errors import UsageError
 
 _LONGEST_NAME = 60
+_LARGEST_FILE = 16 << 20
 _PLAIN_NAME = re.compile(r"\w[\w .-]{0,79}")
 
 
@@ -27,19 +29,21 @@ def named_prompts(prompts: Sequence[str]) -> dict[str, str]:
 def read_prompts(path: Path) -> dict[str, str]:
     """The prompts of a file: {"name": "prompt"} as JSON, as for validation_prompts_file, or else a prompt a line.
 
-    Raises UsageError, naming file and line, when it can't be read or holds no prompts.
+    Lines are read as captions are, in whatever encoding. Raises UsageError, naming file and line, when the file can't
+    be read or holds no prompts.
     """
-    file = jsonfile.read(path)
-    # A file that isn't there, or isn't text, can't be read as lines either.
-    unread = [problem for problem in file.problems if not file.lines]
-    is_json = path.suffix.lower() == ".json" or file.text.lstrip().startswith("{")
-    for problem in file.problems if is_json else unread:
-        where = f"{path}:{problem.position.line}" if problem.position.line else str(path)
-        raise UsageError(f"--prompts: {shown(where)}: {problem.message}", problem.hint)
-    if not is_json:
-        prompts = named_prompts([line for line in file.text.splitlines() if line.strip()])
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except OSError as error:
+        raise UsageError(f"--prompts: {shown(str(path))} can't be read: {error.strerror}", "check the path") from error
+    if len(data) > _LARGEST_FILE:
+        raise UsageError(f"--prompts: {shown(str(path))} is larger than 16 MB", "name a file of prompts, one a line")
+    text, _ = decode_text(data)
+    if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+        prompts = _from_json(path, data)
     else:
-        prompts = _checked(file.value, path)
+        prompts = named_prompts([line for line in text.splitlines() if line.strip()])
     if not prompts:
         raise UsageError(f"--prompts: {shown(str(path))} holds no prompts", "write one a line")
     return prompts
@@ -58,7 +62,12 @@ def together(*groups: Mapping[str, str]) -> dict[str, str]:
     return prompts
 
 
-def _checked(value: object, path: Path) -> dict[str, str]:
+def _from_json(path: Path, data: bytes) -> dict[str, str]:
+    file = jsonfile.parse(path, data)
+    for problem in file.problems:
+        where = f"{path}:{problem.position.line}" if problem.position.line else str(path)
+        raise UsageError(f"--prompts: {shown(where)}: {problem.message}", problem.hint)
+    value = file.value
     if not isinstance(value, Mapping) or not all(isinstance(text, str) and text.strip() for text in value.values()):
         raise UsageError(
             f"--prompts: {shown(str(path))} must hold an object of names and prompts",
@@ -80,6 +89,8 @@ def _stripped(prompt: str) -> str:
     text = prompt.strip()
     if not text:
         raise UsageError("--prompt: the prompt is empty", "say what the picture should show")
+    if not is_unicode(text):
+        raise UsageError(f"--prompt: {shown(text)!r} holds bytes that are no text", "write it in UTF-8")
     return text
 
 
