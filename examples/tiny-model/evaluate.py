@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import style_experiment
 import torch
 from base_accuracy import Judge, drawn_from, train_judge
 from classifiers import Effort
+from measures import Share
 from pictures import HELD_OUT, TRAIN, Pictures
 from sampler import Painter, open_painter
 from style_experiment import StyleResult, judge_markdown, prepare_training, train_style_judge
@@ -37,20 +37,13 @@ QUICKSTART = EXAMPLES / "quickstart"
 SECTIONS = ("vae", "base", "style")
 
 
-@dataclass(frozen=True)
-class Style:
-    """Where a style set's pictures are, and how a caption of the base's becomes a prompt for it."""
-
-    pictures: Path
-    phrase: str
-
-
-STYLES = {"quickstart": Style(QUICKSTART / "pictures", "{caption}")}
+# Folders with a config, a data file and pictures/.
+STYLES = {"quickstart": QUICKSTART, "line-drawings": EXAMPLES / "styles" / "line-drawings"}
 
 # The categories of the prepared set with the most pictures that can be told from each other by eye.
 CATEGORIES: tuple[str, ...] = ()
 
-_EFFORT = {"cuda": Effort(steps=1500, batch=128), "cpu": Effort(steps=300, batch=64)}
+_EFFORT = {"cuda": Effort(steps=1000, batch=128), "cpu": Effort(steps=600, batch=64)}
 _STYLE_EFFORT = {"cuda": Effort(steps=300, batch=64), "cpu": Effort(steps=120, batch=32)}
 
 
@@ -74,7 +67,7 @@ def evaluate(arguments: argparse.Namespace, reporter: Reporter) -> tuple[dict[st
     repeatable()
     arguments.out.mkdir(parents=True, exist_ok=True)
     training, held_out = (pictures.load(arguments.prepared, split) for split in (TRAIN, HELD_OUT))
-    painter = open_painter(arguments.config, [*_overrides(arguments), "base_model_precision=no_change"])
+    painter = open_painter(QUICKSTART / "config.json", [*_overrides(arguments), "base_model_precision=no_change"])
     report: dict[str, Any] = {"device": _device_name(painter.device), "seed": arguments.seed}
     texts = []
     if "vae" in arguments.only:
@@ -110,18 +103,16 @@ def _styles(
     results: list[StyleResult] = []
     judges, entries = [], []
     for name in arguments.style:
-        chosen = STYLES[name]
-        style = read_style(chosen.pictures)
+        style = read_style(STYLES[name] / "pictures")
         effort = _STYLE_EFFORT.get(painter.device.type, _STYLE_EFFORT["cpu"])
         style_judge = train_style_judge(painter, style, training, held_out, reporter, effort)
         judges.append(judge_markdown(name, style_judge))
-        others = foreign(training, style, [chosen.phrase])
-        drawn, labels = drawn_from(others, judge.categories, arguments.style_each, arguments.seed)
-        prompts = [chosen.phrase.format(caption=texts[0]) for texts in drawn.texts]
+        drawn, labels = drawn_from(foreign(training, style), judge.categories, arguments.style_each, arguments.seed)
+        prompts = [texts[0] for texts in drawn.texts]
         for precision in arguments.base_precision:
             folder = arguments.out / f"{name}-{precision}"
             overrides = [*_overrides(arguments), *_precision(precision), "validation_prompt=null"]
-            run = prepare_training(arguments.config, chosen.pictures, folder, overrides)
+            run = prepare_training(STYLES[name], folder, overrides)
             results.append(
                 style_experiment.measure(
                     run, style, precision, style_judge, judge, (prompts, labels), reporter,
@@ -133,8 +124,7 @@ def _styles(
 
 
 def _judge_json(judge: style_experiment.StyleJudge) -> dict[str, Any]:
-    names = ("style_found", "base_mistaken", "grey_mistaken")
-    return {name: getattr(judge, name).as_json() for name in names}
+    return {name: value.as_json() for name, value in vars(judge).items() if isinstance(value, Share)}
 
 
 def _overrides(arguments: argparse.Namespace) -> list[str]:
@@ -165,14 +155,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("prepared", type=Path, help="the folder that prepare.py wrote")
     parser.add_argument("out", type=Path, help="where the report and its sheets go")
     parser.add_argument("--model", type=Path, help="a pipeline folder; without it the built-in model")
-    parser.add_argument("--config", type=Path, default=QUICKSTART / "config.json", help="what trains a style")
     parser.add_argument("--only", type=_words(SECTIONS), default=list(SECTIONS), help="vae,base,style")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--each", type=int, default=25, help="pictures a category (25)")
     parser.add_argument("--guidance", type=_scales, default=[1.0, 3.0, 5.0], help="guidance scales (1,3,5)")
     parser.add_argument("--steps", type=int, default=20, help="Euler steps a picture (20)")
-    parser.add_argument("--style", type=_words(tuple(STYLES)), default=["quickstart"], help=",".join(STYLES))
-    parser.add_argument("--style-each", type=int, default=5, help="prompts a category for a style (5)")
+    parser.add_argument("--style", type=_words(tuple(STYLES)), default=list(STYLES), help=",".join(STYLES))
+    parser.add_argument("--style-each", type=int, default=8, help="prompts a category for a style (8)")
     parser.add_argument("--style-guidance", type=float, default=4.0)
     parser.add_argument(
         "--base-precision", type=lambda text: text.split(","), default=["no_change"],

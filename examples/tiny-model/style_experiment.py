@@ -41,7 +41,8 @@ class StyleJudge:
     nets: tuple[Net, ...]
     style_found: Share  # real pictures of the style, each by the net that never saw it
     base_mistaken: Share  # held-out pictures of the base's set that are called style
-    grey_mistaken: Share  # the same pictures without their colours
+    grey_mistaken: Share  # the same without their colours
+    ground_mistaken: Share  # the same on the ground that the style's pictures have
 
     def called_style(self, pixels_N3PP: torch.Tensor) -> torch.Tensor:
         """Whether each uint8 picture is called style, bool (N,)."""
@@ -70,7 +71,8 @@ def train_style_judge(
         nets.append(net)
         found[~seen] = _called_style([net], real[~seen])
     grey = unseen.float().mean(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    mistaken = [share_of(_called_style(nets, pixels).numpy()) for pixels in (unseen, grey)]
+    on_ground = torch.minimum(unseen, style.ground)
+    mistaken = [share_of(_called_style(nets, pixels).numpy()) for pixels in (unseen, grey, on_ground)]
     return StyleJudge(tuple(nets), share_of(found[labels == _STYLE].numpy()), *mistaken)
 
 
@@ -110,10 +112,10 @@ def markdown(results: Sequence[StyleResult]) -> str:
 
 
 def judge_markdown(name: str, judge: StyleJudge) -> str:
-    row = [name, judge.style_found, judge.base_mistaken, judge.grey_mistaken]
-    return markdown_table(
-        ["style", "its real pictures, unseen, called style", "held-out base pictures so called", "those in grey"], [row]
-    )
+    row = [name, judge.style_found, judge.base_mistaken, judge.grey_mistaken, judge.ground_mistaken]
+    head = ["style", "its real pictures, unseen, called style", "held-out base pictures so called", "those in grey",
+            "those on the style's ground"]  # fmt: skip
+    return markdown_table(head, [row])
 
 
 @dataclass(frozen=True)
@@ -125,15 +127,12 @@ class Training:
     overrides: tuple[str, ...]
 
 
-def prepare_training(config: Path, pictures: Path, folder: Path, overrides: Sequence[str]) -> Training:
-    """Copy config, data file and pictures into `folder`, where caches and outputs are written too."""
+def prepare_training(example: Path, folder: Path, overrides: Sequence[str]) -> Training:
+    """Copy an example's config, data file and pictures into `folder`, where caches and outputs are written too."""
     if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    for path in (config, config.with_name("multidatabackend.json")):
-        shutil.copy(path, folder / path.name)
-    shutil.copytree(pictures, folder / "pictures")
-    return Training(folder, folder / config.name, tuple(overrides))
+    shutil.copytree(example, folder, ignore=shutil.ignore_patterns("output", "cache"))
+    return Training(folder, folder / "config.json", tuple(overrides))
 
 
 def measure(

@@ -26,7 +26,7 @@ _PLAIN = frozenset(
 
 @dataclass(frozen=True)
 class StyleSet:
-    """pixels: uint8 (N, 3, SIDE, SIDE); captions: N of them; words: what its captions speak of."""
+    """pixels: uint8 (N, 3, SIDE, SIDE); captions: N of them."""
 
     name: str
     pixels: torch.Tensor
@@ -34,7 +34,14 @@ class StyleSet:
 
     @property
     def words(self) -> frozenset[str]:
+        """What its captions speak of."""
         return content_words(self.captions)
+
+    @property
+    def ground(self) -> torch.Tensor:
+        """What its drawings stand on, uint8 (3, SIDE, SIDE): where most pictures have nothing drawn, the lightest."""
+        lightest = torch.quantile(self.pixels.float(), 0.9, dim=0)
+        return lightest.round().to(torch.uint8)
 
 
 def read_style(folder: Path) -> StyleSet:
@@ -60,11 +67,9 @@ def content_words(captions: Sequence[str]) -> frozenset[str]:
     return frozenset(_singular(word) for word in words - _PLAIN)
 
 
-def foreign(pictures: Pictures, style: StyleSet, manner: Sequence[str]) -> Pictures:
-    """The pictures whose first caption names nothing that the style's captions name; `manner` are words that may be
-    shared because they name the style itself."""
-    taken = style.words - content_words(manner)
-    kept = [index for index, texts in enumerate(pictures.texts) if not content_words(texts[:1]) & taken]
+def foreign(pictures: Pictures, style: StyleSet) -> Pictures:
+    """The pictures whose first caption names nothing that the style's captions name."""
+    kept = [index for index, texts in enumerate(pictures.texts) if not content_words(texts[:1]) & style.words]
     return chosen_from(pictures, kept)
 
 

@@ -91,12 +91,10 @@ def test_variation_keeps_the_ground_white_and_the_range() -> None:
 
 
 def test_subjects_of_a_style_are_left_out_of_its_prompts() -> None:
-    style = style_set.StyleSet(
-        "lines", torch.zeros(2, 3, 8, 8), ("a line drawing of two cats", "a line drawing of a bus")
-    )
-    texts = [("a drawing of a cat",), ("a drawing of a line of trees",), ("a drawing of two dogs",)]
+    style = style_set.StyleSet("lines", torch.zeros(2, 3, 8, 8), ("a drawing of two cats", "a drawing of a bus"))
+    texts = [("a drawing of a cat",), ("a drawing of a line of trees", "bus"), ("a drawing of dogs",)]
     pictures = Pictures(torch.arange(3)[:, None, None, None].expand(3, 3, 8, 8), texts, ["x", "y", "z"])
-    left = style_set.foreign(pictures, style, ["two line drawing"])
+    left = style_set.foreign(pictures, style)
     assert left.categories == ["y", "z"]
     assert left.pixels[:, 0, 0, 0].tolist() == [1, 2]
 
