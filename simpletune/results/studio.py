@@ -6,6 +6,7 @@ same picture in both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,12 +163,12 @@ def check_sizes(settings: Settings, files: ModelFiles, sizes: Iterable[tuple[int
     """
     step = FAMILIES[settings.model_family].size_multiple
     positions = open_part(files, "transformer").config.get("pos_embed_max_size")
+    longest = positions * step if positions else math.inf
     for width, height in sizes:
         if width % step or height % step or min(width, height) < step:
-            near = "x".join(str(max(step, round(side / step) * step)) for side in (width, height))
-            raise UsageError(f"{key}: {width}x{height}: sides must be multiples of {step} pixels", f"write {near}")
-        if positions is not None and max(width, height) > positions * step:
-            raise UsageError(
-                f"{key}: {width}x{height} is beyond what {files.source} knows positions for",
-                f"it draws up to {positions * step} pixels a side",
-            )
+            near = (int(min(max(step, round(side / step) * step), longest)) for side in (width, height))
+            message = f"{key}: {width}x{height}: sides must be multiples of {step} pixels"
+            raise UsageError(message, f"write {'x'.join(map(str, near))}")
+        if max(width, height) > longest:
+            message = f"{key}: {width}x{height} is beyond what {files.source} knows positions for"
+            raise UsageError(message, f"it draws up to {longest} pixels a side")

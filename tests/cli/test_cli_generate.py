@@ -212,6 +212,7 @@ def test_an_adapter_of_another_model(
         (["--prompt", "  "], "the prompt is empty"),
         (["--prompts", "none.txt"], "none.txt can't be read: No such file or directory"),
         (["--size", "60x64"], "60x64: sides must be multiples of 16 pixels\nhint: write 64x64"),
+        (["--size", "4090x64"], "sides must be multiples of 16 pixels\nhint: write 512x64"),
         (["--size", "64x4096"], "64x4096 is beyond what"),
         (["--size", "wide"], "'wide' is no size"),
         (["--adapter", "lost.safetensors"], "there is no file lost.safetensors"),
