@@ -1,7 +1,6 @@
 """The command line: exit codes, what is shown, and how little is loaded for it."""
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -152,20 +151,30 @@ def test_colour_only_where_it_is_wanted(monkeypatch):
         monkeypatch.setenv("TERM", "xterm")
 
 
-def median_seconds(*command):
+def least_seconds(*command):
     times = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = seconds_of_children()
         subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        times.append(seconds_of_children() - before)
+    return min(times)
+
+
+def seconds_of_children():
+    """Of the processor, where the system tells: other work may run beside the tests."""
+    if sys.platform == "win32":
+        return time.perf_counter()
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_starts_fast(project):
-    bare = median_seconds("-c", "pass")
-    # Twice the figures promised (8 and 30), because other work runs beside the tests.
-    assert median_seconds("-m", "simpletune", "--help") < 16 * bare
-    assert median_seconds("-m", "simpletune", "validate") < 60 * bare
+    bare = least_seconds("-c", "pass")
+    # Twice the figures promised (8 and 30), because what runs beside the tests takes caches too.
+    assert least_seconds("-m", "simpletune", "--help") < 16 * bare
+    assert least_seconds("-m", "simpletune", "validate") < 60 * bare
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["validate"], ["validate", "--help"]])

@@ -100,5 +100,6 @@ def killed_recoveries(root):
 
 
 if __name__ == "__main__":
+    os.fsync = lambda descriptor: None  # nothing is cut off here but processes
     run = killed_writes if sys.argv[2] == "write" else killed_recoveries
     print(json.dumps(list(run(Path(sys.argv[1])))))

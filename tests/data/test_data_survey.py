@@ -116,9 +116,9 @@ def test_a_part_of_many_stands_for_all(save, folder, monkeypatch):
     for path in (small, large):
         path.unlink()
     really_open = os.open
-    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.005), really_open(*given, **more))[1])
+    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.01), really_open(*given, **more))[1])
     monkeypatch.setattr(os, "scandir", Listing)
-    found = survey(folder, 0.25)
+    found = survey(folder, 0.6)
     assert found.listed_all
     assert found.pictures == 1500
     assert 20 <= found.looked_at < 1500
@@ -148,7 +148,7 @@ def test_a_listing_without_end_leaves_time_to_look(save, folder, monkeypatch, ki
 def timed(folder: Path, budget: float) -> Survey:
     began = time.monotonic()
     found = survey(folder, budget)
-    assert time.monotonic() - began < budget + 0.3
+    assert time.monotonic() - began < budget + 5, "0.1 s over it when nothing else runs; what hangs here does for 20 s"
     return found
 
 
@@ -204,8 +204,8 @@ def test_a_slow_folder_is_looked_at_by_several(save, folder, monkeypatch):
     for number in range(1, 120):
         (folder / f"{number:03}.png").write_bytes(first.read_bytes())
     really_open = os.open
-    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.01), really_open(*given, **more))[1])
-    assert survey(folder, 1.1).complete
+    monkeypatch.setattr(os, "open", lambda *given, **more: (time.sleep(0.03), really_open(*given, **more))[1])
+    assert survey(folder, 3).complete, "one after the other they take 3.6 s"
 
 
 def test_loops_of_links(save, folder):

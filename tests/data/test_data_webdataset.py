@@ -356,8 +356,8 @@ def test_many_members_list_in_seconds_and_stay_small(tmp_path: Path) -> None:
     data = b"".join(renamed(number) + content for number in range(count)) + bytes(1024)
     (tmp_path / "s.tar").write_bytes(data)
     source = Shards(str(tmp_path))
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(source.list().files) == count
-    assert time.perf_counter() - began < 2, "0.15 s when nothing else runs"
+    assert time.process_time() - began < 2, "it takes 0.15 s"
     assert len(pickle.dumps(source)) < 100 * count
     assert json.dumps(names(source)[0]) == '"s.tar/00000000.png"'

