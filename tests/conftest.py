@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from loopback import left_open
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 if not os.environ.get("HYPOTHESIS_EXPLORE"):
     settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for the tests stays, so the collector need not look at it each time: 0.3 s, twice a run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
