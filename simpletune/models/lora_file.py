@@ -24,9 +24,7 @@ FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 _METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
 _KEY = re.compile(r"(?:transformer\.)?(.+)\.(?:lora_([AB])(?:\.default)?|lora\.(down|up))\.weight")
-_INITIAL = re.compile(
-    r"(?:transformer\.)?(.+)\.initial_([ab])"
-)  # in checkpoints of pissa and olora
+_INITIAL = re.compile(r"(?:transformer\.)?(.+)\.initial_([ab])")  # in checkpoints of pissa and olora
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_without_t5_the_pipeline_says_so(tmp_path: Path) -> None:
 def test_the_commonest_words_are_one_token() -> None:
     clip, t5 = vocabulary.clip_tokenizer(1344, max_length=32), vocabulary.t5_tokenizer(1152)
     assert clip.model_max_length == 32
-    for word in vocabulary.WORDS[:300]:
+    for word in vocabulary.WORDS[:250]:
         assert len(clip(word).input_ids) == 3, word
         assert len(t5(word).input_ids) == 2, word
 
