@@ -66,7 +66,7 @@ CATEGORIES = (
 )
 
 _EFFORT = {"cuda": Effort(steps=1000, batch=128), "cpu": Effort(steps=400, batch=64)}
-_STYLE_EFFORT = {"cuda": Effort(steps=300, batch=64), "cpu": Effort(steps=120, batch=32)}
+_STYLE_EFFORT = {"cuda": Effort(steps=400, batch=64), "cpu": Effort(steps=200, batch=32)}
 
 
 def main() -> int:

@@ -2,7 +2,8 @@
 
 Both are painted from the same prompts and noise, of subjects that the style set lacks. The judge of style has seen the
 style's pictures against pictures of the base's training set, both also after a way through the VAE: its softness is
-then no sign of either.
+then no sign of either. Some of the base's were in grey or on the ground of the style's pictures, so that neither alone
+makes a style.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ def train_style_judge(
     painter: Painter, style: StyleSet, training: Pictures, held_out: Pictures, reporter: Reporter, effort: Effort
 ) -> StyleJudge:
     """Four nets, each without a quarter of the pictures."""
-    generator = torch.Generator().manual_seed(0)
-    others = training.pixels[torch.randperm(len(training), generator=generator)[:_OTHERS]]
-    unseen = held_out.pixels[torch.randperm(len(held_out), generator=generator)[:_OTHERS]]
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))[:_OTHERS]
+    others = training.pixels[order]
+    fourth = len(others) // 4
+    others[:fourth] = greyed(others[:fourth])
+    others[fourth : 2 * fourth] = torch.minimum(others[fourth : 2 * fourth], style.ground)
     real = torch.cat([others, style.pixels])
     labels = torch.tensor([_BASE] * len(others) + [_STYLE] * len(style.pixels))
     fold = folds(labels, _FOLDS)
@@ -70,10 +73,15 @@ def train_style_judge(
         )
         nets.append(net)
         found[~seen] = _called_style([net], real[~seen])
-    grey = unseen.float().mean(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    on_ground = torch.minimum(unseen, style.ground)
-    mistaken = [share_of(_called_style(nets, pixels).numpy()) for pixels in (unseen, grey, on_ground)]
+    unseen = held_out.pixels
+    looks = (unseen, greyed(unseen), torch.minimum(unseen, style.ground))
+    mistaken = [share_of(_called_style(nets, pixels).numpy()) for pixels in looks]
     return StyleJudge(tuple(nets), share_of(found[labels == _STYLE].numpy()), *mistaken)
+
+
+def greyed(pixels_N3PP: torch.Tensor) -> torch.Tensor:
+    """uint8 pictures without their colours."""
+    return pixels_N3PP.float().mean(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
 
 
 def _called_style(nets: Sequence[Net], pixels_N3PP: torch.Tensor) -> torch.Tensor:
