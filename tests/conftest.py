@@ -1,4 +1,4 @@
-"""What every test may ask for: the tiny model, built once for the whole run, and a cache that isn't the user's."""
+"""What every test may ask for: the built-in tiny model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from loopback import left_open
+
+from simpletune.config.builtin import tiny_folder
 
 # The same examples each time, so that what passed once passes again; HYPOTHESIS_EXPLORE=1 looks at others. No deadline:
 # other work may run beside the tests.
@@ -24,21 +26,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder shared by all workers of this run, instead of the one in the home folder."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SIMPLETUNE_CACHE", str(shared / "user-cache"))
-        yield shared / "user-cache"
-
-
 @pytest.fixture(scope="session")
-def tiny_model(user_cache: Path) -> Path:
-    """The tiny flavour's pipeline folder; tests must not write into it."""
-    from simpletune.models.tiny import tiny_folder
-
+def tiny_model() -> Path:
+    """The tiny flavour's pipeline folder, as it is shipped; tests must not write into it."""
     return tiny_folder()
 
 

@@ -23,10 +23,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 CARDS = (6, 8, 12, 16, 24)  # GB
 
 
-@pytest.mark.parametrize("example", [path.parent.name for path in sorted(EXAMPLES.glob("*/config.json"))])
+@pytest.mark.parametrize(
+    "example", [str(path.parent.relative_to(EXAMPLES)) for path in sorted(EXAMPLES.rglob("config.json"))]
+)
 def test_an_example_validates(example: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On this machine, which has no card: the device is the only thing that is put aside."""
-    aside = [] if example == "quickstart" else ["--set", "device=cpu"]
+    aside = ["--set", "device=cpu"] if example.startswith("sd3") else []
     assert run(["validate", str(EXAMPLES / example / "config.json"), *aside]) == 0
     assert "are valid" in capsys.readouterr().out
 
@@ -67,11 +69,12 @@ def test_the_quickstart_lowers_the_loss_of_pictures_it_never_saw(tmp_path: Path)
     assert len(held_out) == 4
 
 
-def test_the_quickstart_is_small_and_says_where_it_comes_from() -> None:
-    pictures = list((EXAMPLES / "quickstart" / "pictures").glob("*.[pj]*"))
-    assert len(pictures) >= 16
-    assert sum(path.stat().st_size for path in (EXAMPLES / "quickstart" / "pictures").iterdir()) < 2_000_000
-    sources = (EXAMPLES / "quickstart" / "SOURCES.md").read_text()
+@pytest.mark.parametrize("example", ["quickstart", "styles/line-drawings"])
+def test_a_style_set_is_small_and_says_where_it_comes_from(example: str) -> None:
+    pictures = list((EXAMPLES / example / "pictures").glob("*.png"))
+    assert 20 <= len(pictures) <= 40
+    assert sum(path.stat().st_size for path in (EXAMPLES / example / "pictures").iterdir()) < 750_000
+    sources = (EXAMPLES / example / "SOURCES.md").read_text()
     assert all(f"| {path.name} |" in sources for path in pictures)
 
 

@@ -1,7 +1,8 @@
 """The architecture of each flavour, as JSON shipped with the package, so that nothing is fetched to know a shape.
 
 A part is a folder of the diffusers layout: transformer, vae, scheduler, text_encoder, _2, _3, tokenizer, _2, _3.
-`models/components.py` makes modules of these, `machine/shapes.py` reckons with them without torch.
+`models/components.py` makes modules of these, `machine/shapes.py` reckons with them without torch. The tiny flavour's
+are the config files of the model itself (`config/builtin.py`), those of SD3's flavours stand in `architectures/`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from simpletune.config import builtin
 from simpletune.config.families import FAMILIES
 
 ENCODER_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -21,14 +23,18 @@ WEIGHT_PARTS = (*ENCODER_PARTS, "vae", "transformer")
 # everything passes through them. The AdaLN linears, a third of the weights, are quantized.
 FULL_PRECISION = ("pos_embed*", "time_text_embed*", "context_embedder", "norm_out*", "proj_out")
 
-_FOLDER = Path(__file__).parent / "architectures"
+_FOLDER = Path(__file__).parent / "architectures" / "sd3"
 
 
 def component_config(flavour: str, part: str) -> dict[str, Any]:
-    """The config of one part (not a tokenizer) of a flavour: a fresh dict."""
-    name = f"transformer.{flavour}.json" if part == "transformer" and flavour != "tiny" else f"{part}.json"
-    text = (_FOLDER / ("tiny" if flavour == "tiny" else "sd3") / name).read_text(encoding="utf-8")
-    config: dict[str, Any] = json.loads(text)
+    """The config of one part (not a tokenizer) of a flavour: a fresh dict.
+
+    Raises ModelUnavailable for tiny where the installation lacks the built-in model.
+    """
+    if flavour == builtin.TINY:
+        return builtin.read_config(f"{part}/{'scheduler_config' if part == 'scheduler' else 'config'}.json")
+    name = f"transformer.{flavour}.json" if part == "transformer" else f"{part}.json"
+    config: dict[str, Any] = json.loads((_FOLDER / name).read_text(encoding="utf-8"))
     return config
 
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from simpletune.config.builtin import tiny_name
 from simpletune.config.settings import Settings
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -25,18 +26,27 @@ _MAY_CHANGE = frozenset(
         "max_unreadable_share",
     }
 )  # fmt: skip
+BUILT_IN = "built_in_model"
+"""What `bound_settings` calls the built-in model's version, which is no key of config.json."""
+_UNTRAINED = "an earlier one, with random weights"
+
 _NOT_COMPARED = frozenset({"config_path", "origins", "image_sets", "text_embeds"})  # the data has its own manifest
 
 
 def bound_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a checkpoint is bound to, as JSON values."""
+    """The settings that a checkpoint is bound to, as JSON values; with the built-in model, which of its versions."""
     names = [field.name for field in fields(settings) if field.name not in _MAY_CHANGE | _NOT_COMPARED]
-    return {name: _plain(getattr(settings, name)) for name in names if not name.startswith("validation_")}
+    bound = {name: _plain(getattr(settings, name)) for name in names if not name.startswith("validation_")}
+    return bound if settings.pretrained_model_name_or_path else {**bound, BUILT_IN: tiny_name()}
 
 
 def changed_settings(saved: Mapping[str, Any], settings: Settings) -> list[str]:
-    """`key: old -> new` for each setting that a checkpoint's `saved` settings are bound to and that is another now."""
+    """`key: old -> new` for each setting that a checkpoint's `saved` settings are bound to and that is another now.
+
+    A checkpoint that names no version of the built-in model is of the time before it had one.
+    """
     current = bound_settings(settings)
+    saved = {BUILT_IN: _UNTRAINED, **saved}
     changed = [key for key, value in current.items() if key in saved and saved[key] != value]
     return [f"{key}: {json.dumps(saved[key])} -> {json.dumps(current[key])}" for key in changed]
 

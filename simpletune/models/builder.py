@@ -1,7 +1,7 @@
 """Build an SD3 pipeline folder of any flavour with random weights: real shapes, real layout, nothing downloaded.
 
-The folder loads through the ordinary code, in this program and in stock diffusers. `tiny` is built this way in about
-a second; sd3-medium with T5-XXL, 16 GB, in a minute or two with memory for a single tensor.
+The folder loads through the ordinary code, in this program and in stock diffusers. `tiny`, untrained, takes about a
+second; sd3-medium with T5-XXL, 16 GB, in a minute or two with memory for a single tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from simpletune import files
 from simpletune.config import architecture
+from simpletune.config.builtin import NAME_KEY
 from simpletune.errors import UsageError
 from simpletune.models import components, vocabulary
 from simpletune.models.random_weights import position_table, random_tensor
@@ -34,9 +35,12 @@ def build(
     parts: Sequence[str] = ALL_PARTS,
     seed: int = 0,
     max_shard_bytes: int = _MAX_SHARD_BYTES,
+    name: str | None = None,
     written: Callable[[int], None] = lambda _bytes: None,
 ) -> None:
     """Write the pipeline folder, whole or not at all; `written` is told the bytes of each tensor.
+
+    `name` is what model_index.json calls the model, as that of the built-in one must (`config/builtin.py`).
 
     Raises UsageError when `folder` exists or its parent doesn't.
     """
@@ -55,7 +59,7 @@ def build(
             files.write_json(temporary / part / "config.json", config)
             specs, stem = weight_specs(part, config, DTYPES[dtype]), components.weights_stem(part)
             write_sharded(temporary / part, stem, specs, _maker(seed, part, config), max_shard_bytes, written)
-        files.write_json(temporary / "model_index.json", _model_index(parts))
+        files.write_json(temporary / "model_index.json", _model_index(parts, name))
 
 
 def total_bytes(flavour: str, dtype: str, parts: Sequence[str]) -> int:
@@ -102,10 +106,12 @@ def _tokenizer(part: str, flavour: str) -> Any:
         return vocabulary.t5_tokenizer(min(encoder["vocab_size"], _T5_VOCABULARY_LIMIT))
     encoder = architecture.component_config(flavour, "text_encoder" + part.removeprefix("tokenizer"))
     size = min(encoder["vocab_size"], _CLIP_VOCABULARY_LIMIT)
-    return vocabulary.clip_tokenizer(size, pad_token="!" if part == "tokenizer_2" else vocabulary.END)
+    pad_token = "!" if part == "tokenizer_2" else vocabulary.END
+    return vocabulary.clip_tokenizer(size, pad_token, encoder["max_position_embeddings"])
 
 
-def _model_index(parts: Sequence[str]) -> dict[str, Any]:
+def _model_index(parts: Sequence[str], name: str | None) -> dict[str, Any]:
     absent = [None, None]
     classes = {part: list(names) if part in parts else absent for part, names in components.PIPELINE_CLASSES.items()}
-    return {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.42.0", **classes}
+    named = {} if name is None else {NAME_KEY: name}
+    return {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.42.0", **named, **classes}

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simpletune.config import architecture
+from simpletune.config import architecture, builtin
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, hub, single_file
 from simpletune.models.family import ModelFiles
 from simpletune.models.parts import read_config
-from simpletune.models.tiny import tiny_folder
 from simpletune.models.weight_source import WeightSource
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def locate(settings: Settings, reporter: Reporter | None = None) -> ModelFiles:
     flavour = FAMILIES[settings.model_family].flavours[settings.model_flavour]
     source = settings.pretrained_model_name_or_path or flavour.hub_id or ""
     extra = _text_encoders_root(settings)
-    path = settings.config_path.parent / Path(source).expanduser() if source else tiny_folder()
+    path = settings.config_path.parent / Path(source).expanduser() if source else builtin.tiny_folder()
     commit = None
     if path.is_file():
         files = _single(source, path, settings, extra)
@@ -40,8 +39,8 @@ def locate(settings: Settings, reporter: Reporter | None = None) -> ModelFiles:
         if not path.is_dir():
             _reject_path(source)
             path, commit = hub.download(source, flavour, settings, reporter)
-        files = ModelFiles(source or "tiny", path.absolute(), "folder", commit, extra)
-        _check_folder(files, settings)
+        files = ModelFiles(source or builtin.tiny_name(), path.absolute(), "folder", commit, extra)
+        _check_folder(files, settings, is_built_in=not source)
     _check_flavour(files, flavour)
     return files
 
@@ -86,7 +85,7 @@ def _single(source: str, path: Path, settings: Settings, extra: Path | None) -> 
     return files
 
 
-def _check_folder(files: ModelFiles, settings: Settings) -> None:
+def _check_folder(files: ModelFiles, settings: Settings, is_built_in: bool) -> None:
     """Raise ModelUnavailable naming everything a folder lacks."""
     lacking = _lacking(files.root, components.needed_parts(settings.use_t5))
     if files.text_encoders_root is not None:
@@ -104,7 +103,7 @@ def _check_folder(files: ModelFiles, settings: Settings) -> None:
         )
     raise ModelUnavailable(
         f"{files.root} is not a complete SD3 model in the diffusers layout: it lacks {', '.join(lacking)}",
-        f'check {_KEY}; without T5, set "use_t5" to false',
+        builtin.HINT if is_built_in else f'check {_KEY}; without T5, set "use_t5" to false',
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files
-from simpletune.config.continuing import bound_settings, changed_settings
+from simpletune.config.continuing import BUILT_IN, bound_settings, changed_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import ImageSet, Settings
 from simpletune.data.geometry import Placement
@@ -146,8 +146,15 @@ def _role(image_set: ImageSet) -> dict[str, Any]:
 
 
 def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Path) -> None:
-    """Raise ConfigError when the checkpoint was made with other values of the settings it is bound to."""
+    """Raise ConfigError when the checkpoint was made with other values of the settings it is bound to, or on another
+    version of the built-in model."""
     changed = changed_settings(saved, settings)
+    model = next((line for line in changed if line.startswith(BUILT_IN)), None)
+    if model is not None:
+        raise ConfigError(
+            f"{checkpoint} was trained on another model than the one that is built in now\n  {model}",
+            'start a new run by naming another folder in "output_dir"',
+        )
     if changed:
         raise ConfigError(
             f"{checkpoint} was trained with other settings, and these can't change within a run:\n"

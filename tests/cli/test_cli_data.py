@@ -62,7 +62,7 @@ def test_the_report_names_every_picture_and_reason(project, capsys):
     assert re.search(r"  64 x 64 +8 +2 +4 +\d+% +0\n", text)
     assert "  1.png = copy.png\n" in text
     assert "  0.png = smaller.png\n" in text
-    assert re.search(r"CLIP: .*1 of 8 captions is longer than its 77 tokens", text)
+    assert re.search(r"CLIP: .*1 of 8 captions is longer than its 32 tokens", text)
     assert "the run: 6 steps, 3 epochs" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text

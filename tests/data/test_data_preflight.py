@@ -230,3 +230,16 @@ def test_what_is_special_about_a_set_is_said_with_it(save, folder, files):
     text = "\n".join(preflight(run_settings(image_set(folder, **special), **files)).lines())
     assert 'data set "pictures", 3 crops each, mirrored too, steps 0 to 50' in text
     assert "buckets (width x height in pixels), of all data sets at once" in text
+
+
+def test_buckets_with_sides_that_the_model_has_no_positions_for_are_errors(save, folder, files):
+    save("panorama.png", colours(1200, 200))
+    save("square.png", colours(512, 512))
+    settings = run_settings(image_set(folder, resolution=512, resolution_type="pixel_area"), **files)
+    problem = next(one for one in preflight(settings).problems if one.severity == "error")
+    assert (problem.path, problem.file) == ("1.resolution", "multidatabackend.json")
+    assert "1 picture would train at 1248 x 208, and tiny has no positions for sides over 512 pixels" in problem.message
+    assert "panorama.png" in problem.message
+    assert '"crop_aspect"' in problem.hint
+    larger = run_settings(settings.image_sets[0], **files, model_flavour="sd3-medium")
+    assert all(one.severity != "error" for one in preflight(larger).problems)

@@ -109,7 +109,7 @@ def test_what_is_over_the_limit(tiny_model):
         ("short.png", "a fox"),
         ("long\n.png", "a fox " * 100),
         ("again.png", "a fox"),
-        ("edge.png", "fox " * 75),
+        ("edge.png", "cat " * 75),
     ]
     (clip,) = count_tokens(pictures, [TextEncoder("CLIP", 77, folders)])
     assert (clip.exact, clip.captions, clip.over) == (True, 3, 1)
@@ -186,7 +186,7 @@ def folders(settings: Any) -> list[list[str]]:
 def test_where_tokenizers_are(tiny_model, tmp_path, monkeypatch):
     own = [[str(tiny_model / "tokenizer"), str(tiny_model / "tokenizer_2")], [str(tiny_model / "tokenizer_3")]]
     assert folders(run()) == own
-    assert [encoder.limit for encoder in text_encoders(run())] == [77, 154]
+    assert [encoder.limit for encoder in text_encoders(run())] == [32, 154]
     assert folders(run(use_t5=False)) == own[:1]
     assert folders(run(pretrained_model_name_or_path=str(tiny_model))) == own
     (tmp_path / "model.safetensors").touch()

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 from simpletune import files
 from simpletune.config import architecture
+from simpletune.config.builtin import tiny_folder
 from simpletune.config.load import load_for_elsewhere
 from simpletune.config.settings import Settings
 from simpletune.data.scan import Sample, scan
 from simpletune.data.sources import Source, open_source
 from simpletune.models import builder
 from simpletune.models.family import ModelFiles
-from simpletune.models.tiny import tiny_folder
 
 WORDS = """
     a the red old wooden house beside quiet lake under morning light with soft shadows birds flying over distant hills

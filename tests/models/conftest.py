@@ -25,7 +25,7 @@ _VALUES: dict[str, Any] = {
     "text_encoder_3_precision": "no_change",
     "quantize_via": "accelerator",
     "mixed_precision": "no",
-    "tokenizer_max_length": 77,
+    "tokenizer_max_length": 32,
 }
 
 

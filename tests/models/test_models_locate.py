@@ -14,6 +14,7 @@ from hub_server import COMMIT, Hub, serve
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
+from simpletune.models import builder
 from simpletune.models.hub import patterns
 from simpletune.models.locate import locate
 
@@ -36,12 +37,20 @@ class Recorder:
         self.phases[-1][3] += amount
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose transformer is larger than what the hub's library writes at once, 10 MB."""
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    builder.build(folder, "tiny", dtype="fp32")
+    return folder
+
+
 @pytest.fixture
-def hub(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    with serve(tiny_model) as server:
+    with serve(model) as server:
         yield server
 
 
@@ -53,17 +62,15 @@ def ask(hub: Hub, make_settings: MakeSettings) -> Callable[..., Settings]:
     return make
 
 
-def test_a_download_fetches_what_the_run_reads_and_shows_its_bytes(
-    hub: Hub, ask: MakeSettings, tiny_model: Path
-) -> None:
+def test_a_download_fetches_what_the_run_reads_and_shows_its_bytes(hub: Hub, ask: MakeSettings, model: Path) -> None:
     reporter = Recorder()
     files = locate(ask(use_t5=False), reporter)  # type: ignore[arg-type]
     fetched = {path.relative_to(files.root).as_posix() for path in files.root.rglob("*") if path.is_file()}
-    expected = {path.relative_to(tiny_model).as_posix() for path in tiny_model.rglob("*") if path.is_file()}
+    expected = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
     assert fetched == {name for name in expected if "_3/" not in name}
     assert files.commit == COMMIT
     assert (files.source, files.layout) == ("owner/model", "folder")
-    size = sum((tiny_model / name).stat().st_size for name in fetched)
+    size = sum((model / name).stat().st_size for name in fetched)
     assert reporter.phases == [["downloading owner/model", size, "B", size]]
 
 
@@ -78,14 +85,14 @@ def test_what_is_here_is_not_fetched_again(hub: Hub, ask: MakeSettings) -> None:
     assert {name.split("/")[0] for name, _ in hub.served} == {"text_encoder_3", "tokenizer_3"}
 
 
-def test_an_interrupted_transfer_goes_on_where_it_stopped(hub: Hub, ask: MakeSettings, tiny_model: Path) -> None:
+def test_an_interrupted_transfer_goes_on_where_it_stopped(hub: Hub, ask: MakeSettings, model: Path) -> None:
     hub.cut[TRANSFORMER] = 12_000_000
     files = locate(ask(use_t5=False))
     ranges = [asked for name, asked in hub.served if name == TRANSFORMER]
     assert ranges[0] is None
     assert ranges[1] is not None
     assert ranges[1].startswith("bytes=1"), "not from the start"
-    assert (files.root / TRANSFORMER).read_bytes() == (tiny_model / TRANSFORMER).read_bytes()
+    assert (files.root / TRANSFORMER).read_bytes() == (model / TRANSFORMER).read_bytes()
 
 
 def test_the_environments_endpoint_wins(

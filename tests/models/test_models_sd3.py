@@ -13,15 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from safetensors import safe_open
+from safetensors.torch import save_file
 
+from simpletune.config import architecture
 from simpletune.config.settings import Settings
+from simpletune.models import builder, components
 from simpletune.models.family import ModelFiles, SamplingRequest, TextEncoding
 from simpletune.models.quantize import FrozenLinear
 from simpletune.models.sd3 import SD3
 
 CPU = torch.device("cpu")
-CAPTIONS = ["a red cat on a mat", "", "Zürich, painted by nobody; " * 6, "a " * 220]
+CAPTIONS = ["a red cat on a mat", "", "Zürich, painted by nobody; " * 6, "a " * 90]
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MakeSettings = Callable[..., Settings]
 
@@ -41,7 +45,6 @@ def files(family: SD3, make_settings: MakeSettings, tiny_model: Path) -> ModelFi
 @pytest.fixture(scope="module")
 def stock(tiny_model: Path) -> Callable[..., Any]:
     """The stock pipeline from the tiny folder in a dtype."""
-    from diffusers import StableDiffusion3Pipeline
 
     def load(dtype: torch.dtype, **parts: Any) -> Any:
         pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_model, dtype=dtype, **parts)
@@ -66,7 +69,7 @@ def vae(family: SD3, files: ModelFiles, make_settings: MakeSettings) -> Any:
     return family.load_vae(files, make_settings(), CPU)
 
 
-@pytest.mark.parametrize(("precision", "tokens"), [("no", 77), ("no", 200), ("bf16", 154), ("fp16", 77)])
+@pytest.mark.parametrize(("precision", "tokens"), [("no", 32), ("no", 77), ("bf16", 154), ("fp16", 32)])
 def test_text_encoding_is_the_pipelines_bit_for_bit(
     family: SD3,
     files: ModelFiles,
@@ -90,10 +93,58 @@ def test_without_t5_zeros_stand_in_and_t5_is_not_needed(
     settings = make_settings(use_t5=False, pretrained_model_name_or_path=str(tmp_path / "model"))
     files = family.locate(settings)
     ours = family.load_text_encoders(files, settings, CPU).encode(CAPTIONS)
-    expected = _stock_encoding(stock(torch.float32, text_encoder_3=None, tokenizer_3=None), 77)
+    expected = _stock_encoding(stock(torch.float32, text_encoder_3=None, tokenizer_3=None), 32)
     assert torch.equal(ours.prompt_embeds, expected.prompt_embeds)
     assert torch.equal(ours.pooled_prompt_embeds, expected.pooled_prompt_embeds)
-    assert not ours.prompt_embeds[:, 77:].any()
+    assert not ours.prompt_embeds[:, 32:].any()
+
+
+def test_the_files_of_a_model_say_how_long_clips_captions_are(
+    family: SD3, make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model of one's own, of the flavour's blocks, whose CLIPs read as many tokens as SD3's do."""
+    plain = architecture.component_config
+
+    def longer(flavour: str, part: str) -> dict[str, Any]:
+        clip = {"max_position_embeddings": 77} if part in architecture.ENCODER_PARTS[:2] else {}
+        return plain(flavour, part) | clip
+
+    with monkeypatch.context() as patch:
+        patch.setattr(architecture, "component_config", longer)
+        builder.build(tmp_path / "own", "tiny", dtype="fp32")
+    settings = make_settings(pretrained_model_name_or_path=str(tmp_path / "own"))
+    ours = family.load_text_encoders(family.locate(settings), settings, CPU).encode(CAPTIONS)
+    stock = StableDiffusion3Pipeline.from_pretrained(tmp_path / "own", transformer=None, vae=None)
+    assert ours.prompt_embeds.shape == (len(CAPTIONS), 77 + 32, 320)
+    assert torch.equal(ours.prompt_embeds, _stock_encoding(stock, 32).prompt_embeds)
+
+
+@pytest.mark.parametrize(
+    ("said", "identity"),
+    [
+        ({"model_max_length": 77}, "1a72f66483f1ce4ce093dc87fd3a7affd1e83fd86d2a4337f156c996513fc897"),
+        ({"model_max_length": 10**30}, "fb883b72b8c6aad909839e6f5ded88a050ba4ae87a1bcce2d3f0e1bef22bb8ba"),
+    ],
+)
+def test_text_of_77_tokens_is_cached_under_the_keys_of_earlier_versions(
+    family: SD3, make_settings: MakeSettings, tmp_path: Path, said: dict[str, int], identity: str
+) -> None:
+    """The identities are those of the version before CLIP's length was the model's."""
+    configs = {part: {"max_position_embeddings": 77} for part in architecture.ENCODER_PARTS}
+    for part, config in {**configs, "transformer": {"joint_attention_dim": 8}}.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+        save_file({"w": torch.zeros(1)}, tmp_path / part / f"{components.weights_stem(part)}.safetensors")
+    for part in architecture.TOKENIZER_PARTS:
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "tokenizer_config.json").write_text(json.dumps(said))
+    files = ModelFiles("m", tmp_path, "folder", None, None)
+    settings = make_settings(text_encoder_3_precision="int8-quanto", mixed_precision="bf16", tokenizer_max_length=154)
+    assert family.text_identity(files, settings) == identity
+    for part in architecture.TOKENIZER_PARTS:
+        (tmp_path / part / "tokenizer_config.json").write_text('{"model_max_length": 64}')
+    read_77 = "774770e21fbd3c97d7dc4bf6d5b99e308d741fa0e38a8d5b18cc7de0a8d1c630"  # tokens of such a model nevertheless
+    assert family.text_identity(files, settings) != read_77
 
 
 @pytest.mark.parametrize("precision", ["int8-quanto", "int4-quanto", "fp8-quanto"])
@@ -156,9 +207,10 @@ def test_latents_are_shifted_scaled_posterior_samples(vae: Any, stock_fp32: Any)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), dtype=np.uint8)
     latents = vae.encode(pixels, ["one", "two"])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    config = stock_fp32.vae.config
     with torch.no_grad():
         posterior = stock_fp32.vae.encode(x).latent_dist
-    noise = ((latents / 1.5305 + 0.0609) - posterior.mean) / posterior.std
+    noise = ((latents / config.scaling_factor + config.shift_factor) - posterior.mean) / posterior.std
     assert latents.shape == (2, 16, 8, 12)
     assert noise.mean().abs() < 0.05
     assert noise.std() == pytest.approx(1, abs=0.05)
@@ -179,7 +231,7 @@ def test_sample_is_the_stock_pipelines_picture(
         height=96,
         num_inference_steps=4,
         guidance_scale=5.0,
-        max_sequence_length=77,
+        max_sequence_length=32,
         generator=torch.Generator().manual_seed(7),
         skip_guidance_layers=[1],
         skip_layer_guidance_scale=2.8,
@@ -237,7 +289,7 @@ class TestIdentity:
     @pytest.mark.parametrize(
         "change",
         [
-            {"tokenizer_max_length": 78},
+            {"tokenizer_max_length": 33},
             {"mixed_precision": "bf16"},
             {"text_encoder_1_precision": "int8-quanto"},
             {"text_encoder_3_precision": "int8-quanto"},
@@ -250,7 +302,7 @@ class TestIdentity:
         assert family.text_identity(files, make_settings(**change)) != family.text_identity(files, make_settings())
 
     def test_settings_that_change_nothing(self, family: SD3, files: ModelFiles, make_settings: MakeSettings) -> None:
-        other = make_settings(base_model_precision="int8-quanto", learning_rate=1.0, tokenizer_max_length=77)
+        other = make_settings(base_model_precision="int8-quanto", learning_rate=1.0, tokenizer_max_length=32)
         assert family.text_identity(files, other) == family.text_identity(files, make_settings())
         assert family.vae_identity(files, other) == family.vae_identity(files, make_settings())
         half = make_settings(mixed_precision="bf16")
@@ -316,8 +368,8 @@ def _stock_encoding(pipeline: Any, tokens: int) -> TextEncoding:
 def _random_text(count: int, dtype: torch.dtype) -> TextEncoding:
     generator = torch.Generator().manual_seed(0)
     return TextEncoding(
-        torch.randn(count, 100, 384, generator=generator).to(dtype),
-        torch.randn(count, 320, generator=generator).to(dtype),
+        torch.randn(count, 64, 320, generator=generator).to(dtype),
+        torch.randn(count, 288, generator=generator).to(dtype),
     )
 
 

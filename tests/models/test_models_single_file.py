@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
-from simpletune.models import components, single_file
+from simpletune.models import builder, components, single_file
 from simpletune.models.sd3 import SD3
 from simpletune.models.tensor_file import TensorSpec, _header
 from simpletune.models.weight_source import WeightSource
@@ -36,9 +36,30 @@ MakeSettings = Callable[..., Settings]
 
 
 @pytest.fixture(scope="module")
-def states(tiny_model: Path) -> dict[str, dict[str, torch.Tensor]]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the tiny flavour whose heads are 64 wide, as in all models that there are single files of."""
+    plain = architecture.component_config
+    changes: dict[str, dict[str, Any]] = {
+        "transformer": {
+            "attention_head_dim": 64,
+            "num_attention_heads": 2,
+            "caption_projection_dim": 128,
+            "pooled_projection_dim": 128 + 192,
+        },
+        "text_encoder_2": {"hidden_size": 192, "projection_dim": 192, "num_attention_heads": 3},
+    }
+    folder = tmp_path_factory.mktemp("single") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        changed = lambda flavour, part: plain(flavour, part) | changes.get(part, {})  # noqa: E731
+        patch.setattr(architecture, "component_config", changed)
+        builder.build(folder, "tiny", dtype="fp32")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def states(model: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {
-        part: load_file(tiny_model / part / f"{components.weights_stem(part)}.safetensors")
+        part: load_file(model / part / f"{components.weights_stem(part)}.safetensors")
         for part in architecture.WEIGHT_PARTS
     }
 
@@ -63,9 +84,9 @@ def full(tmp_path_factory: pytest.TempPathFactory, states: dict[str, dict[str, t
 
 
 @pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+def tokenizers(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     folder = tmp_path_factory.mktemp("single") / "tokenizers"
-    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("text_encoder*", "vae", "transformer"))
+    shutil.copytree(model, folder, ignore=shutil.ignore_patterns("text_encoder*", "vae", "transformer"))
     return folder
 
 
@@ -77,10 +98,11 @@ def test_the_tests_layout_is_what_diffusers_converts(states: dict[str, dict[str,
     _assert_same(convert_ldm_vae_checkpoint(old, config), states["vae"])
 
 
-def test_everything_equals_the_folder(full: Path, tokenizers: Path, make_settings: MakeSettings) -> None:
+def test_everything_equals_the_folder(full: Path, tokenizers: Path, model: Path, make_settings: MakeSettings) -> None:
     family = SD3()
     settings = make_settings(pretrained_model_name_or_path=str(full), pretrained_text_encoders_path=tokenizers)
-    files, folder = family.locate(settings), family.locate(make_settings())
+    plain = make_settings(pretrained_model_name_or_path=str(model))
+    files, folder = family.locate(settings), family.locate(plain)
     assert files.layout == "single"
     captions = ["a red cat", "x" * 100]
     ours, expected = (family.load_text_encoders(found, settings, CPU).encode(captions) for found in (files, folder))
@@ -97,21 +119,23 @@ def test_everything_equals_the_folder(full: Path, tokenizers: Path, make_setting
     assert torch.equal(*velocities)
 
 
-def test_a_quantized_base_equals_the_folders(full: Path, tokenizers: Path, make_settings: MakeSettings) -> None:
-    family = SD3()
+def test_a_quantized_base_equals_the_folders(
+    full: Path, tokenizers: Path, model: Path, make_settings: MakeSettings
+) -> None:
+    family, plain = SD3(), make_settings(pretrained_model_name_or_path=str(model))
     settings = make_settings(
         pretrained_model_name_or_path=str(full),
         pretrained_text_encoders_path=tokenizers,
         base_model_precision="int8-quanto",
     )
-    transformers = [family.load_transformer(family.locate(made), settings, CPU) for made in (settings, make_settings())]
+    transformers = [family.load_transformer(family.locate(made), settings, CPU) for made in (settings, plain)]
     _assert_same(*(transformer.state_dict() for transformer in transformers))
 
 
-def test_missing_encoders_come_from_the_named_folder(bare: Path, tiny_model: Path, make_settings: MakeSettings) -> None:
-    family = SD3()
-    settings = make_settings(pretrained_model_name_or_path=str(bare), pretrained_text_encoders_path=tiny_model)
-    encoders = [family.load_text_encoders(family.locate(made), settings, CPU) for made in (settings, make_settings())]
+def test_missing_encoders_come_from_the_named_folder(bare: Path, model: Path, make_settings: MakeSettings) -> None:
+    family, plain = SD3(), make_settings(pretrained_model_name_or_path=str(model))
+    settings = make_settings(pretrained_model_name_or_path=str(bare), pretrained_text_encoders_path=model)
+    encoders = [family.load_text_encoders(family.locate(made), settings, CPU) for made in (settings, plain)]
     ours, expected = (encoder.encode(["a blue house"]) for encoder in encoders)
     assert torch.equal(ours.prompt_embeds, expected.prompt_embeds)
 

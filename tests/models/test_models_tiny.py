@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from simpletune.config import architecture
+from simpletune.config import architecture, builtin
+from simpletune.config.builtin import NAME_KEY, tiny_name
 from simpletune.config.families import FAMILIES, module_names
-from simpletune.errors import UsageError
+from simpletune.errors import ModelUnavailable, UsageError
 from simpletune.files import sha256
-from simpletune.models import builder, components, tiny, vocabulary
+from simpletune.models import builder, components, vocabulary
+from simpletune.models.locate import locate
 from simpletune.models.random_weights import position_table
 
 FLAVOURS = FAMILIES["sd3"].flavours
-WEIGHT_FILES = ("transformer/diffusion_pytorch_model.safetensors", "text_encoder_3/model.safetensors")
+WEIGHT_FILE = "transformer/diffusion_pytorch_model.safetensors"
 
 
-def test_tiny_is_the_same_wherever_it_is_built(tiny_model: Path, tmp_path: Path) -> None:
-    tiny.build_tiny(tmp_path / "again")
-    names = sorted(path.relative_to(tiny_model) for path in tiny_model.rglob("*") if path.is_file())
-    assert names
+def test_what_is_built_has_the_shapes_of_the_shipped_model_and_is_the_same_every_time(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    builder.build(tmp_path / "one", "tiny", dtype="fp16")
+    builder.build(tmp_path / "two", "tiny", dtype="fp16", parts=("text_encoder", "tokenizer", "transformer"))
+    names = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    shipped = sorted(path.relative_to(tiny_model) for path in tiny_model.rglob("*") if path.is_file())
+    assert names == [name for name in shipped if name.name != "README.md"]
     for name in names:
-        assert sha256(tiny_model / name) == sha256(tmp_path / "again" / name), name
+        if (tmp_path / "two" / name).exists() and name.name != "model_index.json":
+            assert sha256(tmp_path / "one" / name) == sha256(tmp_path / "two" / name), name
+        if name.suffix == ".safetensors":
+            made, kept = load_file(tmp_path / "one" / name), load_file(tiny_model / name)
+            assert {key: t.shape for key, t in made.items()} == {key: t.shape for key, t in kept.items()}
 
 
-def test_a_builder_that_comes_second_uses_the_finished_folder(tiny_model: Path) -> None:
-    tiny._build_unless_another_does(tiny_model)
-    assert tiny.tiny_folder() == tiny_model
+def test_a_built_model_is_not_called_as_the_shipped_one(tiny_model: Path, tmp_path: Path) -> None:
+    assert json.loads((tiny_model / "model_index.json").read_text())[NAME_KEY] == tiny_name()
+    builder.build(tmp_path / "own", "tiny", parts=())
+    assert NAME_KEY not in json.loads((tmp_path / "own" / "model_index.json").read_text())
+
+
+@pytest.mark.parametrize(("lacking", "said"), [("vae", "it lacks vae/"), ("text_encoder_3", "lacks text_encoder_3/")])
+def test_a_damaged_installation_is_named_before_anything_loads(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_settings: Any, lacking: str, said: str
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    for path in (tmp_path / "tiny" / lacking).glob("*.safetensors"):
+        path.unlink()
+    monkeypatch.setattr(builtin, "_FOLDER", tmp_path)
+    with pytest.raises(ModelUnavailable, match=said) as error:
+        locate(make_settings())
+    assert error.value.hint == builtin.HINT
 
 
 def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
@@ -41,7 +67,7 @@ def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
 def test_stock_pipeline_loads_tiny_and_paints(tiny_model: Path) -> None:
     from diffusers import StableDiffusion3Pipeline
 
-    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_model)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pictures = [
         pipeline(
@@ -81,19 +107,21 @@ def test_position_table_equals_that_of_diffusers(side: int, width: int, base: in
     torch.testing.assert_close(position_table(side, width, base), stock.pos_embed)
 
 
-def test_shards_hold_the_same_tensors_as_one_file(tiny_model: Path, tmp_path: Path) -> None:
+def test_shards_hold_the_same_tensors_as_one_file(tmp_path: Path) -> None:
+    builder.build(tmp_path / "whole", "tiny", dtype="fp32", parts=("transformer",))
     builder.build(tmp_path / "sharded", "tiny", dtype="fp32", parts=("transformer",), max_shard_bytes=4_000_000)
     folder = tmp_path / "sharded" / "transformer"
     index = json.loads((folder / "diffusion_pytorch_model.safetensors.index.json").read_text())
     shards = {name: load_file(folder / name) for name in set(index["weight_map"].values())}
-    whole = load_file(tiny_model / WEIGHT_FILES[0])
+    whole = load_file(tmp_path / "whole" / WEIGHT_FILE)
     assert len(shards) > 2
     assert set(index["weight_map"]) == set(whole)
     assert all(torch.equal(shards[index["weight_map"][name]][name], whole[name]) for name in whole)
 
 
-def test_tensors_are_aligned_for_readers_that_map_the_file(tiny_model: Path) -> None:
-    header_bytes = int.from_bytes((tiny_model / WEIGHT_FILES[0]).read_bytes()[:8], "little")
+def test_tensors_are_aligned_for_readers_that_map_the_file(tmp_path: Path) -> None:
+    builder.build(tmp_path / "built", "tiny", parts=("transformer",))
+    header_bytes = int.from_bytes((tmp_path / "built" / WEIGHT_FILE).read_bytes()[:8], "little")
     assert header_bytes % 8 == 0
 
 

@@ -36,7 +36,7 @@ def test_the_lora_is_used_as_the_guide_says(
         ("stabilityai/stable-diffusion-3-medium-diffusers", tiny_model.as_posix()),
         ("output/paintings", "output"),
         ('pipeline.to("cuda")', 'pipeline.to("cpu")'),
-        ("num_inference_steps=28", "num_inference_steps=2, width=64, height=64, max_sequence_length=77"),
+        ("num_inference_steps=28", "num_inference_steps=2, width=64, height=64, max_sequence_length=32"),
     )
     monkeypatch.chdir(made.folder)
     exec(compile(smaller, GUIDE.name, "exec"), {})

@@ -50,7 +50,7 @@ def stock_picture(model: Path, adapter: Path, quantize: str | None) -> np.ndarra
         height=64,
         num_inference_steps=2,
         guidance_scale=5.0,
-        max_sequence_length=77,
+        max_sequence_length=32,
         generator=torch.Generator().manual_seed(42),
         output_type="pil",
     ).images[0]

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens, config_number
+from simpletune.config.builtin import tiny_folder
 from simpletune.config.families import FAMILIES
 from simpletune.data.captions.token_counter import estimating, load_counter, tokenizer_identity
 from simpletune.data.sources import shown
 from simpletune.machine import model_folder
 from simpletune.machine.hub_access import cached_file
-from simpletune.machine.user_cache import tiny_path
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
@@ -112,7 +112,7 @@ def _folder(settings: Settings, part: str) -> Path | None:
     source = settings.pretrained_model_name_or_path
     if not source:
         source = FAMILIES[settings.model_family].flavours[settings.model_flavour].hub_id or ""
-    root = settings.config_path.parent / Path(source).expanduser() if source else tiny_path()
+    root = settings.config_path.parent / Path(source).expanduser() if source else tiny_folder()
     folders = [root / part]
     if settings.pretrained_text_encoders_path is not None:
         folders.append(settings.pretrained_text_encoders_path / part)
