@@ -47,6 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "pooled_projection_dim": 128 + 192,
         },
         "text_encoder_2": {"hidden_size": 192, "projection_dim": 192, "num_attention_heads": 3},
+        "vae": {"scaling_factor": 1.5305, "shift_factor": 0.0609},  # a single file doesn't say: SD3's are assumed
     }
     folder = tmp_path_factory.mktemp("single") / "model"
     with pytest.MonkeyPatch.context() as patch:
