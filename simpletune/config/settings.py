@@ -139,6 +139,7 @@ class Settings:
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     gradient_checkpointing_interval: int
+    execution: str  # auto | eager | compile | graph
     use_ema: bool
     ema_decay: float
     ema_update_interval: int

@@ -137,7 +137,7 @@ DROPPED: Mapping[str, str] = {key: reason for reason, keys in _DROPPED.items() f
 
 # Groups of keys that begin alike, each dropped for one reason.
 PREFIXES: Mapping[str, str] = {
-    **dict.fromkeys(("dynamo_",), _CHOSEN),
+    "dynamo_": "execution is auto here: the fastest way this machine has",
     **dict.fromkeys(("group_offload_", "musubi_", "ramtorch", "disk_low_"), _MEMORY),
     **dict.fromkeys(("timestep_bias_", "scheduled_sampling_", "refiner_", "distillation_", "sdnq_"), _NOT_FLOW),
     **dict.fromkeys(

@@ -30,7 +30,7 @@ CASES = {
     "unknown key with dashes": ('{"--learning_rate": 1e-4}',),
     "unknown key, nothing like it": (config(zebra=1),),
     "key of the other file": (config(repeats=2), entry(train_batch_size=2)),
-    "unsupported key": (config(report_to=["wandb"], use_dora=True, execution="graph"), entry(start_epoch=2)),
+    "unsupported key": (config(report_to=["wandb"], use_dora=True, fuse_optimizer=True), entry(start_epoch=2)),
     "unsupported value": (config(model_family="sdxl", lora_type="lycoris"), entry(type="csv", dataset_type="mask")),
     "value of another program": (config(model_flavour="medium", mixed_precision="fp32"),),
     "misspelled value": (config(optimizer="adafactr"),),

@@ -1,0 +1,161 @@
+"""Which way the training step runs, and why: the choice behind the key "execution".
+
+- eager: plain PyTorch calls on diffusers' modules
+- compile: the transformer's blocks compiled
+- graph: the step captured in CUDA graphs, over compiled blocks where they can be had, else over eager kernels
+
+All compute the same; what differs is how long a step takes, and how long it takes until the first one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from simpletune.config.settings import Settings
+from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.trainer import compile_cache
+from simpletune.trainer.optimizers import is_capturable
+from simpletune.trainer.toolchain import Gap, gap
+
+# Measured on an H100 with SD3-Medium at 1024x1024, batch 1. A pass is the forward and backward of one micro batch.
+_COMPILING = 45.0  # seconds until the first compiled pass when nothing is kept
+_COMPILING_KEPT = 12.0  # the same with the code of an earlier run
+_SAVED_IN_GRAPH = 0.0020  # seconds a block and pass that compiled kernels save beside eager ones in a CUDA graph
+_SAVED_ALONE = 0.0023  # the same without a CUDA graph
+
+_OLDEST_TRITON = (7, 0)
+_FIRST_FP8 = (8, 9)  # Triton converts float8 e4m3 from here on
+
+_DEVICES = {"cpu": "a CPU", "mps": "an Apple GPU"}
+_ANY_OTHER = 'set "execution" to "auto"'
+_BF16 = 'set "mixed_precision" to "bf16", or "execution" to "auto"'
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on.
+
+    capability: the card's compute capability, None without CUDA. native_bf16: the card computes in bf16 itself, it
+    doesn't emulate it. gap: what torch.compile lacks here. capturable: the optimizer's step can be captured. blocks: of
+    the transformer. passes: forward and backward passes this run still has to do. kept_code: an earlier run left
+    compiled code.
+    """
+
+    device: str  # cuda | mps | cpu
+    capability: tuple[int, int] | None
+    native_bf16: bool
+    gap: Gap | None
+    mixed_precision: str
+    base_model_precision: str
+    optimizer: str
+    capturable: bool
+    blocks: int
+    passes: int
+    kept_code: bool
+
+
+@dataclass(frozen=True)
+class Execution:
+    """captured: micro batches run in CUDA graphs; update_captured: so does the update. compiled: the blocks are.
+
+    reason: for people, what was chosen and why no more, without a full stop.
+    """
+
+    captured: bool
+    compiled: bool
+    update_captured: bool
+    reason: str
+
+
+def gather_facts(settings: Settings, device: torch.device, *, blocks: int, steps: int) -> Facts:
+    """The facts of this machine and run; `blocks` of the transformer, `steps` the optimizer steps still to do."""
+    on_card = device.type == "cuda"
+    return Facts(
+        device=device.type,
+        capability=torch.cuda.get_device_capability(device) if on_card else None,
+        native_bf16=not on_card or torch.cuda.is_bf16_supported(including_emulation=False),
+        gap=gap(device.type),
+        mixed_precision=settings.mixed_precision,
+        base_model_precision=settings.base_model_precision,
+        optimizer=settings.optimizer,
+        capturable=is_capturable(settings.optimizer, device),
+        blocks=blocks,
+        passes=steps * settings.gradient_accumulation_steps,
+        kept_code=compile_cache.has_code(),
+    )
+
+
+def choose(wanted: str, facts: Facts) -> Execution:
+    """How the step runs for a value of "execution".
+
+    Raises ConfigError when the wanted way can't be had with this configuration or device, EnvironmentNotReady when
+    something that could be installed is missing for it.
+    """
+    if wanted == "eager":
+        return Execution(False, False, False, "eager")
+    if wanted == "compile":
+        _require("compile", _not_compiled(facts), facts)
+        return Execution(False, True, False, "compile")
+    if wanted == "graph":
+        _require("graph", _not_captured(facts), facts)
+        return _captured(facts, _not_compiled(facts))
+    return _auto(facts)
+
+
+def _auto(facts: Facts) -> Execution:
+    if facts.device != "cuda":
+        return Execution(False, False, False, f"eager: it trains on {_DEVICES[facts.device]}")
+    no_graph = _not_captured(facts)
+    not_compiled = _not_compiled(facts) or _not_worthwhile(facts, in_graph=no_graph is None)
+    if no_graph is None:
+        return _captured(facts, not_compiled)
+    if not_compiled is None:
+        return Execution(False, True, False, f"compile: {no_graph.what}")
+    return Execution(False, False, False, f"eager: {no_graph.what}; {not_compiled.line}")
+
+
+def _captured(facts: Facts, not_compiled: Gap | None) -> Execution:
+    reason = "graph over compiled blocks" if not_compiled is None else f"graph over eager kernels: {not_compiled.line}"
+    if not facts.capturable:
+        reason += f"; the update is left out of it: {facts.optimizer} can't be captured"
+    return Execution(True, not_compiled is None, facts.capturable, reason)
+
+
+def _not_captured(facts: Facts) -> Gap | None:
+    """Why no CUDA graph can be made."""
+    if facts.device != "cuda":
+        return Gap(f"it trains on {_DEVICES[facts.device]}, and only NVIDIA cards have CUDA graphs", _ANY_OTHER)
+    if facts.mixed_precision == "fp16":
+        return Gap("fp16 scales its loss outside of the GPU, which a CUDA graph can't", _BF16)
+    return None
+
+
+def _not_compiled(facts: Facts) -> Gap | None:
+    """Why the blocks can't be compiled."""
+    capability = facts.capability
+    if facts.gap is not None or capability is None:
+        return facts.gap
+    has = "this card has compute capability {}.{}".format(*capability)
+    if capability < _OLDEST_TRITON:
+        return Gap(f"{has}, and torch.compile needs 7.0", _ANY_OTHER)
+    if facts.mixed_precision == "bf16" and not facts.native_bf16:
+        return Gap("this card emulates bf16, which torch.compile doesn't", 'set "mixed_precision" to "fp16"')
+    if facts.base_model_precision == "fp8-quanto" and capability < _FIRST_FP8:
+        return Gap(f"{has}, and compiled fp8 needs 8.9", 'set "base_model_precision" to "int8-quanto"')
+    return None
+
+
+def _not_worthwhile(facts: Facts, *, in_graph: bool) -> Gap | None:
+    """Whether compiling would take longer than it saves in what is left of the run."""
+    cost = _COMPILING_KEPT if facts.kept_code else _COMPILING
+    saved = facts.passes * facts.blocks * (_SAVED_IN_GRAPH if in_graph else _SAVED_ALONE)
+    return None if saved > cost else Gap("the run is too short for compiling to pay off")
+
+
+def _require(wanted: str, lacking: Gap | None, facts: Facts) -> None:
+    if lacking is None:
+        return
+    raised = EnvironmentNotReady if lacking is facts.gap else ConfigError
+    raise raised(f'"execution" is {wanted}: {lacking.what}', lacking.remedy)
