@@ -6,7 +6,6 @@ second; sd3-medium with T5-XXL, 16 GB, in a minute or two with memory for a sing
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from simpletune.config import architecture
 from simpletune.config.builtin import NAME_KEY
 from simpletune.errors import UsageError
 from simpletune.models import components, vocabulary
-from simpletune.models.random_weights import position_table, random_tensor
+from simpletune.models.random_weights import positions, random_tensor
 from simpletune.models.tensor_file import TensorSpec, write_sharded
 
 ALL_PARTS = (*architecture.WEIGHT_PARTS, *architecture.TOKENIZER_PARTS, "scheduler")
@@ -62,6 +61,11 @@ def build(
         files.write_json(temporary / "model_index.json", _model_index(parts, name))
 
 
+def build_descriptions(folder: Path, flavour: str) -> None:
+    """Write the folder without weights: the tokenizers and the scheduler. `folder` must not exist yet."""
+    build(folder, flavour, parts=(*architecture.TOKENIZER_PARTS, "scheduler"))
+
+
 def total_bytes(flavour: str, dtype: str, parts: Sequence[str]) -> int:
     """The size of all weights `build` would write."""
     weights = [part for part in parts if part in architecture.WEIGHT_PARTS]
@@ -85,8 +89,7 @@ def weight_specs(part: str, config: dict[str, Any], dtype: torch.dtype) -> list[
 def _maker(seed: int, part: str, config: dict[str, Any]) -> Callable[[TensorSpec], Tensor]:
     def make(spec: TensorSpec) -> Tensor:
         if spec.name == "pos_embed.pos_embed":
-            side, base_side = math.isqrt(spec.shape[1]), config["sample_size"] // config["patch_size"]
-            return position_table(side, spec.shape[2], base_side).to(spec.dtype)
+            return positions(config, spec.shape).to(spec.dtype)
         return random_tensor(seed, part, spec.name, spec.shape, spec.dtype)
 
     return make

@@ -12,6 +12,7 @@ from simpletune import files as file_tools
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
 from simpletune.models.family import ModelFiles
+from simpletune.models.random_source import RandomFiles
 from simpletune.models.weight_source import WeightSource, fingerprint
 
 # What libraries note in a config about themselves; nothing computed depends on it.
@@ -42,6 +43,8 @@ def open_part(files: ModelFiles, name: str) -> Part:
 
     What the model itself lacks is taken from `pretrained_text_encoders_path`. Raises ModelUnavailable.
     """
+    if isinstance(files, RandomFiles):
+        return Part(name, files.config(name), files.weights(name))
     if files.layout == "single":
         source = WeightSource.open(files.root)
         if single_file.has_part(source, name):

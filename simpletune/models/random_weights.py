@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,28 @@ _OUTPUT_GAIN = 0.5
 
 def random_tensor(seed: int, part: str, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The tensor `name` of `part`, on the CPU."""
+    key, count = f"{seed}/{part}/{name}", math.prod(shape)
+    return shaped(part, name, shape, dtype, lambda deviation: _normals(key, count, deviation, dtype).reshape(shape))
+
+
+def shaped(part: str, name: str, shape: tuple[int, ...], dtype: torch.dtype, draw: Callable[[float], Tensor]) -> Tensor:
+    """The tensor `name` of `part`, of what `draw` gives for a standard deviation where it is random at all.
+
+    What isn't is made on the CPU.
+    """
     if len(shape) == 1:
         return _vector(part, name, shape[0]).to(dtype)
     if part == "text_encoder" and name == "text_projection.weight":
         return torch.eye(shape[0], dtype=dtype)  # SD3 uses CLIP-L's pooled state unprojected
-    weights = _normals(f"{seed}/{part}/{name}", math.prod(shape), _deviation(name, shape), dtype).reshape(shape)
+    weights = draw(_deviation(name, shape))
     if part == "vae" and name == "encoder.conv_out.weight":
         weights[shape[0] // 2 :] = 0  # the log-variance half says one constant
     return weights
+
+
+def positions(config: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """The transformer's table of positions, of `shape` (1, places, width)."""
+    return position_table(math.isqrt(shape[1]), shape[2], config["sample_size"] // config["patch_size"])
 
 
 def position_table(side: int, width: int, base_side: int) -> Tensor:
