@@ -80,6 +80,19 @@ def init_or_continue(whole: View) -> Iterator[Problem]:
         yield config.error("lora_init_type", message, "keep one of the two")
 
 
+@rule("execution", "device", "mixed_precision")
+def graphs_can_be_made(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    if config["execution"] != "graph":
+        return
+    if config["device"] in {"cpu", "mps"}:
+        message = f'"execution" graph needs an NVIDIA card, and "device" is {config["device"]}'
+        yield config.error("execution", message, 'set "execution" to "auto"')
+    elif config["mixed_precision"] == "fp16":
+        message = '"execution" graph can\'t be had with "mixed_precision" fp16, whose loss scale is set outside of graphs'
+        yield config.error("execution", message, 'set "mixed_precision" to "bf16", or "execution" to "auto"')
+
+
 @rule("lr_scheduler", "learning_rate", "lr_end")
 def end_below_start(whole: View) -> Iterator[Problem]:
     config = whole.config

@@ -1,7 +1,115 @@
-"""Compiled code is kept between runs, in a folder that only its owner can write: it is code that gets run."""
+"""Compiled code is kept between runs, in a folder that nobody but its owner can write: it is code that will be run.
+
+torch's own place for it is a folder under the system's temporary one, whose name everybody can guess. Ours has mode
+0700 and stands among the user's caches, with one folder for each version of torch. TORCHINDUCTOR_CACHE_DIR and
+TRITON_CACHE_DIR, which torch and Triton read, keep what the user set them to.
+"""
 
 from __future__ import annotations
 
+import atexit
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 
-def has_code() -> bool:
-    return False
+import torch
+
+from simpletune import files
+from simpletune.config.settings import Settings
+from simpletune.errors import EnvironmentNotReady
+from simpletune.machine.user_cache import cache_folder
+
+INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+_SUBFOLDERS = {INDUCTOR: "inductor", TRITON: "triton"}
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+# The settings that other code is compiled for.
+_CODE_DEPENDS_ON = (
+    "model_flavour", "base_model_precision", "mixed_precision", "lora_rank", "lora_target", "lora_dropout",
+    "lora_init_type", "train_batch_size", "resolution", "gradient_checkpointing", "gradient_checkpointing_interval",
+)  # fmt: skip
+
+
+def keep_code() -> str | None:
+    """Have this process, and those it starts, keep compiled code; to be called before anything is compiled.
+
+    Returns a line to show when it can't be kept past this process. Raises EnvironmentNotReady when the folder isn't
+    this user's alone.
+    """
+    unset = [name for name in _SUBFOLDERS if not os.environ.get(name)]
+    if not unset:
+        return None
+    note = None
+    try:
+        folder = _private(_root()) / _version()
+        for name in unset:
+            (folder / _SUBFOLDERS[name]).mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+        note = f"compiled code can't be kept for the next run: {error}"
+        folder = Path(tempfile.mkdtemp(prefix="simpletune-compiled-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.update({name: str(folder / _SUBFOLDERS[name]) for name in unset})
+    return note
+
+
+def has_code(settings: Settings, device: torch.device) -> bool:
+    """Whether an earlier run with such settings on such a device kept its compiled code."""
+    try:
+        return _marker(settings, device).is_file()
+    except (OSError, RuntimeError):
+        return False
+
+
+def mark_code(settings: Settings, device: torch.device) -> None:
+    """Note that the code of these settings is kept now, for `has_code`; call it once the first steps are done."""
+    with suppress(OSError, RuntimeError):
+        files.write_text(_marker(settings, device), "")
+
+
+def _root() -> Path:
+    return cache_folder() / "compiled"
+
+
+def _version() -> str:
+    return f"torch-{torch.__version__}"
+
+
+def _private(folder: Path) -> Path:
+    """The folder, made if need be; raises EnvironmentNotReady when somebody else could put code there."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    reason = None if os.name == "nt" else _not_private(folder)
+    if reason is not None:
+        raise EnvironmentNotReady(
+            f"{folder} keeps compiled code, which is run, and {reason}",
+            f"remove it if you don't know why, or name folders of your own in {INDUCTOR} and {TRITON}",
+        )
+    return folder
+
+
+def _not_private(folder: Path) -> str | None:
+    """Why others could put something into the folder, as a clause; None when only this user can."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is no folder but a link or a file"
+    if status.st_uid != os.geteuid():
+        return f"it belongs to another user (number {status.st_uid})"
+    if status.st_mode & _OTHERS_WRITE:
+        return f"other users can write there (mode {stat.S_IMODE(status.st_mode):04o})"
+    return None
+
+
+def _marker(settings: Settings, device: torch.device) -> Path:
+    """An empty file beside the code, so that whoever removes the code removes it too."""
+    kept = os.environ.get(INDUCTOR)
+    folder = Path(kept) if kept else _root() / _version() / _SUBFOLDERS[INDUCTOR]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    described = {key: getattr(settings, key) for key in _CODE_DEPENDS_ON} | {"device": name, "torch": torch.__version__}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return folder / f"simpletune-{digest[:16]}"

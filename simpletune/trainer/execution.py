@@ -15,7 +15,7 @@ import torch
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
-from simpletune.trainer import compile_cache
+from simpletune.trainer.compile_cache import has_code
 from simpletune.trainer.optimizers import is_capturable
 from simpletune.trainer.toolchain import Gap, gap
 
@@ -29,8 +29,7 @@ _OLDEST_TRITON = (7, 0)
 _FIRST_FP8 = (8, 9)  # Triton converts float8 e4m3 from here on
 
 _DEVICES = {"cpu": "a CPU", "mps": "an Apple GPU"}
-_ANY_OTHER = 'set "execution" to "auto"'
-_BF16 = 'set "mixed_precision" to "bf16", or "execution" to "auto"'
+_AUTO = 'set "execution" to "auto"'
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Facts:
     compiled code.
     """
 
-    device: str  # cuda | mps | cpu
+    device: str  # as torch calls its type
     capability: tuple[int, int] | None
     native_bf16: bool
     gap: Gap | None
@@ -60,7 +59,7 @@ class Facts:
 class Execution:
     """captured: micro batches run in CUDA graphs; update_captured: so does the update. compiled: the blocks are.
 
-    reason: for people, what was chosen and why no more, without a full stop.
+    reason: what was chosen and, if that isn't the fastest way, why; a line without the key's name and a full stop.
     """
 
     captured: bool
@@ -83,8 +82,13 @@ def gather_facts(settings: Settings, device: torch.device, *, blocks: int, steps
         capturable=is_capturable(settings.optimizer, device),
         blocks=blocks,
         passes=steps * settings.gradient_accumulation_steps,
-        kept_code=compile_cache.has_code(),
+        kept_code=has_code(settings, device),
     )
+
+
+def check_wanted(settings: Settings, device: torch.device) -> None:
+    """Raise what `choose` will raise, before anything is loaded or encoded for a run that can't start."""
+    choose(settings.execution, gather_facts(settings, device, blocks=0, steps=0))
 
 
 def choose(wanted: str, facts: Facts) -> Execution:
@@ -106,7 +110,7 @@ def choose(wanted: str, facts: Facts) -> Execution:
 
 def _auto(facts: Facts) -> Execution:
     if facts.device != "cuda":
-        return Execution(False, False, False, f"eager: it trains on {_DEVICES[facts.device]}")
+        return Execution(False, False, False, f"eager: the device is {_DEVICES.get(facts.device, facts.device)}")
     no_graph = _not_captured(facts)
     not_compiled = _not_compiled(facts) or _not_worthwhile(facts, in_graph=no_graph is None)
     if no_graph is None:
@@ -119,16 +123,16 @@ def _auto(facts: Facts) -> Execution:
 def _captured(facts: Facts, not_compiled: Gap | None) -> Execution:
     reason = "graph over compiled blocks" if not_compiled is None else f"graph over eager kernels: {not_compiled.line}"
     if not facts.capturable:
-        reason += f"; the update is left out of it: {facts.optimizer} can't be captured"
+        reason += f"; the update runs outside of it: {facts.optimizer} can't be captured"
     return Execution(True, not_compiled is None, facts.capturable, reason)
 
 
 def _not_captured(facts: Facts) -> Gap | None:
     """Why no CUDA graph can be made."""
     if facts.device != "cuda":
-        return Gap(f"it trains on {_DEVICES[facts.device]}, and only NVIDIA cards have CUDA graphs", _ANY_OTHER)
+        return Gap(f"CUDA graphs are for NVIDIA cards, and the device is {_DEVICES.get(facts.device, facts.device)}")
     if facts.mixed_precision == "fp16":
-        return Gap("fp16 scales its loss outside of the GPU, which a CUDA graph can't", _BF16)
+        return Gap("the loss scale of fp16 is set outside of CUDA graphs", 'set "mixed_precision" to "bf16"')
     return None
 
 
@@ -139,7 +143,7 @@ def _not_compiled(facts: Facts) -> Gap | None:
         return facts.gap
     has = "this card has compute capability {}.{}".format(*capability)
     if capability < _OLDEST_TRITON:
-        return Gap(f"{has}, and torch.compile needs 7.0", _ANY_OTHER)
+        return Gap(f"{has}, and torch.compile needs 7.0")
     if facts.mixed_precision == "bf16" and not facts.native_bf16:
         return Gap("this card emulates bf16, which torch.compile doesn't", 'set "mixed_precision" to "fp16"')
     if facts.base_model_precision == "fp8-quanto" and capability < _FIRST_FP8:
@@ -158,4 +162,6 @@ def _require(wanted: str, lacking: Gap | None, facts: Facts) -> None:
     if lacking is None:
         return
     raised = EnvironmentNotReady if lacking is facts.gap else ConfigError
-    raise raised(f'"execution" is {wanted}: {lacking.what}', lacking.remedy)
+    raise raised(
+        f'"execution" is {wanted}: {lacking.what}', f"{lacking.remedy}, or {_AUTO}" if lacking.remedy else _AUTO
+    )

@@ -40,7 +40,7 @@ def gap(device_type: str) -> Gap | None:
     if switch is not None:
         return Gap(f"{switch} turns torch.compile off", f"unset {switch}")
     if device_type == "mps":
-        return Gap("torch.compile is not yet reliable on Apple GPUs", 'set "execution" to "auto"')
+        return Gap("torch.compile is still being made for Apple GPUs")
     if device_type == "cuda" and not is_installed("triton"):
         return Gap("Triton is not installed", "pip install " + ("triton-windows" if os.name == "nt" else "triton"))
     return _no_compiler(device_type) or _no_headers()
