@@ -11,7 +11,7 @@ def cache_folder() -> Path:
     """The folder `simpletune` among the user's caches, which need not exist."""
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named) / "simpletune"
-    if os.name == "nt":
+    if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "simpletune" / "cache"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "simpletune"

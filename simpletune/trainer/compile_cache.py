@@ -35,7 +35,7 @@ _CODE_DEPENDS_ON = (
 )  # fmt: skip
 
 
-def keep_code() -> str | None:
+def prepare() -> str | None:
     """Have this process, and those it starts, keep compiled code; to be called before anything is compiled.
 
     Returns a line to show when it can't be kept past this process. Raises EnvironmentNotReady when the folder isn't

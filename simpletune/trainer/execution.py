@@ -38,8 +38,7 @@ class Facts:
 
     capability: the card's compute capability, None without CUDA. native_bf16: the card computes in bf16 itself, it
     doesn't emulate it. gap: what torch.compile lacks here. capturable: the optimizer's step can be captured. blocks: of
-    the transformer. passes: forward and backward passes this run still has to do. kept_code: an earlier run left
-    compiled code.
+    the transformer. passes: forward and backward passes of the whole run. kept_code: an earlier run left compiled code.
     """
 
     device: str  # as torch calls its type
@@ -69,7 +68,10 @@ class Execution:
 
 
 def gather_facts(settings: Settings, device: torch.device, *, blocks: int, steps: int) -> Facts:
-    """The facts of this machine and run; `blocks` of the transformer, `steps` the optimizer steps still to do."""
+    """The facts of this machine and run; `blocks` of the transformer, `steps` the run's optimizer steps.
+
+    Those done before a resume count too: what is left must go on the way the run began, or its numbers would differ.
+    """
     on_card = device.type == "cuda"
     return Facts(
         device=device.type,
@@ -152,7 +154,7 @@ def _not_compiled(facts: Facts) -> Gap | None:
 
 
 def _not_worthwhile(facts: Facts, *, in_graph: bool) -> Gap | None:
-    """Whether compiling would take longer than it saves in what is left of the run."""
+    """Why compiling would take longer than it saves over the run; None when it wouldn't."""
     cost = _COMPILING_KEPT if facts.kept_code else _COMPILING
     saved = facts.passes * facts.blocks * (_SAVED_IN_GRAPH if in_graph else _SAVED_ALONE)
     return None if saved > cost else Gap("the run is too short for compiling to pay off")

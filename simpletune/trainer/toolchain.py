@@ -17,7 +17,7 @@ from pathlib import Path
 from simpletune.config.installed import is_installed
 
 _SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
-_C_COMPILERS = ("gcc", "cc", "clang")
+_HEADER_PATHS = ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")
 _INSTALL = {"darwin": "xcode-select --install", "win32": "install the C++ build tools of Visual Studio"}
 _NO_COMPILER = "no {} compiler is found for torch.compile"
 
@@ -42,7 +42,9 @@ def gap(device_type: str) -> Gap | None:
     if device_type == "mps":
         return Gap("torch.compile is still being made for Apple GPUs")
     if device_type == "cuda" and not is_installed("triton"):
-        return Gap("Triton is not installed", "pip install " + ("triton-windows" if os.name == "nt" else "triton"))
+        return Gap(
+            "Triton is not installed", "pip install " + ("triton-windows" if sys.platform == "win32" else "triton")
+        )
     return _no_compiler(device_type) or _no_headers()
 
 
@@ -52,12 +54,12 @@ def _turned_off(environment: Mapping[str, str]) -> str | None:
 
 def _no_compiler(device_type: str) -> Gap | None:
     language, variable, names = "C++", "CXX", ("g++",)
-    if os.name == "nt":
+    if sys.platform == "win32":
         if device_type == "cuda":
             return None  # Triton for Windows brings a C compiler of its own
         names = ("cl",)
     elif device_type == "cuda":
-        language, variable, names = "C", "CC", _C_COMPILERS
+        language, variable, names = "C", "CC", ("gcc", "clang")
     elif sys.platform == "darwin":
         names = ("clang++",)
     if _found(variable, names):
@@ -72,7 +74,12 @@ def _found(variable: str, names: tuple[str, ...]) -> bool:
 
 
 def _no_headers() -> Gap | None:
-    if (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+    folders = [sysconfig.get_path("include")]
+    if "posix_prefix" in sysconfig.get_scheme_names():  # Debian's own Python names another folder than it has
+        folders.append(sysconfig.get_path("include", "posix_prefix"))
+    for name in _HEADER_PATHS:
+        folders += os.environ.get(name, "").split(os.pathsep)
+    if any((Path(folder) / "Python.h").is_file() for folder in folders if folder):
         return None
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     remedy = f"install them: python{version}-dev on Debian and Ubuntu, python{version}-devel on Fedora"

@@ -199,7 +199,7 @@ def test_what_this_machine_lacks_changes_no_setting(files, monkeypatch):
 
 def test_what_a_continued_run_may_change(files):
     before, _ = load(files('{"max_unreadable_share": 0.1}'))
-    after, _ = load(files('{"max_unreadable_share": 0.5}', json.dumps(DATA)))
+    after, _ = load(files('{"max_unreadable_share": 0.5, "execution": "compile"}', json.dumps(DATA)))
     assert changed_settings(bound_settings(before), after) == []
 
 
