@@ -73,9 +73,9 @@ class EagerLoop:
         return (velocity_BCHW.float() - (noise_BCHW - self._clean_BCHW).float()).square().mean()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, self._dtype)
+        on = self._dtype != torch.float32
+        autocast: contextlib.AbstractContextManager[Any] = torch.autocast(self._device.type, self._dtype, enabled=on)
+        return autocast
 
     def _random(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self._device, dtype=self._dtype)

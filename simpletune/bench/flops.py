@@ -54,8 +54,8 @@ def training_work(
 ) -> Work:
     """One sample's forward and backward pass.
 
-    tokens: (image, text); lora: (target, rank) as `lora_target` and `lora_rank` say them; checkpoint_every: how many blocks
-    there are to each whose activations are computed again; None where none are.
+    tokens: (image, text); lora: (target, rank) as `lora_target` and `lora_rank` say them; checkpoint_every: how many
+    blocks there are to each whose activations are computed again; None where none are.
     """
     layers = list(_layers(flavour, tokens, lora))
     blocks: int = component_config(flavour, "transformer")["num_layers"]

@@ -16,13 +16,14 @@ NO_PICTURES = b'[{"id": "text", "dataset_type": "text_embeds", "default": true}]
 _NOWHERE = Path("config.json")
 
 
-def default_settings(device: str, overrides: Sequence[str] = ()) -> Settings:
+def default_settings(device: str, mixed_precision: str, overrides: Sequence[str] = ()) -> Settings:
     """The defaults for a kind of device (cuda, mps, cpu): the tiny model on a processor, sd3-medium on a card.
 
     Raises ConfigError for overrides that are wrong.
     """
     path = _NOWHERE.absolute()
-    chosen = ["model_flavour=tiny", "mixed_precision=no"] if device == "cpu" else []
+    chosen = ["model_flavour=tiny"] if device == "cpu" else []
+    chosen += [f"mixed_precision={mixed_precision}"]
     planned = {path: b"{}\n", path.with_name("multidatabackend.json"): NO_PICTURES}
     return _settings(path, check(path, (*chosen, f"device={device}", *overrides), planned))
 

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "data": Entry("simpletune.cli.data:data", "Say what is in the data sets and what training makes of it."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
     "generate": Entry("simpletune.cli.generate:generate", "Make pictures, base beside fine-tuned."),
+    "bench": Entry("simpletune.cli.bench:bench", "Say how fast this machine trains, at real size, without a model."),
     "cache": Entry("simpletune.cli.cache:cache", "See what is in the caches, and remove what nobody needs."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),
     "explain": Entry("simpletune.cli.explain:explain", "Say what a key means, costs, and is now."),

@@ -52,7 +52,7 @@ def counted(settings: Settings, every: int | None) -> dict[str, float]:
 @pytest.mark.parametrize("every", [None, 1, 2])
 @pytest.mark.parametrize("target", ["attention", "blocks"])
 def test_formulas_are_what_torch_counts(target: str, every: int | None) -> None:
-    settings = replace(default_settings("cpu"), lora_target=target, lora_rank=4)
+    settings = replace(default_settings("cpu", "no"), lora_target=target, lora_rank=4)
     found = counted(settings, every)
     work = training_work("tiny", (SIDE * SIDE // 4, TEXT), lora=(target, 4), checkpoint_every=every)
     assert work.linear_forward + work.linear_backward + work.linear_again == found["linear"]

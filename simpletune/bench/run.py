@@ -1,0 +1,174 @@
+"""A whole bench: the phases that were asked for one after another, each with the device to itself.
+
+A phase that runs out of memory, or that this machine is too small for, says so in its place; the others go on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simpletune import __version__
+from simpletune.bench import phases
+from simpletune.bench.clock import clear, matmul_tflops
+from simpletune.bench.duration import run_time
+from simpletune.bench.phases import Bench
+from simpletune.bench.report import PHASES, Failure, Machine, Report
+from simpletune.bench.subject import Subject
+from simpletune.data.forecast import sketch
+from simpletune.machine.devices import GIB
+from simpletune.machine.estimate import text_tokens
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, forecast
+from simpletune.models.load import compute_dtype
+from simpletune.models.random_source import RandomFiles, random_files
+from simpletune.models.registry import get_family
+from simpletune.models.runtime import quiet_libraries
+from simpletune.progress import Reporter
+from simpletune.trainer.processes import Processes
+
+_ESTIMATED = {"text": ENCODE_TEXT, "images": ENCODE_IMAGES, "train": TRAIN, "sample": VALIDATE}
+_TITLES = {"text": "Encoding text", "images": "Encoding images", "train": "Training", "sample": "Sampling"}
+# The keys of config.json that decide what is measured, for the report.
+_SHOWN = (
+    "model_flavour", "mixed_precision", "base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision",
+    "text_encoder_3_precision", "use_t5", "lora_rank", "lora_target", "optimizer", "train_batch_size",
+    "gradient_accumulation_steps", "gradient_checkpointing", "gradient_checkpointing_interval", "use_ema", "execution",
+    "vae_batch_size", "text_encoder_batch_size", "validation_num_inference_steps", "device_memory_gb",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to measure. `phases` None: all that this machine can do in reasonable time."""
+
+    steps: int = 20
+    phases: Sequence[str] | None = None
+    eager: bool = False
+
+
+def measure(subject: Subject, order: Order, reporter: Reporter) -> Report:
+    """Measure the phases. Raises EnvironmentNotReady when the device can't be used, ConfigError as a run would."""
+    quiet_libraries()
+    settings = subject.settings
+    processes = Processes(settings)
+    try:
+        with tempfile.TemporaryDirectory(prefix="simpletune-bench-", ignore_cleanup_errors=True) as folder:
+            model, dtype = Path(folder) / "model", compute_dtype(settings)
+            files = random_files(model, settings.model_flavour, processes.device, dtype)
+            return _measure(subject, order, processes, files, reporter)
+    finally:
+        processes.close()
+
+
+def _measure(subject: Subject, order: Order, processes: Processes, files: RandomFiles, reporter: Reporter) -> Report:
+    settings, device = subject.settings, processes.device
+    wanted = order.phases if order.phases is not None else _sensible(subject)
+    rate = matmul_tflops(device, compute_dtype(settings)) if "train" in wanted else None
+    bench = Bench(
+        settings=settings,
+        family=get_family(settings.model_family),
+        files=files,
+        processes=processes,
+        size=subject.size,
+        text_tokens=text_tokens(settings.model_flavour, settings.tokenizer_max_length),
+        steps=order.steps,
+        run_steps=max(subject.extent.steps, order.steps),
+        matmul_tflops=rate,
+        say=reporter.note,
+    )
+    report = Report(
+        machine=_machine(subject, rate),
+        settings={key: getattr(settings, key) for key in _SHOWN},
+        size=bench.size,
+        text_tokens=bench.text_tokens,
+        notes=tuple(_left_out(subject, order)),
+    )
+    for phase in PHASES:
+        if phase in wanted:
+            with reporter.phase(_TITLES[phase], None, "phase") as shown:
+                report = replace(report, **{phase: _tried(bench, phase, subject)})
+                shown.advance()
+    bench.transformer = None
+    if order.eager:
+        with reporter.phase("Training, eager loop", None, "phase") as shown:
+            report = replace(report, eager=_tried_eagerly(bench, subject))
+            shown.advance()
+    found = {phase: getattr(report, phase) for phase in PHASES}
+    return replace(report, run=run_time(settings, subject.extent, **found))
+
+
+def _machine(subject: Subject, matmul: float | None) -> Machine:
+    device = subject.device
+    memory = None if device.memory_bytes is None else device.memory_bytes / GIB
+    return Machine(device.kind, device.name, memory, torch.__version__, __version__, matmul)
+
+
+def _sensible(subject: Subject) -> Sequence[str]:
+    """All phases; on a processor of a model of real size training alone, which takes minutes a step."""
+    return ("train",) if subject.device.kind == "cpu" and not subject.is_tiny else PHASES
+
+
+def _left_out(subject: Subject, order: Order) -> list[str]:
+    if subject.device.kind != "cpu":
+        return []
+    if subject.is_tiny:
+        return [
+            "The sizes of real models were not measured: a processor takes minutes for one of their steps, "
+            "and no GPU is used here."
+        ]
+    return [] if order.phases is not None else ["On a processor only training is measured; --phases asks for more."]
+
+
+def _tried(bench: Bench, phase: str, subject: Subject) -> Any:
+    work: dict[str, Callable[[Bench], Any]] = {
+        "text": phases.encode_text, "images": phases.encode_images, "train": phases.train, "sample": phases.sample,
+    }  # fmt: skip
+    if (too_small := _too_small(subject, phase)) is not None:
+        return too_small
+    try:
+        return work[phase](bench)
+    except torch.OutOfMemoryError as error:
+        bench.transformer = None
+        return _out_of_memory(error)
+    finally:
+        clear(bench.device)
+
+
+def _tried_eagerly(bench: Bench, subject: Subject) -> Any:
+    """The yardstick is others' code: whatever it raises is its result."""
+    if (too_small := _too_small(subject, "train")) is not None:
+        return too_small
+    clear(bench.device)
+    try:
+        return phases.train_eagerly(bench)
+    except torch.OutOfMemoryError as error:
+        return _out_of_memory(error)
+    except Exception as error:
+        return Failure(f"{type(error).__name__}: {_first_line(error)}")
+    finally:
+        clear(bench.device)
+
+
+def _too_small(subject: Subject, phase: str) -> Failure | None:
+    """Where memory is shared with the system, too much of it ends the process or stops the machine: ask before."""
+    usable = subject.usable_bytes
+    if usable is None:
+        return None
+    needed = forecast(sketch(subject.settings)).phase(_ESTIMATED[phase]).bytes
+    if needed <= usable:
+        return None
+    said = f"it needs about {needed / GIB:.1f} GiB of memory, and {usable / GIB:.1f} can be used here"
+    return Failure(said, out_of_memory=True)
+
+
+def _out_of_memory(error: Exception) -> Failure:
+    return Failure(f"out of memory: {_first_line(error)}", out_of_memory=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,109 @@
+"""What `simpletune bench --sweep` measured on this machine, for whoever estimates or proposes. Imports no torch.
+
+One file a card, version of torch and version of this program, among the user's caches: other versions are other
+speeds, and their files are not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from simpletune import __version__, files
+from simpletune.config.installed import torch_build
+from simpletune.machine.user_cache import cache_folder
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training step that was measured, or that did not fit. Names are those of config.json where it has the value.
+
+    `size` is (width, height) in pixels. Without figures `failure` says why there are none; `fits` is then False where
+    memory was the reason.
+    """
+
+    flavour: str
+    base_model_precision: str
+    mixed_precision: str
+    gradient_checkpointing: bool
+    gradient_checkpointing_interval: int
+    train_batch_size: int
+    gradient_accumulation_steps: int
+    size: tuple[int, int]
+    tokenizer_max_length: int
+    lora_rank: int
+    lora_target: str | tuple[str, ...]
+    optimizer: str
+    use_ema: bool
+    ms_per_step: float | None = None
+    allocated_gib: float | None = None
+    reserved_gib: float | None = None
+    execution: str | None = None
+    failure: str | None = None
+    fits: bool = True
+
+    @property
+    def ms_per_sample(self) -> float | None:
+        """None without figures."""
+        samples = self.train_batch_size * self.gradient_accumulation_steps
+        return None if self.ms_per_step is None else self.ms_per_step / samples
+
+    @property
+    def case(self) -> Row:
+        """What was measured, without what was found."""
+        return replace(
+            self, ms_per_step=None, allocated_gib=None, reserved_gib=None, execution=None, failure=None, fits=True
+        )
+
+
+def load(card: str) -> tuple[Row, ...]:
+    """The rows of a card, as its driver names it, for what is installed; none where nothing was measured."""
+    try:
+        found = json.loads(results_file(card).read_text(encoding="utf-8"))
+        if found["format"] != _FORMAT or found["card"] != card:
+            return ()
+        return tuple(_row(values) for values in found["rows"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def save(card: str, rows: Iterable[Row]) -> None:
+    """Keep rows beside those that are there; a case that was measured before is replaced.
+
+    Raises OSError when the user's cache can't be written.
+    """
+    kept = {row.case: row for row in load(card)} | {row.case: row for row in rows}
+    path = results_file(card)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    described = {"format": _FORMAT, "card": card, "torch": _torch(), "simpletune": __version__}
+    files.write_json(path, {**described, "rows": [asdict(row) for row in kept.values()]})
+
+
+def results_file(card: str) -> Path:
+    """Where the rows of a card are, for what is installed."""
+    key = json.dumps([card, _torch(), __version__])
+    return cache_folder() / "bench" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _torch() -> str:
+    build = torch_build()
+    return build.version if build else "none"
+
+
+def _row(values: dict[str, Any]) -> Row:
+    known = {field.name: values[field.name] for field in fields(Row)}
+    width, height = known["size"]
+    target = known["lora_target"]
+    return Row(
+        **{
+            **known,
+            "size": (int(width), int(height)),
+            "lora_target": tuple(target) if isinstance(target, list) else target,
+        }
+    )
