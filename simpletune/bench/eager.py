@@ -73,8 +73,9 @@ class EagerLoop:
         return (velocity_BCHW.float() - (noise_BCHW - self._clean_BCHW).float()).square().mean()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        on = self._dtype != torch.float32
-        autocast: contextlib.AbstractContextManager[Any] = torch.autocast(self._device.type, self._dtype, enabled=on)
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        autocast: contextlib.AbstractContextManager[Any] = torch.autocast(self._device.type, self._dtype)
         return autocast
 
     def _random(self, *shape: int) -> Tensor:

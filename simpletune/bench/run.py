@@ -143,6 +143,7 @@ def _tried_eagerly(bench: Bench, subject: Subject) -> Any:
     """The yardstick is others' code: whatever it raises is its result."""
     if (too_small := _too_small(subject, "train")) is not None:
         return too_small
+    torch.compiler.reset()  # what is compiled may hold on to the weights it was compiled for
     clear(bench.device)
     try:
         return phases.train_eagerly(bench)

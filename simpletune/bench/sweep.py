@@ -19,6 +19,7 @@ from simpletune.machine.bench_results import Row
 PRECISIONS = ("no_change", "int8-quanto", "fp8-quanto", "int4-quanto", "int2-quanto")
 BATCHES = (1, 2, 4)
 _PATIENCE = 900.0  # seconds for one row; compiling for the first time is most of it
+_STDERR = 4000  # characters kept of what a failed process said
 
 Measure = Callable[[Sequence[str]], Mapping[str, Any]]
 """`simpletune bench` with such overrides, training alone: the JSON it gave, or {"error": ...} in place of that."""
@@ -40,19 +41,23 @@ class Subprocess:
 
 
 def run_bench(arguments: Sequence[str], patience: float = _PATIENCE) -> Mapping[str, Any]:
-    """`simpletune bench ARGUMENTS` in a fresh process: its report as JSON; {"error": why} where it gave none."""
+    """`simpletune bench ARGUMENTS` in a fresh process: its report as JSON.
+
+    Where it gave none: {"error": why, "stderr": the end of what it said}.
+    """
     command = [sys.executable, "-m", "simpletune", "bench", *arguments]
     try:
         ended = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"it took more than {patience:.0f} s"}
+        return {"error": f"it took more than {patience:.0f} s", "stderr": ""}
     try:
         found: dict[str, Any] = json.loads(ended.stdout)
         return found
     except ValueError:
-        return {"error": _last_error(ended.stderr) or f"the process ended with {ended.returncode}"}
+        error = _last_error(ended.stderr) or f"the process ended with {ended.returncode}"
+        return {"error": error, "stderr": ended.stderr[-_STDERR:]}
 
 
 def sweep(settings: Settings, size: tuple[int, int], measure: Measure) -> Iterator[Row]:
