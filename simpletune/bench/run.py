@@ -20,7 +20,6 @@ from simpletune.bench.duration import run_time
 from simpletune.bench.phases import Bench
 from simpletune.bench.report import PHASES, Failure, Machine, Report
 from simpletune.bench.subject import Subject
-from simpletune.data.forecast import sketch
 from simpletune.machine.devices import GIB
 from simpletune.machine.estimate import text_tokens
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, forecast
@@ -160,7 +159,7 @@ def _too_small(subject: Subject, phase: str) -> Failure | None:
     usable = subject.usable_bytes
     if usable is None:
         return None
-    needed = forecast(sketch(subject.settings)).phase(_ESTIMATED[phase]).bytes
+    needed = forecast(subject.plan).phase(_ESTIMATED[phase]).bytes
     if needed <= usable:
         return None
     said = f"it needs about {needed / GIB:.1f} GiB of memory, and {usable / GIB:.1f} can be used here"

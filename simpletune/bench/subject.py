@@ -6,14 +6,16 @@ Imports no torch: the process that only hands rows of a sweep to others must not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simpletune.bench.duration import Extent, extent_of
 from simpletune.bench.settings import configured, default_settings
 from simpletune.config.families import FAMILIES
 from simpletune.config.settings import Settings
+from simpletune.data.forecast import sketch
 from simpletune.machine.devices import Device, compute_precision, devices, usable_memory
+from simpletune.machine.forecast import Plan
 from simpletune.machine.hardware import look
 
 
@@ -34,6 +36,11 @@ class Subject:
         step = FAMILIES[settings.model_family].size_multiple
         edge = max(step, edge // step * step)
         return self.extent.bucket or (edge, edge)
+
+    @property
+    def plan(self) -> Plan:
+        """What the estimates depend on."""
+        return replace(sketch(self.settings), bucket=self.size)
 
     @property
     def is_tiny(self) -> bool:

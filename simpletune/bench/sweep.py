@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from simpletune.config.settings import Settings
-from simpletune.machine.bench_results import Row
+from simpletune.machine.bench_results import Row, case_of
+from simpletune.machine.forecast import Plan
 
 PRECISIONS = ("no_change", "int8-quanto", "fp8-quanto", "int4-quanto", "int2-quanto")
 BATCHES = (1, 2, 4)
@@ -60,12 +60,13 @@ def run_bench(arguments: Sequence[str], patience: float = _PATIENCE) -> Mapping[
         return {"error": error, "stderr": ended.stderr[-_STDERR:]}
 
 
-def sweep(settings: Settings, size: tuple[int, int], measure: Measure) -> Iterator[Row]:
+def sweep(plan: Plan, measure: Measure) -> Iterator[Row]:
     """Every row, as soon as it is measured. Once a batch doesn't fit, larger ones aren't tried."""
     for precision, checkpointing in product(PRECISIONS, (True, False)):
+        changed = replace(plan, base_model_precision=precision, gradient_checkpointing=checkpointing)
         full = False
         for batch in BATCHES:
-            row = _case(settings, size, precision, checkpointing, batch)
+            row = case_of(replace(changed, train_batch_size=batch))
             if full:
                 yield replace(row, failure="a smaller batch didn't fit", fits=False)
                 continue
@@ -150,24 +151,6 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _named(row: Row) -> str:
     """A row as the keys that make it."""
     return ", ".join(text.replace("=", " ") for text in overrides_of(row))
-
-
-def _case(settings: Settings, size: tuple[int, int], precision: str, checkpointing: bool, batch: int) -> Row:
-    return Row(
-        flavour=settings.model_flavour,
-        base_model_precision=precision,
-        mixed_precision=settings.mixed_precision,
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_interval=settings.gradient_checkpointing_interval,
-        train_batch_size=batch,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        size=size,
-        tokenizer_max_length=settings.tokenizer_max_length,
-        lora_rank=settings.lora_rank,
-        lora_target=settings.lora_target,
-        optimizer=settings.optimizer,
-        use_ema=settings.use_ema,
-    )
 
 
 def _last_error(stderr: str) -> str | None:

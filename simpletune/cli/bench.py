@@ -95,7 +95,7 @@ def _sweep(
     if not asked["as_json"]:
         click.echo(f"{subject.settings.model_flavour} on {card}\n\n{sweep.HEADING}")
     with reporter.phase("Measuring", cases, "row") as phase:
-        for row in sweep.sweep(subject.settings, subject.size, measure):
+        for row in sweep.sweep(subject.plan, measure):
             rows.append(row)
             phase.advance()
             if not asked["as_json"]:

@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files
 from simpletune.config.installed import torch_build
+from simpletune.machine.forecast import Plan
 from simpletune.machine.user_cache import cache_folder
 
 _FORMAT = 1
@@ -62,6 +64,41 @@ class Row:
         )
 
 
+def case_of(plan: Plan) -> Row:
+    """The row, without figures, that a plan's training step is."""
+    return Row(
+        flavour=plan.flavour,
+        base_model_precision=plan.base_model_precision,
+        mixed_precision=plan.mixed_precision,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing_interval=plan.gradient_checkpointing_interval if plan.gradient_checkpointing else 1,
+        train_batch_size=plan.train_batch_size,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        size=plan.bucket,
+        tokenizer_max_length=plan.tokenizer_max_length,
+        lora_rank=plan.lora_rank,
+        lora_target=plan.lora_target,
+        optimizer=plan.optimizer,
+        use_ema=plan.use_ema,
+    )
+
+
+def measured_step(card: str, plan: Plan) -> float | None:
+    """Seconds of a plan's training step where this very step was measured on the card; quick enough to ask often."""
+    path = results_file(card)
+    try:
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return None
+    row = _by_case(card, changed).get(case_of(plan))
+    return None if row is None or row.ms_per_step is None else row.ms_per_step / 1000
+
+
+@lru_cache(maxsize=8)
+def _by_case(card: str, _changed: int) -> dict[Row, Row]:
+    return {row.case: row for row in load(card)}
+
+
 def load(card: str) -> tuple[Row, ...]:
     """The rows of a card, as its driver names it, for what is installed; none where nothing was measured."""
     try:
@@ -91,6 +128,7 @@ def results_file(card: str) -> Path:
     return cache_folder() / "bench" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
+@cache
 def _torch() -> str:
     build = torch_build()
     return build.version if build else "none"

@@ -2,7 +2,8 @@
 
 On the card that was measured the answer is near; on another one it is scaled by the makers' figures for matrix
 throughput and memory bandwidth (`machine/cards.py`), and is a range. A run that has trained a few steps knows better.
-docs/performance.md holds measured steps against these.
+docs/performance.md holds measured steps against these. Where `simpletune bench --sweep` has timed the very step on this
+card, its figure stands in for the reckoned one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
-from simpletune.machine import cards, estimate
+from simpletune.machine import bench_results, cards, estimate
 from simpletune.machine.activations import component_config_of, transformer_width
 from simpletune.machine.cards import Speed
 from simpletune.machine.forecast import Plan
@@ -72,6 +73,8 @@ def run_seconds(
         return _on_processor(plan, cpus)
     if device == "mps":
         return _between(plan, *_APPLE, (1.0, 2.0), "reckoned from Apple's figures; no Mac was measured")
+    if gpu_name and (step := bench_results.measured_step(gpu_name, plan)) is not None:
+        return _with_step(plan, step, cards.speed_of(gpu_name) or cards.speeds_of_generation(capability)[0])
     speed, named = cards.speed_of(gpu_name), (gpu_name or "this card")[:40]
     if speed is None:
         basis = f"reckoned from cards of its generation; {named} was not measured"
@@ -105,6 +108,14 @@ def _between(
     if plan.mixed_precision == "no":  # cards differ more in 32-bit products than their figures here say
         low, high = low / 2, high * 2
     return TimeRange(low * factors[0], high * factors[1], measured, basis)
+
+
+def _with_step(plan: Plan, step: float, speed: Speed) -> TimeRange:
+    """With a step that was measured; all else, usually little beside it, is reckoned."""
+    rate = _rate(plan, speed)
+    other = sum(_phases(plan, rate)) - plan.steps * _step(plan, rate)
+    training, basis = plan.steps * step, "its step was measured on this card by `simpletune bench`"
+    return TimeRange(0.95 * training + 0.75 * other, 1.1 * training + 1.8 * other, True, basis)
 
 
 def _rate(plan: Plan, speed: Speed) -> _Rate:
