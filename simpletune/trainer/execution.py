@@ -15,9 +15,9 @@ import torch
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.machine.toolchain import Gap, gap
 from simpletune.trainer.compile_cache import has_code
 from simpletune.trainer.optimizers import is_capturable
-from simpletune.trainer.toolchain import Gap, gap
 
 # Measured on an H100 with SD3-Medium at 1024x1024, batch 1. A pass is the forward and backward of one micro batch.
 _COMPILING = 45.0  # seconds until the first compiled pass when nothing is kept

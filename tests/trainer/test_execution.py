@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.machine.toolchain import Gap
 from simpletune.trainer import execution as subject
 from simpletune.trainer.execution import Facts, check_wanted, choose, gather_facts
-from simpletune.trainer.toolchain import Gap
 
 NO_COMPILER = Gap("no C compiler is found for torch.compile", "install gcc")
 H100 = Facts(

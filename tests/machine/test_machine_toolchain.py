@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from simpletune.trainer import toolchain as subject
-from simpletune.trainer.toolchain import gap
+from simpletune.machine import toolchain as subject
+from simpletune.machine.toolchain import gap
 
 
 @pytest.fixture(autouse=True)

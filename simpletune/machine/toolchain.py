@@ -1,4 +1,4 @@
-"""What stands in the way of torch.compile on this machine, found out without compiling anything.
+"""What stands in the way of torch.compile on this machine, found out without compiling anything. Imports no torch.
 
 For CUDA torch.compile writes Triton kernels, and Triton builds a small launcher in C for them; for the processor it
 writes C++. Both include Python's own headers (torch/_inductor/cpp_builder.py, triton/runtime/build.py).
