@@ -136,9 +136,9 @@ def verdict(rows: Sequence[Row]) -> list[str]:
     fastest, least = best(rows), smallest(rows)
     if fastest is None:
         return ["no row could be measured: see the reasons above"]
-    said = [f"fastest: {_named(fastest)}"]
+    said = _named("fastest", fastest)
     if least is not None and least != fastest:
-        said.append(f"least memory: {_named(least)}")
+        said += _named("least memory", least)
     return said
 
 
@@ -148,9 +148,10 @@ def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [{**asdict(row), "ms_per_sample": row.ms_per_sample, "best": row is fastest} for row in rows]
 
 
-def _named(row: Row) -> str:
-    """A row as the keys that make it."""
-    return ", ".join(text.replace("=", " ") for text in overrides_of(row))
+def _named(what: str, row: Row) -> list[str]:
+    """A row's figures, and below them the keys that make it."""
+    memory = "" if row.reserved_gib is None else f", {row.reserved_gib:.2f} GiB reserved"
+    return [f"{what}: {row.ms_per_sample:.1f} ms/sample{memory}", *(f"  --set {text}" for text in overrides_of(row))]
 
 
 def _last_error(stderr: str) -> str | None:
