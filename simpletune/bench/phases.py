@@ -24,6 +24,7 @@ from simpletune.results.studio import sampling
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.optimizers import parameter_dtype
 from simpletune.trainer.processes import Processes
+from simpletune.trainer.step import TrainingStep
 
 ENCODED_BATCHES = 5
 WARM_UP = {"cuda": 6, "mps": 3, "cpu": 1}
@@ -34,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Bench:
-    """What is measured on what. The transformer stays from training to sampling, as in a run."""
+    """What is measured on what. Transformer and step stay from training to sampling, as in a run."""
 
     settings: Settings
     family: Family
@@ -47,6 +48,11 @@ class Bench:
     matmul_tflops: float | None
     say: Say = field(default=lambda _line: None)
     transformer: nn.Module | None = None
+    step: TrainingStep | None = None
+
+    def drop(self) -> None:
+        """Give up the transformer and all that was made for it."""
+        self.transformer = self.step = None
 
     @property
     def device(self) -> torch.device:
@@ -88,7 +94,7 @@ def train(bench: Bench) -> Training:
         assembled = assemble(
             settings, bench.family, bench.transformer, bench.processes, bench.run_steps, empty, _both(said, bench.say)
         )
-        ready = began
+        bench.step, ready = assembled.step, began
 
         def step(number: int) -> None:
             nonlocal ready

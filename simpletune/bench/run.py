@@ -92,7 +92,7 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
             with reporter.phase(_TITLES[phase], None, "phase") as shown:
                 report = replace(report, **{phase: _tried(bench, phase, subject)})
                 shown.advance()
-    bench.transformer = None
+    bench.drop()
     if order.eager:
         with reporter.phase("Training, eager loop", None, "phase") as shown:
             report = replace(report, eager=_tried_eagerly(bench, subject))
@@ -132,7 +132,7 @@ def _tried(bench: Bench, phase: str, subject: Subject) -> Any:
     try:
         return work[phase](bench)
     except torch.OutOfMemoryError as error:
-        bench.transformer = None
+        bench.drop()
         return _out_of_memory(error)
     finally:
         clear(bench.device)
