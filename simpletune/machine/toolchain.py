@@ -53,7 +53,8 @@ def _turned_off(environment: Mapping[str, str]) -> str | None:
 
 
 def _no_compiler(device_type: str) -> Gap | None:
-    language, variable, names = "C++", "CXX", ("g++",)
+    names: tuple[str, ...] = ("g++",)
+    language, variable = "C++", "CXX"
     if sys.platform == "win32":
         if device_type == "cuda":
             return None  # Triton for Windows brings a C compiler of its own

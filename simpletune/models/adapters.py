@@ -50,6 +50,11 @@ class LoraLinear(PeftLinear):
             delta = delta - _low_rank(x, self.initial_a, self.initial_b)
         return result + delta * self.scaling[_ADAPTER]
 
+    @property
+    def factor(self) -> float:
+        """s: what B A is multiplied by."""
+        return float(self.scaling[_ADAPTER])
+
     def start(self, a: Tensor, b: Tensor, subtract: bool) -> None:
         """Set A (r, I) and B (O, r); with `subtract` keep copies as A0 and B0."""
         self.lora_A[_ADAPTER].weight = nn.Parameter(a)

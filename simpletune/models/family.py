@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from simpletune.config.settings import Settings
     from simpletune.progress import Reporter
 
+
+class UnsupportedModel(Exception):
+    """Why a model can't be computed in a faster way than through its own modules, as a clause for people."""
+
+
 Progress = Callable[[int, int], None]
 """Called with (done, total) while something loads; units are the caller's (bytes, layers)."""
 
@@ -140,6 +145,15 @@ class Family(Protocol):
 
     def predict(self, transformer: nn.Module, noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
         """The velocity (B, C, H, W) at `sigma` (B,), in the transformer's compute dtype."""
+        ...
+
+    def compiled_predict(
+        self, transformer: nn.Module, settings: Settings
+    ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:
+        """`predict` of this transformer with its LoRA, in compiled code; it compiles at the first call for a shape.
+
+        Raises UnsupportedModel for what only the modules themselves can compute.
+        """
         ...
 
     def sample(

@@ -130,6 +130,10 @@ class FrozenLinear(nn.Linear):
         return self.scale.dtype
 
     @property
+    def bits(self) -> int:
+        return self._bits
+
+    @property
     def weight(self) -> Tensor:
         """The weight (O, I) as one of quanto's tensors, which dequantizes itself when an operation touches it.
 

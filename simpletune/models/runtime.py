@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 
 from simpletune.config.installed import INSTALL_CUDA
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
+
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch reads both; the second is the older name
 
 
 def check_device(device: str) -> None:
@@ -30,6 +35,7 @@ def choose_device(settings: Settings) -> torch.device:
 
     `device_memory_gb` holds from then on. Raises EnvironmentNotReady as `check_device`.
     """
+    give_memory_back()
     check_device(settings.device)
     if settings.device == "cpu":
         return torch.device("cpu")
@@ -37,6 +43,16 @@ def choose_device(settings: Settings) -> torch.device:
         limit_memory(settings, torch.device("cuda"))
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def give_memory_back() -> None:
+    """Have torch map GPU memory in pages, so that what one phase leaves can be given back though tensors lie between.
+
+    Without this a few small tensors that outlive a phase hold on to gibibytes. To be called before a GPU is used; what
+    the user set stands. Only Linux has it.
+    """
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in _ALLOCATOR):
+        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def limit_memory(settings: Settings, device: torch.device) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.locate import locate
 from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
 from simpletune.models.quantize import all_but
+from simpletune.models.sd3_forward import SD3Forward
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
 
 if TYPE_CHECKING:
@@ -124,6 +125,18 @@ class SD3:
             return_dict=False,
         )[0]
         return velocity_BCHW
+
+    def compiled_predict(
+        self, transformer: nn.Module, settings: Settings
+    ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:
+        interval = settings.gradient_checkpointing_interval if settings.gradient_checkpointing else None
+        forward = SD3Forward(transformer, interval, compiled=True)
+
+        def predict(noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
+            embeds, pooled = text.prompt_embeds, text.pooled_prompt_embeds
+            return forward(noisy_latents.to(embeds.dtype), 1000 * sigma.float(), embeds, pooled)
+
+        return predict
 
     @torch.no_grad()
     def sample(

@@ -31,27 +31,21 @@ class Ema:
         self._average = [parameter.detach().float().clone() for parameter in self._parameters]
 
     @torch.no_grad()
-    def update(self, step: int | Tensor) -> None:
+    def update(self, step: Tensor, halted: Tensor) -> None:
         """Follow the weights after optimizer step `step` (from 0); only every `update_interval`-th step counts.
 
-        With a 0-dim tensor everything stays on the device, as a captured graph needs.
+        Both are 0-dim tensors, so that everything stays on the device, as a captured graph needs. `halted` is 1 when
+        the step was left out, for numbers that aren't finite, and 0 otherwise.
         """
-        weight = self._weight(step)
-        if isinstance(weight, float) and weight == 0.0:
-            return
         moves = [p.float() - a for p, a in zip(self._parameters, self._average, strict=True)]
-        torch._foreach_mul_(moves, weight)
+        torch._foreach_mul_(moves, self._weight(step) * (1 - halted))
         torch._foreach_add_(self._average, moves)
 
-    def _weight(self, step: int | Tensor) -> float | Tensor:
+    def _weight(self, step: Tensor) -> Tensor:
         """How far the average moves towards the weights after `step`; 0 on the steps left out."""
-        if isinstance(step, Tensor):
-            update = torch.div(step, self._interval, rounding_mode="floor").float()
-            moved = 1 - ((1 + update) / (10 + update)).clamp(max=self._decay)
-            return torch.where((step + 1) % self._interval == 0, moved, 0.0)
-        if (step + 1) % self._interval:
-            return 0.0
-        return 1 - ema_decay(step // self._interval, self._decay)
+        update = torch.div(step, self._interval, rounding_mode="floor").float()
+        moved = 1 - ((1 + update) / (10 + update)).clamp(max=self._decay)
+        return torch.where((step + 1) % self._interval == 0, moved, 0.0)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
+from simpletune.trainer.execution import check_wanted
 from simpletune.trainer.interrupt import StopRequest, stop_requests
 from simpletune.trainer.lock import run_lock
 from simpletune.trainer.manifest import check_resumable
@@ -53,6 +54,7 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     """Run the training that `settings` describe on the pictures that `preflight` found."""
     quiet_libraries()
     processes = Processes(settings)
+    check_wanted(settings, processes.device)
     if not processes.is_main:
         reporter = SilentReporter()
     _make_folder(settings.output_dir)

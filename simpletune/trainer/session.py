@@ -6,32 +6,31 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
 from simpletune.config.settings import Settings
 from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
-from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
+from simpletune.models.adapters import adapter_enabled, attach_lora
 from simpletune.models.family import Family
 from simpletune.progress import Reporter
 from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
+from simpletune.trainer.assemble import assemble
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.log import StepLog
 from simpletune.trainer.manifest import DATA_FILE, write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
-from simpletune.trainer.optimizers import build_optimizer, parameter_dtype, set_learning_rate
+from simpletune.trainer.optimizers import parameter_dtype, set_learning_rate
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import restore, store
 from simpletune.trainer.schedules import learning_rate_at
-from simpletune.trainer.step import EagerStep, StepResult
+from simpletune.trainer.step import StepResult, TrainingStep
 from simpletune.trainer.validation import Validation
 
 BASE = "base"
@@ -51,7 +50,7 @@ class Session:
     parameters: dict[str, Parameter]
     optimizer: Optimizer
     ema: Ema | None
-    step_function: EagerStep
+    step_function: TrainingStep
     loader: Loader
     held_out: tuple[MicroBatch, ...]
     log: StepLog
@@ -73,8 +72,6 @@ class Session:
         """Train one step; the weights have moved when this returns, the numbers may still be on their way."""
         result = self.step_function(batch)
         self.step += 1
-        if self.ema is not None:
-            self.ema.update(self.step - 1)
         return result
 
     def save_checkpoint(self) -> None:
@@ -165,14 +162,10 @@ def open_session(
     with phases.measure("load"):
         transformer = family.load_transformer(material.files, settings, processes.device, reporter)
         _attach(transformer, settings, reporter)
-    if settings.gradient_checkpointing:
-        enable_checkpointing(transformer, settings.gradient_checkpointing_interval)
-    transformer.train()
-    parameters = dict(trainable_parameters(transformer))
-    tensors = list(parameters.values())
-    optimizer = build_optimizer(settings, tensors)
     device = processes.device
     empty = material.text(EMPTY_CAPTION, device) if settings.caption_dropout_probability > 0 else None
+    total_steps = material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs)
+    assembled = assemble(settings, family, transformer, processes, total_steps, empty, reporter.note)
     loader = _loader(material, processes)
     session = Session(
         settings=settings,
@@ -182,10 +175,10 @@ def open_session(
         phases=phases,
         reporter=reporter,
         transformer=transformer,
-        parameters=parameters,
-        optimizer=optimizer,
-        ema=Ema(parameters, settings.ema_decay, settings.ema_update_interval) if settings.use_ema else None,
-        step_function=EagerStep(settings, family, transformer, tensors, optimizer, processes, empty),
+        parameters=assembled.parameters,
+        optimizer=assembled.optimizer,
+        ema=assembled.ema,
+        step_function=assembled.step,
         loader=loader,
         held_out=_held_out(material, loader),
         log=StepLog(
@@ -195,7 +188,7 @@ def open_session(
             loss_is_scaled=settings.mixed_precision == "fp16",
         ),
         pictures=_pictures(settings, family, material, transformer, processes, reporter),
-        total_steps=material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs),
+        total_steps=total_steps,
     )
     if found is not None:
         restore(session, found)
@@ -243,15 +236,3 @@ def _pictures(
     encodings = {prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)}
     studio = Studio(settings, family, material.files, processes.device)
     return Validation(studio, validation.shots(settings), transformer, encodings, reporter)
-
-
-def enable_checkpointing(transformer: nn.Module, interval: int) -> None:
-    """Recompute the activations of every `interval`-th block in the backward pass instead of keeping them."""
-    place: dict[int, int] = {}  # blocks by the order in which they first run
-
-    def run_block(block: nn.Module, *inputs: Any) -> Any:
-        if place.setdefault(id(block), len(place)) % interval == 0:
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
-
-    transformer.enable_gradient_checkpointing(run_block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.trainer import flow
 from simpletune.trainer.randomness import Stream, normal, uniform
-from simpletune.trainer.step import EagerStep, StepResult
+from simpletune.trainer.step import StepResult, TrainingStep
 
 SHAPE = 2, 3, 4
 IDS = torch.tensor([11, 12, 13])
@@ -69,7 +70,8 @@ def take(model: Places, *batches: MicroBatch) -> tuple[StepResult, Tensor]:
     processes = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
     before = model.places.detach().clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    step = EagerStep(settings(), PlacesFamily(), model, list(model.parameters()), optimizer, processes, None)
+    predict = partial(PlacesFamily().predict, model)
+    step = TrainingStep(settings(), PlacesFamily(), predict, list(model.parameters()), optimizer, processes, None)
     result = step(StepBatch(7, 0, 3, batches))
     return result, before - model.places.detach()
 

@@ -1,0 +1,256 @@
+"""Frozen linear layers that share an input, and their LoRAs, as one product: what a compiled training step computes.
+
+For layers W_1 .. W_n with LoRAs s B_j A_j on the same input x,
+
+    [y_1 .. y_n] = [x, x A^T] [W, B]^T + b     W = W_1 .. W_n below each other, A = A_1 .. A_n likewise,
+                                               B = s B_1 .. s B_n on the diagonal
+
+is a single product: x is read once, and the LoRA's share is added where the sum is kept anyway. Its backward pass is
+one product too, [dy B, dy W] = dy [B, W], and three thin ones. LoRA: Hu et al. 2021, arXiv 2106.09685.
+
+Plain functions of tensors, meant for torch.compile: uncompiled they are right, and slow. The compiler decides what is
+kept for the backward pass, and is made to keep no weight: it unpacks them again. [B, W] stands in another order there
+than [W, B] in the forward pass so that the compiler doesn't find them equal, and keep the one for the other.
+
+Shapes: N rows, I input features, O output features of all layers, R rank of all LoRAs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from simpletune.models.adapters import LoraLinear
+from simpletune.models.quantize import FrozenLinear, dequantize
+
+_ALIGNED = 8  # a side of a bf16 product that isn't a multiple of this many elements runs several times slower
+
+
+class Frozen(NamedTuple):
+    """A linear layer's weight as it lies in memory: plain (`scale` None), or quantized as `quantize.dequantize` has it.
+
+    A tuple rather than a module: the compiler then treats the tensors as inputs, so that equal blocks share one graph.
+    """
+
+    data: Tensor
+    scale: Tensor | None
+    shift: Tensor | None
+    bias: Tensor | None
+    bits: int
+    shape: tuple[int, int]
+
+    def weight(self) -> Tensor:
+        """(O, I) in the compute dtype."""
+        if self.scale is None:
+            return self.data
+        return dequantize(self.data, self.scale, self.shift, self.bits, self.shape)
+
+
+class LowRank(NamedTuple):
+    """A LoRA: a (r, I), b (O, r), what it started from where that is subtracted, and the factor s."""
+
+    a: Tensor
+    b: Tensor
+    initial_a: Tensor | None
+    initial_b: Tensor | None
+    scaling: float
+
+
+class Group(NamedTuple):
+    """Linear layers of one input. `frozen` are their weights, in as few pieces as they can be had; `loras` and `sizes`
+    (output features) are those of the single layers."""
+
+    frozen: tuple[Frozen, ...]
+    loras: tuple[LowRank | None, ...]
+    sizes: tuple[int, ...]
+
+
+def group_of(*modules: nn.Module) -> Group:
+    """The layers' tensors: their own, not copies.
+
+    Where the layers are plain or in 8 bits, their weights are first moved into one piece of memory, of which each layer
+    then holds its rows: the product of all of them needs no copy. Layers that aren't nn.Linear raise TypeError.
+    """
+    bases = [_base(module) for module in modules]
+    _lay_together(bases)
+    parts = [_frozen(base) for base in bases]
+    loras = tuple(_low_rank(module) if isinstance(module, LoraLinear) else None for module in modules)
+    sizes = tuple(part.shape[0] for part in parts)
+    whole = _whole(parts)
+    return Group((whole,) if whole is not None else tuple(parts), loras, sizes)
+
+
+def _base(module: nn.Module) -> nn.Linear:
+    base = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    if not isinstance(base, nn.Linear):
+        raise TypeError(f"{type(base).__name__} is no linear layer")
+    return base
+
+
+def _low_rank(layer: LoraLinear) -> LowRank:
+    tensors = layer.tensors()
+    initial = tensors.get("initial_a"), tensors.get("initial_b")
+    return LowRank(tensors["lora_A.weight"], tensors["lora_B.weight"], *initial, layer.factor)
+
+
+def _frozen(base: nn.Linear) -> Frozen:
+    shape = (base.out_features, base.in_features)
+    if isinstance(base, FrozenLinear):
+        return Frozen(base.data, base.scale, base.shift, base.bias, base.bits, shape)
+    return Frozen(base.weight.detach(), None, None, None if base.bias is None else base.bias.detach(), 16, shape)
+
+
+def _lay_together(bases: Sequence[nn.Linear]) -> None:
+    """Make the layers' weights, scales and biases consecutive rows of one tensor each, where they can be."""
+    parts = [_frozen(base) for base in bases]
+    kinds = {(part.data.dtype, part.shape[1], part.bias is None, _scale_kind(part)) for part in parts}
+    if len(bases) == 1 or len(kinds) > 1 or any(part.shift is not None for part in parts):
+        return
+    for name in ("data", "scale", "bias"):
+        tensors = [getattr(part, name) for part in parts]
+        if tensors[0] is None:
+            continue
+        pieces = torch.cat(tensors).split([tensor.shape[0] for tensor in tensors])
+        for base, piece in zip(bases, pieces, strict=True):
+            if isinstance(base, FrozenLinear):
+                base.register_buffer(name, piece)
+            else:
+                getattr(base, {"data": "weight"}.get(name, name)).data = piece
+
+
+def _scale_kind(part: Frozen) -> tuple[torch.dtype, int] | None:
+    """Scales can be laid together when each is a column, a number a row."""
+    return None if part.scale is None else (part.scale.dtype, part.scale.shape[0] - part.shape[0])
+
+
+def _whole(parts: Sequence[Frozen]) -> Frozen | None:
+    """The parts as one weight, when they lie behind each other in memory."""
+    if len(parts) == 1:
+        return parts[0]
+    if any(part.shift is not None for part in parts):
+        return None
+    rows, first = sum(part.shape[0] for part in parts), parts[0]
+    data, scale, bias = (_joined_rows([getattr(part, name) for part in parts]) for name in ("data", "scale", "bias"))
+    if data is None or (scale is None) != (first.scale is None) or (bias is None) != (first.bias is None):
+        return None
+    return Frozen(data, scale, None, bias, first.bits, (rows, first.shape[1]))
+
+
+def _joined_rows(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """The tensor whose consecutive rows these are, without a copy; None when they aren't."""
+    first, expected = tensors[0], 0
+    for tensor in tensors:
+        if tensor is None or first is None or tensor.shape[1:] != first.shape[1:]:
+            return None
+        if tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return None
+        if tensor.storage_offset() != first.storage_offset() + expected or not tensor.is_contiguous():
+            return None
+        expected += tensor.numel()
+    assert first is not None
+    rows = sum(tensor.shape[0] for tensor in tensors if tensor is not None)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
+def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
+    """What each layer makes of x (..., I), in the dtype of x.
+
+    `joined`: x and x A^T are put side by side, which copies the weight and saves a pass over the output: right where
+    there are more rows than weight rows. Otherwise the LoRA's share is added to the output.
+    """
+    weights = [part.weight().to(x.dtype) for part in group.frozen]
+    bias = _bias(group, x)
+    factors = low_rank_factors(group, x.dtype)
+    if factors is None:
+        y = functional.linear(x, weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+    else:
+        product = _Joined if joined else _Added
+        y = product.apply(x, *factors, bias, *weights)
+    return list(y.split(group.sizes, -1))
+
+
+def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """A (R, I) and B (O, R) of all layers' LoRAs, the factor s in B; zeros fill R up to an aligned size."""
+    downs: list[Tensor] = []
+    ups: list[Tensor] = []
+    for lora, rows in zip(group.loras, group.sizes, strict=True):
+        if lora is None:
+            ups.append(group.frozen[0].data.new_zeros((rows, 0), dtype=dtype))
+            continue
+        down, up = [lora.a.to(dtype)], [(lora.b * lora.scaling).to(dtype)]
+        if lora.initial_a is not None and lora.initial_b is not None:
+            down.append(lora.initial_a.to(dtype))
+            up.append((lora.initial_b * -lora.scaling).to(dtype))
+        downs += down
+        ups.append(torch.cat(up, 1) if len(up) > 1 else up[0])
+    if not downs:
+        return None
+    missing = -sum(down.shape[0] for down in downs) % _ALIGNED
+    if missing:
+        downs.append(downs[0].new_zeros((missing, downs[0].shape[1])))
+    diagonal = ups[0] if len(ups) == 1 else torch.block_diag(*ups)
+    return torch.cat(downs) if len(downs) > 1 else downs[0], functional.pad(diagonal, (0, missing))
+
+
+class _Joined(torch.autograd.Function):
+    """y = [x, x A^T] [W, B]^T + bias; W and bias are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        down = functional.linear(x, a)
+        ctx.save_for_backward(x, down, a, b, *weights)
+        return functional.linear(torch.cat([x, down], -1), torch.cat([torch.cat(weights), b], 1), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, a, b, *weights = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        both = rows @ torch.cat([b, torch.cat(weights)], 1)
+        grad_down, grad_x = both[:, : b.shape[1]], both[:, b.shape[1] :]
+        grad_x = torch.addmm(grad_x, grad_down, a)
+        return _gradients(x, down, rows, grad_x, grad_down, len(weights))
+
+
+class _Added(torch.autograd.Function):
+    """y = x W^T + bias + (x A^T) B^T; W and bias are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        down = functional.linear(x, a)
+        ctx.save_for_backward(x, down, a, b, *weights)
+        biases = [None] * len(weights) if bias is None else bias.split([weight.shape[0] for weight in weights])
+        products = [functional.linear(x, weight, part) for weight, part in zip(weights, biases, strict=True)]
+        return torch.cat(products, -1) + functional.linear(down, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, a, b, *weights = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_down = rows @ b
+        grad_x = grad_down @ a
+        for part, weight in zip(rows.split([weight.shape[0] for weight in weights], 1), weights, strict=True):
+            grad_x = torch.addmm(grad_x, part, weight)
+        return _gradients(x, down, rows, grad_x, grad_down, len(weights))
+
+
+def _gradients(
+    x: Tensor, down: Tensor, grad: Tensor, grad_x: Tensor, grad_down: Tensor, weights: int
+) -> tuple[Tensor | None, ...]:
+    """Of x, A (R, I) and B (O, R), from the rows' gradients (N, O), (N, I) and (N, R); bias and weights have none."""
+    grad_a = grad_down.t() @ x.reshape(-1, x.shape[-1])
+    grad_b = grad.t() @ down.reshape(-1, down.shape[-1])
+    return grad_x.reshape(x.shape), grad_a, grad_b, None, *[None] * weights
+
+
+def _bias(group: Group, x: Tensor) -> Tensor | None:
+    biases = [part.bias for part in group.frozen]
+    if all(bias is None for bias in biases):
+        return None
+    if len(biases) == 1 and biases[0] is not None:
+        return biases[0].to(x.dtype)
+    zeros = [x.new_zeros(part.shape[0]) for part in group.frozen]
+    return torch.cat([none if bias is None else bias.to(x.dtype) for bias, none in zip(biases, zeros, strict=True)])

@@ -1,0 +1,287 @@
+"""SD3's transformer as a training step wants it: pure functions of tensors, compiled block by block.
+
+It computes what diffusers' SD3Transformer2DModel computes (MMDiT: Esser et al. 2024, arXiv 2403.03206, section 4;
+SD3.5's second attention and its normalized queries and keys included), arranged for speed:
+
+    modulation      AdaLN sees one vector a sample: it is computed for all blocks up front, outside of what is
+                    recomputed, reading each quantized weight once
+    projections     q, k and v of a stream are one product with their LoRAs (projection.py)
+    blocks          equal blocks share one compiled graph; checkpointed ones keep the result of attention, the
+                    dearest thing to recompute and a small one to keep
+
+Shapes: B samples, T image tokens, L text tokens, S = T + L, F features, n modulation vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
+from torch.nn import functional
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from simpletune.models.adapters import LoraLinear
+from simpletune.models.family import UnsupportedModel
+from simpletune.models.projection import Group, group_of, project
+
+_EPS = 1e-6
+_KEPT = frozenset(
+    f"_scaled_dot_product_{kind}"
+    for kind in ("cudnn_attention", "flash_attention", "efficient_attention", "flash_attention_for_cpu")
+)
+
+
+class Attention(NamedTuple):
+    """Projections of one attention, and the weights (head width,) that normalize queries and keys in SD3.5.
+
+    The text's are None in the second attention of SD3.5, and `text_out` also in the last block.
+    """
+
+    qkv: Group
+    out: Group
+    text_qkv: Group | None
+    text_out: Group | None
+    norms: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # q, k, text's q, text's k
+
+
+class Block(NamedTuple):
+    """A transformer block's tensors. The last one has no `text_feed`: nothing reads its text."""
+
+    attention: Attention
+    second: Attention | None
+    feed: tuple[Group, Group]
+    text_feed: tuple[Group, Group] | None
+
+
+class SD3Forward:
+    """noisy latents (B, C, H, W), timesteps (B,), text (B, L, D), pooled (B, E) -> velocity (B, C, H, W).
+
+    Every `checkpointing`-th block is recomputed in the backward pass; None keeps all. `compiled` compiles on first use.
+    Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers.
+    """
+
+    def __init__(self, transformer: Any, checkpointing: int | None, *, compiled: bool) -> None:
+        self._model = transformer
+        blocks = list(transformer.transformer_blocks)
+        self._blocks = [block_of(block) for block in blocks]
+        self._norms = [(group_of(block.norm1.linear), group_of(block.norm1_context.linear)) for block in blocks]
+        _check_loras(transformer)
+        heads = blocks[0].attn.heads
+        compiler: Callable[[Any], Any] = _compile if compiled else _as_it_is
+        self._modulation = compiler(modulation)
+        self._plain = compiler(partial(run_block, heads=heads))
+        self._checkpointed = compiler(partial(_checkpointed, heads=heads))
+        self._checkpointing = checkpointing
+
+    def __call__(self, noisy_latents: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
+        model = self._model
+        height, width = noisy_latents.shape[-2:]
+        with torch.no_grad():
+            temb = model.time_text_embed(timestep, pooled)
+            vectors = self._modulations(functional.silu(temb))
+            image = model.pos_embed(noisy_latents).contiguous()
+            words = model.context_embedder(text)
+        # The first block's input needs no gradient. Asking for it keeps that block equal to the others: one graph less.
+        image, words = image.requires_grad_(), words.requires_grad_()
+        for number, (block, (image_vectors, text_vectors)) in enumerate(zip(self._blocks, vectors, strict=True)):
+            image, words = self._run(number)(image, words, image_vectors, text_vectors, block)
+        patches = model.proj_out(model.norm_out(image, temb))
+        return unpatchify(patches, height, width, model.config.patch_size)
+
+    def _run(self, number: int) -> Callable[..., tuple[Tensor, Tensor]]:
+        recomputed = self._checkpointing is not None and number % self._checkpointing == 0
+        chosen: Callable[..., tuple[Tensor, Tensor]] = self._checkpointed if recomputed else self._plain
+        return chosen
+
+    def _modulations(self, embedded: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each block the image's and the text's vectors, (B, n, F)."""
+        width = embedded.shape[1]
+        return [
+            (
+                self._modulation(embedded, image).unflatten(1, (-1, width)),
+                self._modulation(embedded, text).unflatten(1, (-1, width)),
+            )
+            for image, text in self._norms
+        ]
+
+
+def _compile(function: Any) -> Any:
+    compiled = torch.compile(function, fullgraph=True)
+
+    def run(*inputs: Any) -> Any:
+        with _keeping_little():
+            return compiled(*inputs)
+
+    return run
+
+
+def _keeping_little() -> Any:
+    """The partitioner's settings while blocks are compiled; at other times they change nothing.
+
+    By default it keeps whatever the backward pass has to have in memory anyway, such as each unpacked weight; with this
+    it keeps what is smallest, such as the packed one. Equal blocks share graphs, of which there are few kinds.
+    """
+    return functorch_config.patch(ban_recompute_materialized_backward=False)
+
+
+def _as_it_is(function: Any) -> Any:
+    return function
+
+
+def modulation(embedded: Tensor, group: Group) -> Tensor:
+    """embedded (B, F) -> (B, O). For one sample as a sum, which the compiler fuses with unpacking a weight of bytes."""
+    (frozen,) = group.frozen
+    weight, bias = frozen.weight(), frozen.bias
+    if embedded.shape[0] > 1 or frozen.bits < 8:
+        return functional.linear(embedded, weight, bias)
+    product = (embedded[:, None, :].float() * weight.float()).sum(-1)
+    if bias is not None:
+        product = product + bias.float()
+    return product.to(embedded.dtype)
+
+
+def run_block(
+    image: Tensor, text: Tensor, image_vectors: Tensor, text_vectors: Tensor, block: Block, *, heads: int
+) -> tuple[Tensor, Tensor]:
+    """One MMDiT block: image (B, T, F), text (B, L, F) -> the same."""
+    is_last = block.text_feed is None
+    normal_image = functional.layer_norm(image, image.shape[-1:], eps=_EPS)
+    seen_image = _modulate(normal_image, image_vectors, shift=0, scale=1)
+    normal_text = functional.layer_norm(text, text.shape[-1:], eps=_EPS)
+    seen_text = _modulate(normal_text, text_vectors, shift=1 if is_last else 0, scale=0 if is_last else 1)
+    from_image, from_text = joint_attention(seen_image, seen_text, block.attention, heads)
+    image = image + _vector(image_vectors, 2) * from_image
+    if block.second is not None:
+        seen_again = _modulate(normal_image, image_vectors, shift=6, scale=7)
+        image = image + _vector(image_vectors, 8) * self_attention(seen_again, block.second, heads)
+    image = image + _vector(image_vectors, 5) * _feed_forward(image, image_vectors, block.feed, joined=True)
+    if block.text_feed is None or from_text is None:
+        return image, text
+    text = text + _vector(text_vectors, 2) * from_text
+    return image, text + _vector(text_vectors, 5) * _feed_forward(text, text_vectors, block.text_feed, joined=False)
+
+
+def joint_attention(image: Tensor, text: Tensor, attention: Attention, heads: int) -> tuple[Tensor, Tensor | None]:
+    """Both streams attend to both. The text's result is None in the last block."""
+    assert attention.text_qkv is not None
+    q, k, v = _queries(image, attention.qkv, attention.norms[:2], heads, joined=True)
+    text_q, text_k, text_v = _queries(text, attention.text_qkv, attention.norms[2:], heads, joined=False)
+    result = _attend(torch.cat([q, text_q], 1), torch.cat([k, text_k], 1), torch.cat([v, text_v], 1))
+    from_image, from_text = result[:, : image.shape[1]], result[:, image.shape[1] :]
+    (image_out,) = project(from_image, attention.out, joined=True)
+    if attention.text_out is None:
+        return image_out, None
+    (text_out,) = project(from_text, attention.text_out, joined=False)
+    return image_out, text_out
+
+
+def self_attention(image: Tensor, attention: Attention, heads: int) -> Tensor:
+    (out,) = project(
+        _attend(*_queries(image, attention.qkv, attention.norms[:2], heads, joined=True)), attention.out, joined=True
+    )
+    return out
+
+
+def _queries(
+    x: Tensor, group: Group, norms: Sequence[Tensor | None], heads: int, *, joined: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of one stream, (B, tokens, heads, head width)."""
+    q, k, v = (part.unflatten(-1, (heads, -1)) for part in project(x, group, joined=joined))
+    return _root_mean_square(q, norms[0]), _root_mean_square(k, norms[1]), v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, S, heads, head width) each -> (B, S, F)."""
+    result = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return result.transpose(1, 2).flatten(2)
+
+
+def _feed_forward(x: Tensor, vectors: Tensor, groups: tuple[Group, Group], *, joined: bool) -> Tensor:
+    seen = _modulate(functional.layer_norm(x, x.shape[-1:], eps=_EPS), vectors, shift=3, scale=4)
+    (hidden,) = project(seen, groups[0], joined=joined)
+    (out,) = project(functional.gelu(hidden, approximate="tanh"), groups[1], joined=joined)
+    return out
+
+
+def _modulate(x: Tensor, vectors: Tensor, *, shift: int, scale: int) -> Tensor:
+    return x * (1 + _vector(vectors, scale)) + _vector(vectors, shift)
+
+
+def _vector(vectors: Tensor, number: int) -> Tensor:
+    """One modulation vector of each sample, (B, 1, F), for all of its tokens."""
+    return vectors[:, number, None]
+
+
+def _root_mean_square(x: Tensor, weight: Tensor | None) -> Tensor:
+    """RMSNorm over the last dimension; Zhang and Sennrich 2019, arXiv 1910.07467. None leaves x as it is."""
+    if weight is None:
+        return x
+    inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + _EPS)
+    return (x.float() * inverse).to(weight.dtype) * weight
+
+
+def unpatchify(patches: Tensor, height: int, width: int, patch: int) -> Tensor:
+    """(B, T, patch * patch * C) -> (B, C, height, width)."""
+    grid = patches.unflatten(1, (height // patch, width // patch)).unflatten(-1, (patch, patch, -1))
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, height, width)
+
+
+def _checkpointed(
+    image: Tensor, text: Tensor, image_vectors: Tensor, text_vectors: Tensor, block: Block, *, heads: int
+) -> tuple[Tensor, Tensor]:
+    def run(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return run_block(image, text, image_vectors, text_vectors, block, heads=heads)
+
+    result: tuple[Tensor, Tensor] = checkpoint(
+        run, image, text, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy)
+    )
+    return result
+
+
+def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+    name = getattr(operation, "_opname", "")
+    return CheckpointPolicy.MUST_SAVE if name in _KEPT else CheckpointPolicy.MUST_RECOMPUTE
+
+
+def block_of(module: Any) -> Block:
+    """A JointTransformerBlock's tensors."""
+    return Block(
+        _attention_of(module.attn),
+        None if module.attn2 is None else _attention_of(module.attn2),
+        _feed_of(module.ff),
+        None if module.ff_context is None else _feed_of(module.ff_context),
+    )
+
+
+def _attention_of(module: Any) -> Attention:
+    has_text = module.added_kv_proj_dim is not None
+    text = group_of(module.add_q_proj, module.add_k_proj, module.add_v_proj) if has_text else None
+    text_out = group_of(module.to_add_out) if has_text and not module.context_pre_only else None
+    norms = [getattr(module, name, None) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")]
+    q, k, text_q, text_k = (None if norm is None else norm.weight.detach() for norm in norms)
+    return Attention(
+        group_of(module.to_q, module.to_k, module.to_v),
+        group_of(module.to_out[0]),
+        text,
+        text_out,
+        (q, k, text_q, text_k),
+    )
+
+
+def _feed_of(module: Any) -> tuple[Group, Group]:
+    return group_of(module.net[0].proj), group_of(module.net[2])
+
+
+def _check_loras(transformer: nn.Module) -> None:
+    for name, module in transformer.named_modules():
+        if not isinstance(module, LoraLinear):
+            continue
+        if ".attn" not in name and ".ff" not in name:
+            raise UnsupportedModel(f"{name} has a LoRA, outside of attention and feed-forward layers")
+        dropout = module.lora_dropout["default"]
+        if not isinstance(dropout, nn.Identity):
+            raise UnsupportedModel("lora_dropout is computed layer by layer")

@@ -1,0 +1,102 @@
+"""Functions of tensors, captured in CUDA graphs: launched as a whole instead of kernel by kernel.
+
+At batch 1 the host's time to launch some thousands of kernels is most of a training step's. A graph is made for each
+set of input shapes, the third time they come: the first two runs are ordinary ones, in which kernels are compiled and
+libraries make their plans, and which are as good as the others, so that nothing is computed for warming up. What comes
+rarely is therefore never captured.
+
+All graphs share one pool of memory, as they never run at the same time: it grows to what the largest needs.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+WARM_UP = 2
+"""Runs of a shape before it is captured."""
+
+
+@dataclass(frozen=True)
+class _Captured:
+    graph: Any
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+
+    def replay(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        for static, given in zip(self.inputs, inputs, strict=True):
+            if static is not None and given is not None:
+                static.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+
+class Graphs:
+    """Runs named functions, from a graph where there is one.
+
+    A function must compute on the device alone, with inputs, shapes and what it closes over deciding the rest; whatever
+    it changes lives outside. Its outputs are the same tensors at every replay: copy what has to last.
+    `say` is told, once, when a function can't be captured; it then runs uncaptured.
+    """
+
+    def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
+        self._device = device
+        self._say = say
+        self._seen: Counter[tuple[Any, ...]] = Counter()
+        self._captured: dict[tuple[Any, ...], _Captured] = {}
+        self._refused: set[str] = set()
+        self._pool: Any = None
+
+    @property
+    def count(self) -> int:
+        """How many graphs there are."""
+        return len(self._captured)
+
+    def run(self, name: str, function: Function, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """function(*inputs), or its replay."""
+        key = (name, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs))
+        captured = self._captured.get(key)
+        if captured is not None:
+            return captured.replay(inputs)
+        if name in self._refused or self._seen[key] < WARM_UP:
+            self._seen[key] += 1
+            return self._uncaptured(function, inputs)
+        try:
+            captured = self._captured[key] = self._capture(function, inputs)
+        except RuntimeError as error:
+            self._refused.add(name)
+            self._say(f"execution: the {name} can't be captured, it runs kernel by kernel: {_first_line(error)}")
+            return self._uncaptured(function, inputs)
+        return captured.replay(inputs)
+
+    def _uncaptured(self, function: Function, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        outputs = function(*inputs)
+        if self._captured:
+            # Beside the graphs' pool it took memory of its own, which nothing else could use.
+            torch.cuda.empty_cache()
+        return outputs
+
+    def _capture(self, function: Function, inputs: Sequence[Tensor | None]) -> _Captured:
+        static = tuple(None if tensor is None else tensor.clone() for tensor in inputs)
+        gc.collect()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()  # the graph has memory of its own: what earlier runs left would stay beside it
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # The data loader's threads pin memory meanwhile, which is none of the graph's business.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = function(*static)
+        return _Captured(graph, static, outputs)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
