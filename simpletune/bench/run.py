@@ -17,9 +17,11 @@ from simpletune import __version__
 from simpletune.bench import phases
 from simpletune.bench.clock import clear, matmul_tflops
 from simpletune.bench.duration import run_time
+from simpletune.bench.flops import training_work
 from simpletune.bench.phases import Bench
 from simpletune.bench.report import PHASES, Failure, Machine, Report
 from simpletune.bench.subject import Subject
+from simpletune.bench.table import duration
 from simpletune.machine.devices import GIB
 from simpletune.machine.estimate import text_tokens
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, forecast
@@ -43,9 +45,9 @@ _SHOWN = (
 
 @dataclass(frozen=True)
 class Order:
-    """What to measure. `phases` None: all that this machine can do in reasonable time."""
+    """What to measure. None: what this machine can do in reasonable time, all phases and 20 steps if it can."""
 
-    steps: int = 20
+    steps: int | None = None
     phases: Sequence[str] | None = None
     eager: bool = False
 
@@ -66,7 +68,9 @@ def measure(subject: Subject, order: Order, reporter: Reporter) -> Report:
 
 def _measure(subject: Subject, order: Order, processes: Processes, files: RandomFiles, reporter: Reporter) -> Report:
     settings, device = subject.settings, processes.device
-    wanted = order.phases if order.phases is not None else _sensible(subject)
+    slow = subject.device.kind == "cpu" and not subject.is_tiny  # minutes a step
+    wanted = order.phases if order.phases is not None else ("train",) if slow else PHASES
+    steps = order.steps or (2 if slow else 20)
     rate = matmul_tflops(device, compute_dtype(settings)) if "train" in wanted else None
     bench = Bench(
         settings=settings,
@@ -75,8 +79,8 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
         processes=processes,
         size=subject.size,
         text_tokens=text_tokens(settings.model_flavour, settings.tokenizer_max_length),
-        steps=order.steps,
-        run_steps=max(subject.extent.steps, order.steps),
+        steps=steps,
+        run_steps=max(subject.extent.steps, steps),
         matmul_tflops=rate,
         say=reporter.note,
     )
@@ -85,7 +89,7 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
         settings={key: getattr(settings, key) for key in _SHOWN},
         size=bench.size,
         text_tokens=bench.text_tokens,
-        notes=tuple(_left_out(subject, order)),
+        notes=tuple(_left_out(subject, order, rate)),
     )
     for phase in PHASES:
         if phase in wanted:
@@ -107,20 +111,23 @@ def _machine(subject: Subject, matmul: float | None) -> Machine:
     return Machine(device.kind, device.name, memory, torch.__version__, __version__, matmul)
 
 
-def _sensible(subject: Subject) -> Sequence[str]:
-    """All phases; on a processor of a model of real size training alone, which takes minutes a step."""
-    return ("train",) if subject.device.kind == "cpu" and not subject.is_tiny else PHASES
-
-
-def _left_out(subject: Subject, order: Order) -> list[str]:
+def _left_out(subject: Subject, order: Order, matmul: float | None) -> list[str]:
     if subject.device.kind != "cpu":
         return []
     if subject.is_tiny:
-        return [
-            "The sizes of real models were not measured: a processor takes minutes for one of their steps, "
-            "and no GPU is used here."
-        ]
+        return [f"Sizes that real models need were not measured: {_why_not(matmul)}."] if subject.is_default else []
     return [] if order.phases is not None else ["On a processor only training is measured; --phases asks for more."]
+
+
+def _why_not(matmul: float | None) -> str:
+    """Why no real model is measured on a processor."""
+    if matmul is None:
+        return "no GPU is used here"
+    work = training_work("sd3-medium", (4096, 231), lora=("attention", 16), checkpoint_every=1).total / 1e12
+    return (
+        f"no GPU is used here, and a step of sd3-medium at 1024x1024 is {work:.0f} TFLOP, at least "
+        f"{duration(work / matmul)} for this processor ({matmul:.2g} TFLOP/s)"
+    )
 
 
 def _tried(bench: Bench, phase: str, subject: Subject) -> Any:

@@ -31,10 +31,10 @@ class Subprocess:
 
     config: Path | None
     overrides: Sequence[str]
-    steps: int
+    steps: int | None
 
     def __call__(self, overrides: Sequence[str]) -> Mapping[str, Any]:
-        arguments = ["--phases", "train", "--json", "--steps", str(self.steps)]
+        arguments = ["--phases", "train", "--json", *([] if self.steps is None else ["--steps", str(self.steps)])]
         for text in (*self.overrides, *overrides):
             arguments += ["--set", text]
         return run_bench([*([] if self.config is None else [str(self.config)]), *arguments])

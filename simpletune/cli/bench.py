@@ -45,7 +45,9 @@ class Phases(PhasesParameter):
 @click.option(
     "--set", "overrides", type=KeyValue(), multiple=True, metavar="KEY=VALUE", help="Override a key of CONFIG."
 )
-@click.option("--steps", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Steps that are timed.")
+@click.option(
+    "--steps", type=click.IntRange(1, 10_000), metavar="N", help="Steps that are timed; default: 20, fewer if slow."
+)
 @click.option("--phases", type=Phases(), metavar="NAMES", help="Of text,images,train,sample; default: all sensible.")
 @click.option("--against", type=click.Choice(["eager"]), help="Also time a plain loop of PEFT, autocast and quanto.")
 @click.option("--sweep", is_flag=True, help="A table of all precisions, checkpointing and batches for this card.")
@@ -112,7 +114,10 @@ def _write(asked: dict[str, Any], figures: Any, text: Sequence[str]) -> None:
     from simpletune.files import write_json
 
     if asked["output"] is not None:
-        write_json(asked["output"], figures)
+        try:
+            write_json(asked["output"], figures)
+        except OSError as error:
+            raise UsageError(f"--output can't be written: {error}", "name a file in a folder of yours") from error
     if asked["as_json"]:
         click.echo(json.dumps(figures, indent=2))
         return

@@ -50,7 +50,7 @@ def test_every_phase_has_figures(here: Path, capsys: pytest.CaptureFixture[str])
     assert printed["speed_up"] == pytest.approx(printed["eager"]["ms_per_step"] / printed["train"]["ms_per_step"], 0.01)
     assert printed["sample"]["steps"] == 1
     assert printed["run"]["seconds"]["train"] == pytest.approx(printed["train"]["ms_per_step"], 0.01)  # 1000 steps
-    assert ["sizes of real models were not measured" in note for note in printed["notes"]] == [True]
+    assert ["sd3-medium at 1024x1024" in note for note in printed["notes"]] == [True]
 
 
 def test_memory_that_runs_out_is_said_in_its_place(
