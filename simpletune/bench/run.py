@@ -20,9 +20,9 @@ from simpletune.bench.duration import run_time
 from simpletune.bench.flops import training_work
 from simpletune.bench.phases import Bench
 from simpletune.bench.report import PHASES, Failure, Machine, Report
-from simpletune.bench.subject import Subject
+from simpletune.bench.subject import Subject, find_device
 from simpletune.bench.table import duration
-from simpletune.machine.devices import GIB
+from simpletune.machine.devices import GIB, Device
 from simpletune.machine.estimate import text_tokens
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, forecast
 from simpletune.models.load import compute_dtype
@@ -57,6 +57,7 @@ def measure(subject: Subject, order: Order, reporter: Reporter) -> Report:
     quiet_libraries()
     settings = subject.settings
     processes = Processes(settings)
+    subject = replace(subject, device=_seen(processes.device, subject.device))
     try:
         with tempfile.TemporaryDirectory(prefix="simpletune-bench-", ignore_cleanup_errors=True) as folder:
             model, dtype = Path(folder) / "model", compute_dtype(settings)
@@ -103,6 +104,14 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
             shown.advance()
     found = {phase: getattr(report, phase) for phase in PHASES}
     return replace(report, run=run_time(settings, subject.extent, **found))
+
+
+def _seen(device: torch.device, found: Device) -> Device:
+    """The device that is really used: torch's word counts where nvidia-smi, which `found` rests on, is silent."""
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        return Device("cuda", card.name, card.total_memory, None, (card.major, card.minor))
+    return found if found.kind == device.type else find_device(device.type)
 
 
 def _machine(subject: Subject, matmul: float | None) -> Machine:

@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sd35-int8-r128-b3-ckpt": {**_SD35, "base_model_precision": "int8-quanto"},
 }
 _COMMON = {
+    "device": "cuda",
     "model_flavour": "sd3-medium",
     "base_model_precision": "no_change",
     "gradient_checkpointing": True,
