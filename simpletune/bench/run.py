@@ -33,7 +33,7 @@ from simpletune.progress import Reporter
 from simpletune.trainer.processes import Processes
 
 _ESTIMATED = {"text": ENCODE_TEXT, "images": ENCODE_IMAGES, "train": TRAIN, "sample": VALIDATE}
-_TITLES = {"text": "Encoding text", "images": "Encoding images", "train": "Training", "sample": "Sampling"}
+_TITLES = {"text": "encoding text", "images": "encoding images", "train": "training", "sample": "sampling"}
 # The keys of config.json that decide what is measured, for the report.
 _SHOWN = (
     "model_flavour", "mixed_precision", "base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision",
@@ -94,14 +94,12 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
     )
     for phase in PHASES:
         if phase in wanted:
-            with reporter.phase(_TITLES[phase], None, "phase") as shown:
-                report = replace(report, **{phase: _tried(bench, phase, subject)})
-                shown.advance()
+            reporter.note(f"{_TITLES[phase]} ...")  # a live bar would draw while steps are timed
+            report = replace(report, **{phase: _tried(bench, phase, subject)})
     bench.drop()
     if order.eager:
-        with reporter.phase("Training, eager loop", None, "phase") as shown:
-            report = replace(report, eager=_tried_eagerly(bench, subject))
-            shown.advance()
+        reporter.note("training in the eager loop ...")
+        report = replace(report, eager=_tried_eagerly(bench, subject))
     found = {phase: getattr(report, phase) for phase in PHASES}
     return replace(report, run=run_time(settings, subject.extent, **found))
 
