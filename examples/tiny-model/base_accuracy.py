@@ -67,30 +67,44 @@ def train_judge(
     device: torch.device,
     reporter: Reporter,
     effort: Effort,
+    looks: Sequence[torch.Tensor] = (),
 ) -> Judge:
-    """A net for each fold of the training split, trained on the others."""
+    """A net for each fold of the training split, trained on the others; on their changed selves too, where `looks` has
+    other versions of all pictures of these categories."""
     chosen, labels = labelled(training, categories)
     fold = folds(labels, _FOLDS)
-    nets, said = [], torch.empty_like(labels)
+    nets = []
     for number in range(_FOLDS):
         seen = fold != number
-        net = train_classifier(
-            chosen.pixels[seen],
-            labels[seen],
-            len(categories),
-            device,
-            effort=effort,
-            seed=number,
-            reporter=reporter,
-            title=f"training classifier {number + 1} of {_FOLDS}",
+        pixels = torch.cat([look[seen] for look in (chosen.pixels, *looks)])
+        truth = labels[seen].repeat(1 + len(looks))
+        title = f"training classifier {number + 1} of {_FOLDS}"
+        nets.append(
+            train_classifier(
+                pixels, truth, len(categories), device, effort=effort, seed=number, reporter=reporter, title=title
+            )
         )
-        nets.append(net)
-        said[~seen] = probabilities([net], chosen.pixels[~seen]).argmax(1)
+    said = _said_unseen(nets, chosen.pixels, fold)
     unseen, truth = labelled(held_out, categories)
     right = probabilities(nets, unseen.pixels).argmax(1) == truth
     table = confusion(labels.numpy(), said.numpy(), len(categories))
     accuracy = share_of((said == labels).numpy())
     return Judge(tuple(categories), tuple(nets), accuracy, table, share_of(right.numpy()))
+
+
+def right_unseen(judge: Judge, training: Pictures, look: torch.Tensor) -> Share:
+    """How often a judge of `train_judge` is right about the training split's pictures when they look like `look`, each
+    judged by the net that saw it in no form."""
+    _, labels = labelled(training, judge.categories)
+    said = _said_unseen(judge.nets, look, folds(labels, _FOLDS))
+    return share_of((said == labels).numpy())
+
+
+def _said_unseen(nets: Sequence[Net], pixels_N3PP: torch.Tensor, fold_N: torch.Tensor) -> torch.Tensor:
+    said_N = torch.empty_like(fold_N)
+    for number, net in enumerate(nets):
+        said_N[fold_N == number] = probabilities([net], pixels_N3PP[fold_N == number]).argmax(1)
+    return said_N
 
 
 @dataclass(frozen=True)

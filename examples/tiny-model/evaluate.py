@@ -25,7 +25,16 @@ from classifiers import Effort
 from measures import Share
 from pictures import HELD_OUT, TRAIN, Pictures
 from sampler import Painter, open_painter
-from style_experiment import StyleResult, judge_markdown, prepare_training, train_style_judge
+from style_experiment import (
+    CategoryJudges,
+    StyleJudge,
+    StyleResult,
+    category_judges_markdown,
+    judge_markdown,
+    prepare_training,
+    train_category_judges,
+    train_style_judge,
+)
 from style_set import foreign, read_style
 
 from simpletune import files
@@ -128,7 +137,10 @@ def _styles(
         style = read_style(STYLES[name] / "pictures")
         effort = _STYLE_EFFORT.get(painter.device.type, _STYLE_EFFORT["cpu"])
         style_judge = train_style_judge(painter, style, training, held_out, reporter, effort)
-        judges.append(judge_markdown(name, style_judge))
+        categories = train_category_judges(
+            painter, style, judge, training, held_out, reporter, _EFFORT.get(painter.device.type, _EFFORT["cpu"])
+        )
+        judges += [judge_markdown(name, style_judge), category_judges_markdown(name, categories)]
         drawn, labels = drawn_from(foreign(training, style), judge.categories, arguments.style_each, arguments.seed)
         prompts = [texts[0] for texts in drawn.texts]
         for precision in arguments.base_precision:
@@ -137,15 +149,15 @@ def _styles(
             run = prepare_training(STYLES[name], folder, overrides)
             results.append(
                 style_experiment.measure(
-                    run, style, precision, style_judge, judge, (prompts, labels), reporter,
+                    run, style, precision, style_judge, categories, (prompts, labels), reporter,
                     guidance=arguments.style_guidance, steps=arguments.steps, seed=arguments.seed + 500,
                 )
             )  # fmt: skip
-            entries.append({"judge": _judge_json(style_judge), **results[-1].as_json()})
+            entries.append({"judge": _shares(style_judge), "categories": _shares(categories), **results[-1].as_json()})
     return entries, "\n".join([style_experiment.markdown(results), *judges])
 
 
-def _judge_json(judge: style_experiment.StyleJudge) -> dict[str, Any]:
+def _shares(judge: StyleJudge | CategoryJudges) -> dict[str, Any]:
     return {name: value.as_json() for name, value in vars(judge).items() if isinstance(value, Share)}
 
 
@@ -184,7 +196,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="Euler steps a picture (20)")
     parser.add_argument("--style", type=_words(tuple(STYLES)), default=list(STYLES), help=",".join(STYLES))
     parser.add_argument("--style-each", type=int, default=8, help="prompts a category for a style (8)")
-    parser.add_argument("--style-guidance", type=float, default=4.0)
+    parser.add_argument("--style-guidance", type=float, default=2.5, help="for base and tuned (2.5)")
     parser.add_argument(
         "--base-precision", type=lambda text: text.split(","), default=["no_change"],
         help="base_model_precision of the style's training, several with commas; bf16 sets mixed_precision too",

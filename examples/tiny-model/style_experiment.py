@@ -4,6 +4,10 @@ Both are painted from the same prompts and noise, of subjects that the style set
 style's pictures against pictures of the base's training set, both also after a way through the VAE: its softness is
 then no sign of either. Some of the base's were in grey or on the ground of the style's pictures, so that neither alone
 makes a style.
+
+What is painted is judged by two judges of categories. One has seen real pictures as they are; the other has seen them
+in the style's colours too, so that it can go by shape. How often they are right about the base's own pictures in those
+colours says what a LoRA could reach that changes nothing but the look.
 """
 
 from __future__ import annotations
@@ -11,16 +15,17 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from base_accuracy import Judge
+from base_accuracy import Judge, labelled, right_unseen, train_judge
 from classifiers import Effort, Net, folds, probabilities, train_classifier
 from measures import Share, markdown_table, share_of
 from pictures import Pictures
+from recolour import recoloured, tones_of
 from reconstruction import as_tensor, through_vae
 from sampler import Painter, open_painter
 from sheets import sheet
@@ -89,34 +94,82 @@ def _called_style(nets: Sequence[Net], pixels_N3PP: torch.Tensor) -> torch.Tenso
 
 
 @dataclass(frozen=True)
+class CategoryJudges:
+    """Two judges of category, and the look of a style as the painter's VAE shows it."""
+
+    as_they_are: Judge
+    by_shape: Judge
+    look: Callable[[torch.Tensor], torch.Tensor]
+    recoloured_as_they_are: Share  # real pictures in the style's colours, unseen, called right by the first judge
+    recoloured_by_shape: Share  # by the second
+
+
+def train_category_judges(
+    painter: Painter, style: StyleSet, judge: Judge, training: Pictures, held_out: Pictures, reporter: Reporter,
+    effort: Effort,
+) -> CategoryJudges:  # fmt: skip
+    """The second judge, for a style, beside the first; it sees three versions of each picture, in half as many more
+    steps: as it is, in the style's colours, and those as the VAE shows them."""
+    tones = tones_of(style)
+
+    def painted(pixels_N3PP: torch.Tensor) -> torch.Tensor:
+        return through_vae(painter, recoloured(pixels_N3PP, tones), reporter, "recoloured pictures through the VAE")
+
+    real = labelled(training, judge.categories)[0].pixels
+    looks = (recoloured(real, tones), painted(real))
+    longer = replace(effort, steps=effort.steps * 3 // 2)
+    by_shape = train_judge(training, held_out, judge.categories, painter.device, reporter, longer, looks)
+    right = [right_unseen(one, training, looks[1]) for one in (judge, by_shape)]
+    return CategoryJudges(judge, by_shape, painted, *right)
+
+
+@dataclass(frozen=True)
+class Right:
+    """Shares of pictures in their prompt's category, by one judge; `recoloured` are the base's in the style's colours,
+    the most that a change of look alone can keep."""
+
+    tuned: Share
+    base: Share
+    recoloured: Share
+
+    def as_json(self) -> dict[str, Any]:
+        return {name: share.as_json() for name, share in vars(self).items()}
+
+
+@dataclass(frozen=True)
 class StyleResult:
-    """One training: the shares called style, and of prompts' categories that are right, for tuned and for base."""
+    """One training: the shares called style, and of prompts' categories that are right, by both judges."""
 
     style: str
     precision: str
     tuned_style: Share
     base_style: Share
-    tuned_right: Share
-    base_right: Share
+    recoloured_style: Share
+    right: Right
+    right_by_shape: Right
     training_seconds: float
     whole_seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        shares = {name: value.as_json() for name, value in vars(self).items() if isinstance(value, Share)}
-        return {name: shares.get(name, value) for name, value in vars(self).items()}
-
-
-HEAD = ["style", "base precision", "tuned called style", "base called style", "tuned in category", "base in category",
-        "training"]  # fmt: skip
+        return {
+            name: value.as_json() if isinstance(value, (Share, Right)) else value for name, value in vars(self).items()
+        }
 
 
 def markdown(results: Sequence[StyleResult]) -> str:
-    rows = [
-        [one.style, one.precision, one.tuned_style, one.base_style, one.tuned_right, one.base_right,
+    looks = [
+        [one.style, one.precision, one.tuned_style, one.base_style, one.recoloured_style,
          f"{one.training_seconds:.0f} s"]
         for one in results
     ]  # fmt: skip
-    return markdown_table(HEAD, rows)
+    head = ["style", "base precision", "tuned called style", "base called style", "base recoloured", "training"]
+    rows = [
+        [one.style, one.precision, judge, right.tuned, right.base, right.recoloured]
+        for one in results
+        for judge, right in (("as they are", one.right), ("by shape", one.right_by_shape))
+    ]
+    subjects = ["style", "base precision", "judge", "tuned in category", "base in category", "base recoloured"]
+    return markdown_table(head, looks) + "\n" + markdown_table(subjects, rows)
 
 
 def judge_markdown(name: str, judge: StyleJudge) -> str:
@@ -124,6 +177,14 @@ def judge_markdown(name: str, judge: StyleJudge) -> str:
     head = ["style", "its real pictures, unseen, called style", "held-out base pictures so called", "those in grey",
             "those on the style's ground"]  # fmt: skip
     return markdown_table(head, [row])
+
+
+def category_judges_markdown(name: str, judges: CategoryJudges) -> str:
+    rows = [
+        [name, "as they are", judges.as_they_are.accuracy, judges.recoloured_as_they_are],
+        [name, "by shape", judges.by_shape.accuracy, judges.recoloured_by_shape],
+    ]
+    return markdown_table(["style", "judge", "real pictures, unseen", "in the style's colours, unseen"], rows)
 
 
 @dataclass(frozen=True)
@@ -148,7 +209,7 @@ def measure(
     style: StyleSet,
     precision: str,
     style_judge: StyleJudge,
-    judge: Judge,
+    judges: CategoryJudges,
     prompts: tuple[Sequence[str], torch.Tensor],
     reporter: Reporter,
     *,
@@ -168,17 +229,23 @@ def measure(
         as_tensor(painter.paint(captions, seeds, guidance, steps, adapter=adapter, reporter=reporter, title=title))
         for adapter, title in ((False, "painting with the base"), (True, "painting with the LoRA"))
     )
+    recoloured_base = judges.look(base)
     _sheet(base, tuned, captions, labels.tolist(), training.folder / "base-and-tuned.png")
     return StyleResult(
         style=style.name,
         precision=precision,
         tuned_style=share_of(style_judge.called_style(tuned).numpy()),
         base_style=share_of(style_judge.called_style(base).numpy()),
-        tuned_right=judge.right(tuned, labels),
-        base_right=judge.right(base, labels),
+        recoloured_style=share_of(style_judge.called_style(recoloured_base).numpy()),
+        right=_right(judges.as_they_are, labels, tuned, base, recoloured_base),
+        right_by_shape=_right(judges.by_shape, labels, tuned, base, recoloured_base),
         training_seconds=_training_seconds(outcome.adapter.parent),
         whole_seconds=whole,
     )
+
+
+def _right(judge: Judge, labels: torch.Tensor, *pictures: torch.Tensor) -> Right:
+    return Right(*(judge.right(pixels, labels) for pixels in pictures))
 
 
 def _training_seconds(output: Path) -> float:

@@ -13,11 +13,15 @@ import torch
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES / "tiny-model"))
 
+import base_accuracy  # noqa: E402
 import classifiers  # noqa: E402
 import measures  # noqa: E402
+import recolour  # noqa: E402
 import sampler  # noqa: E402
 import style_set  # noqa: E402
 from pictures import Pictures  # noqa: E402
+
+from simpletune.progress import SilentReporter  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -97,6 +101,43 @@ def test_subjects_of_a_style_are_left_out_of_its_prompts() -> None:
     left = style_set.foreign(pictures, style)
     assert left.categories == ["y", "z"]
     assert left.pixels[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_a_recoloured_picture_keeps_its_shape_in_the_styles_three_tones() -> None:
+    quickstart = style_set.read_style(EXAMPLES / "quickstart" / "pictures")
+    tones = recolour.tones_of(quickstart)
+    assert tones.dark[2] > tones.dark[0] + 60, "the signs are blue"
+    assert tones.middle.mean() > tones.dark.mean()
+    picture = torch.full((1, 3, 128, 128), 255, dtype=torch.uint8)
+    picture[0, :, 34:94, 34:94] = torch.tensor([255, 220, 0], dtype=torch.uint8)[:, None, None]  # yellow
+    picture[0, :, 54:74, 54:74] = 0
+    found = recolour.recoloured(picture, tones)[0]
+    assert torch.equal(found[:, :34], tones.ground[:, :34])
+    assert torch.equal(found[:, 45, 45], tones.middle.to(torch.uint8))
+    assert torch.equal(found[:, 64, 64], tones.dark.to(torch.uint8))
+
+
+def test_no_net_has_seen_what_it_judges_in_any_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture is one gray, its changed self another; a stand-in for a net knows the grays it was trained with."""
+    pictures = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 3, 4, 4)
+    training = Pictures(pictures, [("",)] * 40, ["a", "b"] * 20)
+
+    def train(pixels: torch.Tensor, labels: torch.Tensor, *_: object, **__: object) -> dict[int, int]:
+        return dict(zip(pixels[:, 0, 0, 0].tolist(), labels.tolist(), strict=True))
+
+    def said(nets: list[dict[int, int]], pixels: torch.Tensor) -> torch.Tensor:
+        known = [gray in net for gray in pixels[:, 0, 0, 0].tolist() for net in nets[:1]]
+        return torch.tensor([[0.0, 1.0] if one else [1.0, 0.0] for one in known])
+
+    monkeypatch.setattr(base_accuracy, "train_classifier", train)
+    monkeypatch.setattr(base_accuracy, "probabilities", said)
+    changed = pictures + 100
+    judge = base_accuracy.train_judge(
+        training, training, ("a", "b"), CPU, SilentReporter(), classifiers.Effort(), [changed]
+    )
+    assert all(len(net) == 60 and net[gray] == net[gray + 100] for net in judge.nets for gray in net if gray < 100)
+    assert judge.table[:, 1].sum() == 0, "no net knew a picture it judged"
+    assert base_accuracy.right_unseen(judge, training, changed).share == 0.5
 
 
 def test_a_batch_is_what_the_stock_pipeline_paints_one_by_one(tiny_model: Path) -> None:
