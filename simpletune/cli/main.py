@@ -16,6 +16,7 @@ import click
 
 from simpletune import __version__
 from simpletune.errors import ConfigError, SimpletuneError
+from simpletune.machine.allocator import map_in_pages
 from simpletune.redact import redact
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def command() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code: 0, or the code of the error (see simpletune/errors.py)."""
+    map_in_pages()
     sys.exit(run(arguments))
 
 

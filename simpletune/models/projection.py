@@ -211,7 +211,7 @@ class _Joined(torch.autograd.Function):
         rows = grad.reshape(-1, grad.shape[-1])
         both = rows @ torch.cat([b, torch.cat(weights)], 1)
         grad_down, grad_x = both[:, : b.shape[1]], both[:, b.shape[1] :]
-        grad_x = torch.addmm(grad_x, grad_down, a)
+        grad_x = grad_x + grad_down @ a  # not addmm, which copies grad_x first
         return _gradients(x, down, rows, grad_x, grad_down, len(weights))
 
 
@@ -233,7 +233,7 @@ class _Added(torch.autograd.Function):
         grad_down = rows @ b
         grad_x = grad_down @ a
         for part, weight in zip(rows.split([weight.shape[0] for weight in weights], 1), weights, strict=True):
-            grad_x = torch.addmm(grad_x, part, weight)
+            grad_x = grad_x + part @ weight
         return _gradients(x, down, rows, grad_x, grad_down, len(weights))
 
 

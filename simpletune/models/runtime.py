@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 
 import torch
 
@@ -11,7 +11,7 @@ from simpletune.config.installed import INSTALL_CUDA
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
 
-_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # torch reads both; the second is the older name
+_COMPILER_LOGS = ("torch._higher_order_ops", "torch._dynamo", "torch._inductor", "torch._functorch")
 
 
 def check_device(device: str) -> None:
@@ -35,7 +35,6 @@ def choose_device(settings: Settings) -> torch.device:
 
     `device_memory_gb` holds from then on. Raises EnvironmentNotReady as `check_device`.
     """
-    give_memory_back()
     check_device(settings.device)
     if settings.device == "cpu":
         return torch.device("cpu")
@@ -43,16 +42,6 @@ def choose_device(settings: Settings) -> torch.device:
         limit_memory(settings, torch.device("cuda"))
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def give_memory_back() -> None:
-    """Have torch map GPU memory in pages, so that what one phase leaves can be given back though tensors lie between.
-
-    Without this a few small tensors that outlive a phase hold on to gibibytes. To be called before a GPU is used; what
-    the user set stands. Only Linux has it.
-    """
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in _ALLOCATOR):
-        os.environ[_ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def limit_memory(settings: Settings, device: torch.device) -> None:
@@ -72,3 +61,6 @@ def quiet_libraries() -> None:
 
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
+    if not os.environ.get("TORCH_LOGS"):
+        for name in _COMPILER_LOGS:
+            logging.getLogger(name).setLevel(logging.ERROR)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -29,6 +30,7 @@ from simpletune.models.family import UnsupportedModel
 from simpletune.models.projection import Group, group_of, project
 
 _EPS = 1e-6
+_GRAPHS = 64  # of a function: three kinds of blocks, in sizes of picture and batch
 _KEPT = frozenset(
     f"_scaled_dot_product_{kind}"
     for kind in ("cudnn_attention", "flash_attention", "efficient_attention", "flash_attention_for_cpu")
@@ -113,7 +115,7 @@ def _compile(function: Any) -> Any:
     compiled = torch.compile(function, fullgraph=True)
 
     def run(*inputs: Any) -> Any:
-        with _keeping_little():
+        with _keeping_little(), dynamo_config.patch(recompile_limit=_GRAPHS):
             return compiled(*inputs)
 
     return run

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from simpletune.config.problems import render_all
 from simpletune.errors import ConfigError, SimpletuneError
+from simpletune.machine.allocator import map_in_pages
 from simpletune.progress import terminal_reporter
 from simpletune.redact import redact
-from simpletune.trainer.launch import launch
 
 
 def main() -> int:
@@ -18,6 +18,9 @@ def main() -> int:
     parser.add_argument("config", type=Path, help="config.json")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    map_in_pages()
+    from simpletune.trainer.launch import launch  # it imports torch
+
     try:
         launch(arguments.config, arguments.overrides, terminal_reporter())
     except SimpletuneError as error:

@@ -11,7 +11,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from simpletune.config.settings import Settings
-from simpletune.models.runtime import check_device, give_memory_back, limit_memory
+from simpletune.models.runtime import check_device, limit_memory
 
 _STEPS_BETWEEN_QUESTIONS = 10
 
@@ -24,7 +24,6 @@ class Processes:
     """
 
     def __init__(self, settings: Settings) -> None:
-        give_memory_back()
         check_device(settings.device)
         # The others wait while the main process downloads, encodes and samples: hours, where the default is minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=2))

@@ -22,6 +22,8 @@ from simpletune.trainer.optimizers import build_optimizer
 from simpletune.trainer.step import TrainingStep
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
+# torch's compiler makes warnings of its own, and hides them in a way that pytest undoes.
+pytestmark.append(pytest.mark.filterwarnings("ignore"))
 
 DEVICE = torch.device("cuda")
 SIZES = {

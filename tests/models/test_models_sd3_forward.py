@@ -1,0 +1,181 @@
+"""SD3's transformer as pure functions: what diffusers' own modules compute, and the gradients they give."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+
+from simpletune.models.adapters import attach_lora, trainable_parameters
+from simpletune.models.family import UnsupportedModel
+from simpletune.models.quantize import PRECISIONS, FrozenLinear, frozen_linear, is_quantized
+from simpletune.models.sd3 import QUANTIZED
+from simpletune.models.sd3_forward import SD3Forward
+
+SIZES = {
+    "sample_size": 32,
+    "patch_size": 2,
+    "in_channels": 16,
+    "num_layers": 3,
+    "attention_head_dim": 32,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 64,
+    "caption_projection_dim": 128,
+    "pooled_projection_dim": 32,
+    "out_channels": 16,
+    "pos_embed_max_size": 32,
+}
+SD35 = {"dual_attention_layers": (0, 1), "qk_norm": "rms_norm"}
+
+
+def compiling(test: Any) -> Any:
+    """Mark a test that compiles: torch's compiler makes warnings of its own, and hides them in a way pytest undoes."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
+
+
+def model(precision: str = "no_change", lora: dict[str, Any] | None = None, **sizes: Any) -> nn.Module:
+    """Three blocks with a LoRA that does something."""
+    torch.manual_seed(0)
+    made = SD3Transformer2DModel(**{**SIZES, **sizes})
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    if is_quantized(precision):
+        for name, linear in list(made.named_modules()):
+            if isinstance(linear, nn.Linear) and QUANTIZED(name, linear):
+                parent, _, leaf = name.rpartition(".")
+                quantized = frozen_linear(linear.weight, linear.bias, precision, torch.float32)
+                setattr(made.get_submodule(parent), leaf, quantized)
+    keys = {
+        "lora_target": "attention", "lora_rank": 3, "lora_alpha": 6.0, "lora_dropout": 0.0, "use_rslora": False,
+        "lora_init_type": "default", "init_lora": None, "model_family": "sd3", "seed": 1,
+    }  # fmt: skip
+    settings: Any = SimpleNamespace(**{**keys, **(lora or {})})
+    attach_lora(made, settings)
+    for name, parameter in trainable_parameters(made):
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return made.train()
+
+
+def inputs(count: int = 2, height: int = 16, width: int = 12) -> tuple[Tensor, ...]:
+    """Noisy latents, timesteps, text and pooled text."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator)
+
+    return (
+        random(count, 16, height, width),
+        1000 * torch.rand(count, generator=generator),
+        random(count, 7, 64),
+        random(count, 32),
+    )
+
+
+def reference(made: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
+    noisy, timestep, text, pooled = given
+    result: Tensor = made(
+        hidden_states=noisy,
+        timestep=timestep,
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
+        return_dict=False,
+    )[0]
+    return result
+
+
+def assert_equal(made: nn.Module, forward: SD3Forward, given: tuple[Tensor, ...]) -> None:
+    parameters = [parameter for _, parameter in trainable_parameters(made)]
+    expected = reference(made, given)
+    size = expected.detach().abs().max()
+    weight = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    gradients = torch.autograd.grad((expected * weight).sum(), parameters)
+    got = forward(*given)
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5 * float(size))
+    for ours, theirs in zip(torch.autograd.grad((got * weight).sum(), parameters), gradients, strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
+
+
+@pytest.mark.parametrize("sizes", [{}, SD35], ids=["sd3", "sd3.5"])
+@pytest.mark.parametrize("checkpointing", [None, 1, 2])
+def test_it_equals_diffusers(sizes: dict[str, Any], checkpointing: int | None) -> None:
+    made = model(**sizes)
+    assert_equal(made, SD3Forward(made, checkpointing, compiled=False), inputs())
+
+
+@pytest.mark.parametrize("precision", [p for p in PRECISIONS if is_quantized(p)])
+def test_it_equals_diffusers_on_a_quantized_base(precision: str) -> None:
+    made = model(precision)
+    for count in (1, 2):  # AdaLN of one sample is computed in another way
+        assert_equal(made, SD3Forward(made, None, compiled=False), inputs(count))
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"lora_target": "blocks"},
+        {"lora_target": ["*.attn.to_q", "*.attn.add_v_proj"]},
+        {"lora_init_type": "pissa"},
+        {"lora_rank": 16, "use_rslora": True},
+    ],
+    ids=["blocks", "one of q, k, v", "pissa", "rslora"],
+)
+def test_it_equals_diffusers_whatever_the_lora_is(lora: dict[str, Any]) -> None:
+    made = model(lora=lora)
+    try:
+        forward = SD3Forward(made, None, compiled=False)
+    except UnsupportedModel as error:
+        assert "norm1" in str(error)  # noqa: PT017 (what it says depends on the target)
+        return
+    assert_equal(made, forward, inputs())
+
+
+def test_the_layers_it_lays_together_stay_what_they_were() -> None:
+    made = model("int8-quanto")
+    before = reference(made, inputs())
+    SD3Forward(made, None, compiled=False)
+    assert torch.equal(reference(made, inputs()), before)
+    block = made.transformer_blocks[0].attn
+    pieces = [layer.get_base_layer().data for layer in (block.to_q, block.to_k, block.to_v)]
+    assert len({piece.untyped_storage().data_ptr() for piece in pieces}) == 1
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [({"lora_target": ["*.norm1.linear"]}, "outside of attention"), ({"lora_dropout": 0.1}, "lora_dropout")],
+)
+def test_what_it_cannot_compute_is_refused(lora: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnsupportedModel, match=said):
+        SD3Forward(model(lora=lora), None, compiled=False)
+
+
+@compiling
+@pytest.mark.parametrize("checkpointing", [None, 1])
+def test_compiled_it_computes_the_same(checkpointing: int | None) -> None:
+    """The first size is compiled as it is, the second for any."""
+    made = model("int8-quanto", **SD35)
+    forward = SD3Forward(made, checkpointing, compiled=True)
+    for given in (inputs(), inputs(height=24, width=16)):
+        assert_equal(made, forward, given)
+
+
+@compiling
+def test_compiled_it_keeps_no_unpacked_weight_for_the_backward_pass() -> None:
+    made = model("int8-quanto")
+    weights = {tuple(layer.weight.shape) for layer in made.modules() if isinstance(layer, FrozenLinear)}
+    kept: list[tuple[int, ...]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            kept.append(tuple(tensor.shape))
+        return tensor
+
+    forward = SD3Forward(made, None, compiled=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward(*inputs())
+    assert kept
+    assert weights.isdisjoint(kept), weights & set(kept)
