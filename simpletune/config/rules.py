@@ -89,7 +89,9 @@ def graphs_can_be_made(whole: View) -> Iterator[Problem]:
         message = f'"execution" graph needs an NVIDIA card, and "device" is {config["device"]}'
         yield config.error("execution", message, 'set "execution" to "auto"')
     elif config["mixed_precision"] == "fp16":
-        message = '"execution" graph can\'t be had with "mixed_precision" fp16, whose loss scale is set outside of graphs'
+        message = (
+            '"execution" graph can\'t be had with "mixed_precision" fp16, whose loss scale is set outside of graphs'
+        )
         yield config.error("execution", message, 'set "mixed_precision" to "bf16", or "execution" to "auto"')
 
 
