@@ -160,7 +160,7 @@ def test_the_style_itself_is_recognized() -> None:
 
 def test_subjects_that_were_not_trained_get_the_style(learned: Learned) -> None:
     assert share_of_signs(learned.base_pictures) <= 0.1
-    assert share_of_signs(learned.tuned_pictures) >= 0.4
+    assert share_of_signs(learned.tuned_pictures) >= 0.6
 
 
 def test_the_styles_pictures_are_known_better(learned: Learned) -> None:
@@ -168,4 +168,4 @@ def test_the_styles_pictures_are_known_better(learned: Learned) -> None:
 
 
 def test_each_picture_was_learned_with_its_own_caption(learned: Learned) -> None:
-    assert learned.tuned.factor_of_others > 1.03
+    assert learned.tuned.factor_of_others > 1.05
