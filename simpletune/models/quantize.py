@@ -49,7 +49,10 @@ def all_but(*patterns: str) -> QuantizeChoice:
 
 
 def dequantize(data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, shape: tuple[int, int]) -> Tensor:
-    """The weight (O, I) in the dtype of `scale`, bit for bit what quanto's own tensors dequantize to.
+    """The weight (O, I) in the dtype of `scale`: in 8 bits, bit for bit what quanto's own tensors dequantize to.
+
+    In 4 and 2 bits it is rounded once, where quanto rounds the product and the difference: a compiler that fuses the
+    two does the same, so that training and sampling see the same weights, compiled or not.
 
     8 bits: data (O, I) int8 or float8, scale (O, 1) or (1, 1). 4 and 2 bits: data (ceil(R / values a byte), G) uint8,
     where byte row j holds the values of rows j, j + ceil(...), ... from the lowest bits up; scale and shift (R, 1).
@@ -59,7 +62,7 @@ def dequantize(data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, sha
     rows = shape[0] * shape[1] // data.shape[1]
     mask = (1 << bits) - 1
     values_RG = torch.cat([(data >> place) & mask for place in range(0, 8, bits)])[:rows]
-    return (scale * values_RG - shift).reshape(shape)
+    return (scale.float() * values_RG - shift.float()).to(scale.dtype).reshape(shape)
 
 
 class _FrozenProduct(torch.autograd.Function):

@@ -54,6 +54,16 @@ def limit_memory(settings: Settings, device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, settings.device_memory_gb * 2**30 / total), index)
 
 
+def free_memory(settings: Settings, device: torch.device) -> float:
+    """Bytes of a CUDA card that this process may still take: what nobody has, within `device_memory_gb`."""
+    free, _total = torch.cuda.mem_get_info(device)
+    own = torch.cuda.memory_allocated(device)
+    available = float(free + torch.cuda.memory_reserved(device) - own)
+    if settings.device_memory_gb is None:
+        return available
+    return min(available, settings.device_memory_gb * 2**30 - own)
+
+
 def quiet_libraries() -> None:
     """Keep the libraries' advice to programmers off the screen; their errors are raised all the same."""
     import diffusers

@@ -22,7 +22,8 @@ from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.locate import locate
 from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
 from simpletune.models.quantize import all_but
-from simpletune.models.sd3_forward import SD3Forward
+from simpletune.models.runtime import free_memory
+from simpletune.models.sd3_forward import SD3Forward, attention_bytes
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ class SD3:
         self, transformer: nn.Module, settings: Settings
     ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:
         interval = settings.gradient_checkpointing_interval if settings.gradient_checkpointing else None
-        forward = SD3Forward(transformer, interval, compiled=True)
+        forward = SD3Forward(
+            transformer, interval, compiled=True, keep_attention=_has_room_for_attention(self, transformer, settings)
+        )
 
         def predict(noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
             embeds, pooled = text.prompt_embeds, text.pooled_prompt_embeds
@@ -178,6 +181,19 @@ class SD3:
         path = folder / LORA_FILE
         file_tools.write_with(path, lambda temporary: save_file(state, temporary, {"format": "pt", **metadata}))
         return path
+
+
+def _has_room_for_attention(family: SD3, transformer: nn.Module, settings: Settings) -> bool:
+    """Whether attention's results may be kept where the rest is recomputed: it saves a tenth of the time of a step.
+
+    Yes, while they take a quarter at most of the memory that is left beside the model. The values are the same.
+    """
+    device = next(transformer.parameters()).device
+    if device.type != "cuda":
+        return True
+    tokens = family.image_tokens(settings.resolution, settings.resolution)
+    needed = attention_bytes(transformer, settings.train_batch_size, tokens)
+    return needed <= free_memory(settings, device) / 4
 
 
 def _load(part: Part, reporter: Reporter | None, **how: Any) -> Any:

@@ -6,8 +6,8 @@ SD3.5's second attention and its normalized queries and keys included), arranged
     modulation      AdaLN sees one vector a sample: it is computed for all blocks up front, outside of what is
                     recomputed, reading each quantized weight once
     projections     q, k and v of a stream are one product with their LoRAs (projection.py)
-    blocks          equal blocks share one compiled graph; checkpointed ones keep the result of attention, the
-                    dearest thing to recompute and a small one to keep
+    blocks          equal blocks share one compiled graph; checkpointed ones may keep the result of attention, the
+                    dearest thing to recompute
 
 Shapes: B samples, T image tokens, L text tokens, S = T + L, F features, n modulation vectors.
 """
@@ -62,11 +62,14 @@ class Block(NamedTuple):
 class SD3Forward:
     """noisy latents (B, C, H, W), timesteps (B,), text (B, L, D), pooled (B, E) -> velocity (B, C, H, W).
 
-    Every `checkpointing`-th block is recomputed in the backward pass; None keeps all. `compiled` compiles on first use.
+    Every `checkpointing`-th block is recomputed in the backward pass, its attention only with `keep_attention` off;
+    None recomputes nothing. `compiled` compiles on first use.
     Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers.
     """
 
-    def __init__(self, transformer: Any, checkpointing: int | None, *, compiled: bool) -> None:
+    def __init__(
+        self, transformer: Any, checkpointing: int | None, *, compiled: bool, keep_attention: bool = True
+    ) -> None:
         self._model = transformer
         blocks = list(transformer.transformer_blocks)
         self._blocks = [block_of(block) for block in blocks]
@@ -76,7 +79,7 @@ class SD3Forward:
         compiler: Callable[[Any], Any] = _compile if compiled else _as_it_is
         self._modulation = compiler(modulation)
         self._plain = compiler(partial(run_block, heads=heads))
-        self._checkpointed = compiler(partial(_checkpointed, heads=heads))
+        self._checkpointed = compiler(partial(_checkpointed, heads=heads, keep_attention=keep_attention))
         self._checkpointing = checkpointing
 
     def __call__(self, noisy_latents: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
@@ -232,15 +235,30 @@ def unpatchify(patches: Tensor, height: int, width: int, patch: int) -> Tensor:
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), -1, height, width)
 
 
+def attention_bytes(transformer: Any, samples: int, tokens: int) -> int:
+    """What keeping the results of all attentions takes, in 16 bits, for so many samples of so many tokens each."""
+    blocks = transformer.transformer_blocks
+    attentions = len(blocks) + sum(block.attn2 is not None for block in blocks)
+    return 2 * attentions * samples * tokens * int(transformer.inner_dim)
+
+
 def _checkpointed(
-    image: Tensor, text: Tensor, image_vectors: Tensor, text_vectors: Tensor, block: Block, *, heads: int
+    image: Tensor,
+    text: Tensor,
+    image_vectors: Tensor,
+    text_vectors: Tensor,
+    block: Block,
+    *,
+    heads: int,
+    keep_attention: bool,
 ) -> tuple[Tensor, Tensor]:
     def run(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         return run_block(image, text, image_vectors, text_vectors, block, heads=heads)
 
-    result: tuple[Tensor, Tensor] = checkpoint(
-        run, image, text, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _policy)
-    )
+    policy: dict[str, Any] = {}
+    if keep_attention:
+        policy["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+    result: tuple[Tensor, Tensor] = checkpoint(run, image, text, use_reentrant=False, **policy)
     return result
 
 

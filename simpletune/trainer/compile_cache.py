@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from simpletune import files
+from simpletune import __version__, files
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady
 from simpletune.machine.user_cache import cache_folder
@@ -76,7 +76,7 @@ def _root() -> Path:
 
 
 def _version() -> str:
-    return f"torch-{torch.__version__}"
+    return f"torch-{torch.__version__}-simpletune-{__version__}"
 
 
 def _private(folder: Path) -> Path:

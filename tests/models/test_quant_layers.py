@@ -41,6 +41,15 @@ def _layer(precision: str, out_features: int, in_features: int, dtype=torch.floa
     return frozen_linear(weight, torch.randn(out_features, generator=generator), precision, dtype)
 
 
+def assert_same_weight(layer: FrozenLinear, theirs: torch.Tensor) -> None:
+    """Bit for bit in 8 bits. In 4 and 2 quanto rounds twice, we once: no further apart than its two roundings."""
+    if layer.shift is None:
+        assert torch.equal(layer.dequantized(), theirs)
+        return
+    largest = (layer.scale.abs() * (2**layer.bits - 1) + layer.shift.abs()).max().float()
+    assert (layer.dequantized().float() - theirs.float()).abs().max() <= torch.finfo(layer.scale.dtype).eps * largest
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     precision=st.sampled_from(QUANTIZED),
@@ -49,9 +58,9 @@ def _layer(precision: str, out_features: int, in_features: int, dtype=torch.floa
     in_features=st.one_of(st.integers(1, 140), st.sampled_from([144, 192, 256, 288, 320, 384])),
     seed=st.integers(0, 9),
 )
-def test_dequantizes_bit_for_bit_as_quanto_does(precision, dtype, out_features, in_features, seed) -> None:
+def test_dequantizes_as_quanto_does(precision, dtype, out_features, in_features, seed) -> None:
     layer = _layer(precision, out_features, in_features, dtype, seed)
-    assert torch.equal(layer.dequantized(), layer.weight.dequantize())
+    assert_same_weight(layer, layer.weight.dequantize())
     assert (layer.weight.dtype, layer.weight.shape) == (dtype, (out_features, in_features))
 
 
@@ -75,7 +84,7 @@ def test_values_are_those_of_quantos_own_linear_module(precision, dtype, out_fea
         group_size=module.weight_group_size,
         optimized=False,
     )
-    assert torch.equal(layer.dequantized(), theirs.dequantize())
+    assert_same_weight(layer, theirs.dequantize())
 
 
 @pytest.mark.parametrize("precision", QUANTIZED)
