@@ -19,11 +19,12 @@ from simpletune.machine.toolchain import Gap, gap
 from simpletune.trainer.compile_cache import has_code
 from simpletune.trainer.optimizers import is_capturable
 
-# Measured on an H100 with SD3-Medium at 1024x1024, batch 1. A pass is the forward and backward of one micro batch.
-_COMPILING = 45.0  # seconds until the first compiled pass when nothing is kept
-_COMPILING_KEPT = 12.0  # the same with the code of an earlier run
-_SAVED_IN_GRAPH = 0.0020  # seconds a block and pass that compiled kernels save beside eager ones in a CUDA graph
-_SAVED_ALONE = 0.0023  # the same without a CUDA graph
+# Measured on an H100 with SD3-Medium at 1024x1024, batch 1 (docs/performance.md). A pass is the forward and backward of
+# one micro batch.
+_COMPILING = 35.0  # seconds until the first compiled pass when nothing is kept
+_COMPILING_KEPT = 14.0  # the same with the code of an earlier run
+_SAVED_IN_GRAPH = 0.0012  # seconds a block and pass that compiled kernels save beside eager ones in a CUDA graph
+_SAVED_ALONE = 0.0040  # the same without a CUDA graph
 
 _OLDEST_TRITON = (7, 0)
 _FIRST_FP8 = (8, 9)  # Triton converts float8 e4m3 from here on

@@ -43,8 +43,8 @@ class Graphs:
     """Runs named functions, from a graph where there is one.
 
     A function must compute on the device alone, with inputs, shapes and what it closes over deciding the rest; whatever
-    it changes lives outside. Its outputs are the same tensors at every replay: copy what has to last.
-    `say` is told, once, when a function can't be captured; it then runs uncaptured.
+    it changes lives outside, and is changed last. Its outputs are the same tensors at every replay: copy what has to
+    last. `say` is told, once, when a function can't be captured; it then runs uncaptured.
     """
 
     def __init__(self, device: torch.device, say: Callable[[str], None]) -> None:
@@ -60,6 +60,13 @@ class Graphs:
         """How many graphs there are."""
         return len(self._captured)
 
+    def release(self) -> None:
+        """Give the graphs' memory back, for a phase between steps; each is captured anew when it is needed again."""
+        self._captured.clear()
+        self._pool = None
+        gc.collect()
+        torch.cuda.empty_cache()
+
     def run(self, name: str, function: Function, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
         """function(*inputs), or its replay."""
         key = (name, *(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in inputs))
@@ -73,15 +80,20 @@ class Graphs:
             captured = self._captured[key] = self._capture(function, inputs)
         except RuntimeError as error:
             self._refused.add(name)
+            self.release()
             self._say(f"execution: the {name} can't be captured, it runs kernel by kernel: {_first_line(error)}")
             return self._uncaptured(function, inputs)
         return captured.replay(inputs)
 
     def _uncaptured(self, function: Function, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        outputs = function(*inputs)
-        if self._captured:
-            # Beside the graphs' pool it took memory of its own, which nothing else could use.
-            torch.cuda.empty_cache()
+        if not self._captured:
+            return function(*inputs)
+        try:
+            outputs = function(*inputs)
+        except torch.OutOfMemoryError:
+            self.release()  # a shape that comes rarely, and no room for it beside the graphs of the others
+            return function(*inputs)
+        torch.cuda.empty_cache()  # what it took of its own, beside the graphs' pool, nothing else could use
         return outputs
 
     def _capture(self, function: Function, inputs: Sequence[Tensor | None]) -> _Captured:

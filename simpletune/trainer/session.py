@@ -93,6 +93,7 @@ class Session:
             return
         self.log.drain()
         self.validated_at = self.step
+        self.step_function.release_memory()
         if self.processes.is_main:
             with self.phases.measure("validate"):
                 self._evaluate()

@@ -130,6 +130,11 @@ class TrainingStep:
             self._after_first = None
         return StepResult(loss.clone(), grad_norm.clone(), sigma)
 
+    def release_memory(self) -> None:
+        """Give back what is held between steps only to be fast, for another phase that needs the memory."""
+        if self._graphs is not None:
+            self._graphs.release()
+
     def state(self) -> dict[str, float]:
         """What the step itself must remember over a restart: the loss scale of fp16, else nothing."""
         return dict(self._scaler.state_dict())

@@ -184,6 +184,19 @@ def test_accumulated_micro_batches_equal_one_batch() -> None:
         assert sorted(losses[0].sigma.tolist()) == sorted(losses[1].sigma.tolist())
 
 
+def test_memory_given_back_between_steps_is_taken_again_and_nothing_changes() -> None:
+    expected = Made("graph-eager").train(0, STEPS)
+    made = Made("graph-eager")
+    losses = made.train(0, 6)
+    torch.cuda.synchronize()
+    reserved = torch.cuda.memory_reserved()
+    made.step.release_memory()
+    assert torch.cuda.memory_reserved() < reserved
+    assert made.graphs.count == 0
+    assert losses + made.train(6, STEPS) == expected
+    assert made.graphs.count == 2
+
+
 @pytest.mark.parametrize("way", ["eager", "graph"])
 def test_a_step_that_is_not_finite_moves_nothing_and_neither_do_those_after_it(way: str) -> None:
     made = Made(way)
