@@ -54,13 +54,12 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     """Run the training that `settings` describe on the pictures that `preflight` found."""
     quiet_libraries()
     processes = Processes(settings)
-    check_wanted(settings, processes.device)
     if not processes.is_main:
         reporter = SilentReporter()
-    _make_folder(settings.output_dir)
     try:
+        check_wanted(settings, processes.device)
+        _make_folder(settings.output_dir)
         with run_lock(settings.output_dir) if processes.is_main else nullcontext():
-            family = get_family(settings.model_family)
             found = find_checkpoint(settings, reporter)
             if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done

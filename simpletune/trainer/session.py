@@ -93,8 +93,9 @@ class Session:
             return
         self.log.drain()
         self.validated_at = self.step
-        self.step_function.release_memory()
         if self.processes.is_main:
+            if self.held_out or self.pictures.shots:
+                self.step_function.release_memory()
             with self.phases.measure("validate"):
                 self._evaluate()
                 self._sample(stop)

@@ -109,8 +109,7 @@ class TrainingStep:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), device=device)
         self._failed = torch.zeros((), device=device)  # 1 from the first step that isn't finite on
-        self._skips_by_itself = device.type == "cuda" and _takes_found_inf(optimizer)
-        if self._skips_by_itself and not self._scaler.is_enabled():
+        if device.type == "cuda" and _takes_found_inf(optimizer) and not self._scaler.is_enabled():
             optimizer.found_inf = self._failed  # fused optimizers look there
 
     def __call__(self, batch: StepBatch) -> StepResult:
@@ -123,7 +122,7 @@ class TrainingStep:
             if micro.weight > 0:
                 sigmas.append(sigma_B.clone())  # the next replay of the same graph writes there again
         self._processes.sum([self._gradients, self._loss])
-        loss, grad_norm = self._run("update", self._update, (), self._update_graphs)
+        loss, grad_norm = self._run("update", self._update, (), self._update_graphs, again=False)
         sigma = torch.cat(sigmas) if sigmas else torch.empty(0, device=self._processes.device)
         if self._after_first is not None:
             self._after_first()
@@ -167,9 +166,9 @@ class TrainingStep:
 
     @staticmethod
     def _run(
-        name: str, function: Function, inputs: Sequence[Tensor | None], graphs: Graphs | None
+        name: str, function: Function, inputs: Sequence[Tensor | None], graphs: Graphs | None, *, again: bool = True
     ) -> tuple[Tensor, ...]:
-        return function(*inputs) if graphs is None else graphs.run(name, function, inputs)
+        return function(*inputs) if graphs is None else graphs.run(name, function, inputs, again=again)
 
     def _micro(self, *tensors: Tensor | None) -> tuple[Tensor]:
         inputs = _Inputs(*tensors)

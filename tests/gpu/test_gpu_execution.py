@@ -226,9 +226,35 @@ def test_what_cannot_be_captured_is_said_once_and_run_all_the_same() -> None:
     x = torch.ones(3, device=DEVICE)
 
     def waits_for_the_device(tensor: torch.Tensor) -> tuple[torch.Tensor]:
-        return (tensor * tensor.sum().item(),)
+        large = torch.ones(2**28, dtype=torch.uint8, device=DEVICE)
+        return (tensor * tensor.sum().item() * large[0],)
 
+    torch.cuda.empty_cache()
+    reserved = torch.cuda.memory_reserved()
     results = [graphs.run("sum", waits_for_the_device, (x,))[0].tolist() for _ in range(5)]
     assert results == [[3.0] * 3] * 5
     assert len(said) == 1
     assert "the sum can't be captured" in said[0]
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() < reserved + 2**27  # the failed graph's memory is given back
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert torch.rand(2, device=DEVICE).isfinite().all()  # the generator draws again
+    assert [graphs.run("double", lambda y: (2 * y,), (x,))[0].tolist() for _ in range(4)] == [[2.0] * 3] * 4
+    assert graphs.count == 1
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_dropout_draws_the_same_numbers_in_a_graph(checkpointing: bool) -> None:
+    """Recomputed blocks too: they must drop what they dropped in the forward pass."""
+    weights = []
+    for way in ("eager", "graph-eager"):
+        made = Made(way, gradient_checkpointing=checkpointing, lora_dropout=0.5)
+        start = made.weights().clone()
+        made.train(0, 6)
+        assert not made.said
+        weights.append(made.weights() - start)
+    other = Made("eager", seed=6, lora_dropout=0.5)
+    start = other.weights().clone()
+    other.train(0, 6)
+    difference = (weights[0] - weights[1]).norm()
+    assert difference < 0.1 * (weights[0] - (other.weights() - start)).norm()
