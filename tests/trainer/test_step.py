@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.trainer import flow
+from simpletune.trainer.ema import Ema
 from simpletune.trainer.randomness import Stream, normal, uniform
 from simpletune.trainer.step import StepResult, TrainingStep
 
@@ -120,3 +122,35 @@ def test_a_batch_of_weight_0_counts_nothing():
     assert alone.loss.item() == beside.loss.item()
     assert torch.equal(one, two)
     assert len(beside.sigma) == 2
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_a_step_that_is_not_finite_moves_nothing_and_neither_do_those_after_it(max_grad_norm: float) -> None:
+    model = Places()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    ema = Ema(dict(model.named_parameters()), 0.9)
+    processes = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
+    step = TrainingStep(
+        settings(max_grad_norm=max_grad_norm),
+        PlacesFamily(),
+        partial(PlacesFamily().predict, model),
+        list(model.parameters()),
+        optimizer,
+        processes,
+        None,
+        ema=ema,
+    )
+
+    def state() -> list[Tensor]:
+        kept = optimizer.state[model.places]
+        tensors = [model.places, *ema.state_dict().values(), *(kept[name] for name in ("step", "exp_avg"))]
+        return [tensor.detach().clone() for tensor in tensors]
+
+    step(StepBatch(0, 0, 3, (micro(slice(0, 3), 1.0, torch.ones(3)),)))
+    before = state()
+    poisoned = replace(micro(slice(0, 3), 1.0, torch.ones(3)), latents=latents() * float("inf"))
+    result = step(StepBatch(1, 0, 3, (poisoned,)))
+    assert not torch.isfinite(result.loss + result.grad_norm)
+    after = step(StepBatch(2, 0, 3, (micro(slice(0, 3), 1.0, torch.ones(3)),)))
+    assert torch.isfinite(after.loss + after.grad_norm)
+    assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
