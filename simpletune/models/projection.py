@@ -105,10 +105,10 @@ def _frozen(base: nn.Linear) -> Frozen:
 
 
 def _lay_together(bases: Sequence[nn.Linear]) -> None:
-    """Make the layers' weights, scales and biases consecutive rows of one tensor each, where they can be."""
+    """Make the layers' weights, scales and biases consecutive rows of one tensor each, where they can be and aren't."""
     parts = [_frozen(base) for base in bases]
-    kinds = {(part.data.dtype, part.shape[1], part.bias is None, _scale_kind(part)) for part in parts}
-    if len(bases) == 1 or len(kinds) > 1 or any(part.shift is not None for part in parts):
+    kinds = {(part.data.dtype, part.shape[1], part.bias is None, _scale_dtype(part)) for part in parts}
+    if len(kinds) > 1 or any(part.shift is not None for part in parts) or _whole(parts) is not None:
         return
     for name in ("data", "scale", "bias"):
         tensors = [getattr(part, name) for part in parts]
@@ -122,9 +122,8 @@ def _lay_together(bases: Sequence[nn.Linear]) -> None:
                 getattr(base, {"data": "weight"}.get(name, name)).data = piece
 
 
-def _scale_kind(part: Frozen) -> tuple[torch.dtype, int] | None:
-    """Scales can be laid together when each is a column, a number a row."""
-    return None if part.scale is None else (part.scale.dtype, part.scale.shape[0] - part.shape[0])
+def _scale_dtype(part: Frozen) -> torch.dtype | None:
+    return None if part.scale is None else part.scale.dtype
 
 
 def _whole(parts: Sequence[Frozen]) -> Frozen | None:

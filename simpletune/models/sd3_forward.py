@@ -62,19 +62,21 @@ class Block(NamedTuple):
 class SD3Forward:
     """noisy latents (B, C, H, W), timesteps (B,), text (B, L, D), pooled (B, E) -> velocity (B, C, H, W).
 
-    Every `checkpointing`-th block is recomputed in the backward pass, its attention only with `keep_attention` off;
-    None recomputes nothing. `compiled` compiles on first use.
-    Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers.
+    For training, with the adapter on: gradients are recorded from the first block with a LoRA on. From there every
+    `checkpointing`-th block is recomputed in the backward pass, its attention only with `keep_attention` off; None
+    recomputes nothing. `compiled` compiles on first use.
+    Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers, and for lora_dropout.
     """
 
     def __init__(
         self, transformer: Any, checkpointing: int | None, *, compiled: bool, keep_attention: bool = True
     ) -> None:
+        _check_loras(transformer)
         self._model = transformer
         blocks = list(transformer.transformer_blocks)
         self._blocks = [block_of(block) for block in blocks]
         self._norms = [(group_of(block.norm1.linear), group_of(block.norm1_context.linear)) for block in blocks]
-        _check_loras(transformer)
+        self._first = next((number for number, block in enumerate(blocks) if _has_lora(block)), 0)
         heads = blocks[0].attn.heads
         compiler: Callable[[Any], Any] = _compile if compiled else _as_it_is
         self._modulation = compiler(modulation)
@@ -90,15 +92,18 @@ class SD3Forward:
             vectors = self._modulations(functional.silu(temb))
             image = model.pos_embed(noisy_latents).contiguous()
             words = model.context_embedder(text)
-        # The first block's input needs no gradient. Asking for it keeps that block equal to the others: one graph less.
-        image, words = image.requires_grad_(), words.requires_grad_()
         for number, (block, (image_vectors, text_vectors)) in enumerate(zip(self._blocks, vectors, strict=True)):
-            image, words = self._run(number)(image, words, image_vectors, text_vectors, block)
+            if number == self._first:
+                # Its input needs no gradient. Asking for it keeps this block equal to the next ones: one graph less.
+                image, words = image.requires_grad_(), words.requires_grad_()
+            with torch.set_grad_enabled(number >= self._first):
+                image, words = self._run(number)(image, words, image_vectors, text_vectors, block)
         patches = model.proj_out(model.norm_out(image, temb))
         return unpatchify(patches, height, width, model.config.patch_size)
 
     def _run(self, number: int) -> Callable[..., tuple[Tensor, Tensor]]:
-        recomputed = self._checkpointing is not None and number % self._checkpointing == 0
+        trained = number >= self._first
+        recomputed = trained and self._checkpointing is not None and number % self._checkpointing == 0
         chosen: Callable[..., tuple[Tensor, Tensor]] = self._checkpointed if recomputed else self._plain
         return chosen
 
@@ -294,6 +299,10 @@ def _attention_of(module: Any) -> Attention:
 
 def _feed_of(module: Any) -> tuple[Group, Group]:
     return group_of(module.net[0].proj), group_of(module.net[2])
+
+
+def _has_lora(block: nn.Module) -> bool:
+    return any(isinstance(module, LoraLinear) for module in block.modules())
 
 
 def _check_loras(transformer: nn.Module) -> None:

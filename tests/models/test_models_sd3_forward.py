@@ -119,10 +119,11 @@ def test_it_equals_diffusers_on_a_quantized_base(precision: str) -> None:
     [
         {"lora_target": "blocks"},
         {"lora_target": ["*.attn.to_q", "*.attn.add_v_proj"]},
+        {"lora_target": ["transformer_blocks.1.attn.to_k"]},
         {"lora_init_type": "pissa"},
         {"lora_rank": 16, "use_rslora": True},
     ],
-    ids=["blocks", "one of q, k, v", "pissa", "rslora"],
+    ids=["blocks", "one of q, k, v", "one block", "pissa", "rslora"],
 )
 def test_it_equals_diffusers_whatever_the_lora_is(lora: dict[str, Any]) -> None:
     made = model(lora=lora)
@@ -134,14 +135,39 @@ def test_it_equals_diffusers_whatever_the_lora_is(lora: dict[str, Any]) -> None:
     assert_equal(made, forward, inputs())
 
 
-def test_the_layers_it_lays_together_stay_what_they_were() -> None:
-    made = model("int8-quanto")
+def test_blocks_before_the_first_lora_keep_nothing() -> None:
+    def kept(target: str) -> int:
+        sizes: list[int] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        forward = SD3Forward(model(lora={"lora_target": [target]}), None, compiled=False)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            forward(*inputs())
+        return sum(sizes)
+
+    assert kept("transformer_blocks.2.attn.to_q") < kept("*.attn.to_q") / 2
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+def test_the_layers_it_lays_together_stay_what_they_were(precision: str) -> None:
+    made = model(precision)
     before = reference(made, inputs())
+
+    def places() -> set[int]:
+        block = made.transformer_blocks[0].attn
+        bases = [layer.get_base_layer() for layer in (block.to_q, block.to_k, block.to_v)]
+        pieces = [base.data if isinstance(base, FrozenLinear) else base.weight for base in bases]
+        return {piece.untyped_storage().data_ptr() for piece in pieces}
+
     SD3Forward(made, None, compiled=False)
     assert torch.equal(reference(made, inputs()), before)
-    block = made.transformer_blocks[0].attn
-    pieces = [layer.get_base_layer().data for layer in (block.to_q, block.to_k, block.to_v)]
-    assert len({piece.untyped_storage().data_ptr() for piece in pieces}) == 1
+    together = places()
+    assert len(together) == 1
+    SD3Forward(made, None, compiled=False)
+    assert places() == together  # a second one uses the same memory
 
 
 @pytest.mark.parametrize(
