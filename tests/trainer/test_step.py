@@ -15,6 +15,7 @@ from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.trainer import flow
 from simpletune.trainer.ema import Ema
+from simpletune.trainer.optimizers import OPTIMIZERS, build_optimizer, is_installed, parameter_dtype
 from simpletune.trainer.randomness import Stream, normal, uniform
 from simpletune.trainer.step import StepResult, TrainingStep
 
@@ -67,15 +68,29 @@ def latents() -> Tensor:
     return torch.sin(torch.arange(3 * 24.0)).view(3, *SHAPE)
 
 
+def step_of(model: Places, optimizer: torch.optim.Optimizer, ema: Ema | None = None, **changes: Any) -> TrainingStep:
+    family: Any = PlacesFamily()
+    processes: Any = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
+    predict = partial(family.predict, model)
+    parameters = list(model.parameters())
+    return TrainingStep(settings(**changes), family, predict, parameters, optimizer, processes, None, ema=ema)
+
+
 def take(model: Places, *batches: MicroBatch) -> tuple[StepResult, Tensor]:
     """The step's result, and the gradient it made (SGD of rate 1)."""
-    processes = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
     before = model.places.detach().clone()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    predict = partial(PlacesFamily().predict, model)
-    step = TrainingStep(settings(), PlacesFamily(), predict, list(model.parameters()), optimizer, processes, None)
-    result = step(StepBatch(7, 0, 3, batches))
+    result = step_of(model, torch.optim.SGD(model.parameters(), lr=1.0))(StepBatch(7, 0, 3, batches))
     return result, before - model.places.detach()
+
+
+def batch(number: int) -> StepBatch:
+    return StepBatch(number, 0, 3, (micro(slice(0, 3), 1.0, torch.ones(3)),))
+
+
+def poisoned(number: int) -> StepBatch:
+    """A batch whose loss isn't finite."""
+    whole = batch(number)
+    return replace(whole, micro_batches=(replace(whole.micro_batches[0], latents=latents() * float("inf")),))
 
 
 def squared_errors() -> Tensor:
@@ -129,28 +144,46 @@ def test_a_step_that_is_not_finite_moves_nothing_and_neither_do_those_after_it(m
     model = Places()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     ema = Ema(dict(model.named_parameters()), 0.9)
-    processes = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
-    step = TrainingStep(
-        settings(max_grad_norm=max_grad_norm),
-        PlacesFamily(),
-        partial(PlacesFamily().predict, model),
-        list(model.parameters()),
-        optimizer,
-        processes,
-        None,
-        ema=ema,
-    )
+    step = step_of(model, optimizer, ema, max_grad_norm=max_grad_norm)
 
     def state() -> list[Tensor]:
         kept = optimizer.state[model.places]
         tensors = [model.places, *ema.state_dict().values(), *(kept[name] for name in ("step", "exp_avg"))]
         return [tensor.detach().clone() for tensor in tensors]
 
-    step(StepBatch(0, 0, 3, (micro(slice(0, 3), 1.0, torch.ones(3)),)))
+    step(batch(0))
     before = state()
-    poisoned = replace(micro(slice(0, 3), 1.0, torch.ones(3)), latents=latents() * float("inf"))
-    result = step(StepBatch(1, 0, 3, (poisoned,)))
+    result = step(poisoned(1))
     assert not torch.isfinite(result.loss + result.grad_norm)
-    after = step(StepBatch(2, 0, 3, (micro(slice(0, 3), 1.0, torch.ones(3)),)))
+    after = step(batch(2))
     assert torch.isfinite(after.loss + after.grad_norm)
     assert all(torch.equal(a, b) for a, b in zip(before, state(), strict=True))
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_next_one_counts_alone() -> None:
+    with_it, without = Places(), Places()
+    losses = []
+    for model, batches in ((with_it, (batch(0), poisoned(1), batch(2))), (without, (batch(0), batch(2)))):
+        step = step_of(model, torch.optim.SGD(model.parameters(), lr=1.0), mixed_precision="fp16", max_grad_norm=0.5)
+        losses.append([step(each).loss.item() for each in batches][-1])
+        scale = step.state()["scale"]
+        assert scale == (2.0**15 if model is with_it else 2.0**16)
+    assert losses[0] == losses[1]
+    assert torch.equal(with_it.places, without.places)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if is_installed(name)])
+def test_every_optimizer_moves_as_in_a_plain_loop(name: str) -> None:
+    """Gradients that stay in one buffer are to an optimizer what gradients made anew for each step are."""
+    keys: Any = SimpleNamespace(optimizer=name, optimizer_config={}, learning_rate=0.01)
+    ours, plain = (Places().to(parameter_dtype(name)) for _ in range(2))
+    step = step_of(ours, build_optimizer(keys, list(ours.parameters())))
+    optimizer = build_optimizer(keys, list(plain.parameters()))
+    for number in range(4):
+        step(batch(number))
+        target = normal(5, Stream.NOISE, number, IDS, SHAPE) - latents()
+        flow.flow_loss(plain.places.expand(3, -1, -1, -1), target, "l2", 0.1, None).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert not torch.equal(ours.places, Places().places.to(ours.places.dtype))
+    assert torch.equal(ours.places, plain.places)
