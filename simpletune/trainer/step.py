@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
@@ -66,7 +66,8 @@ class TrainingStep:
 
     A step whose loss or gradient isn't finite leaves weights, optimizer and average as they were, and so does every
     step after it: where a GPU decides that by itself, steps are under way that the host hasn't seen the end of. (On
-    CUDA only the capturable optimizers can be told so; the others move, and nothing of it is saved.)
+    CUDA only the capturable optimizers can be told so; the others move, and nothing of it is saved. In fp16 the loss
+    scaler leaves out single steps instead.)
 
     `graphs`: captures micro batches and, with `update_captured`, the update; None computes everything anew each time.
     `on_compile_error`: what to predict with from then on when `predict` can't be compiled; it may raise instead.
@@ -156,7 +157,7 @@ class TrainingStep:
         )
         try:
             return self._run("micro", self._micro, inputs, self._graphs)[0]
-        except TorchDynamoException as error:
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             if self._on_compile_error is None:
                 raise
             self._predict = self._on_compile_error(error)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import FailOnRecompileLimitHit, InternalTorchDynamoError
 
 from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
@@ -68,12 +69,28 @@ def latents() -> Tensor:
     return torch.sin(torch.arange(3 * 24.0)).view(3, *SHAPE)
 
 
-def step_of(model: Places, optimizer: torch.optim.Optimizer, ema: Ema | None = None, **changes: Any) -> TrainingStep:
+def step_of(
+    model: Places,
+    optimizer: torch.optim.Optimizer,
+    *,
+    predict: Any = None,
+    ema: Ema | None = None,
+    on_compile_error: Any = None,
+    **changes: Any,
+) -> TrainingStep:
     family: Any = PlacesFamily()
     processes: Any = SimpleNamespace(device=torch.device("cpu"), rank=0, sum=lambda _: None)
-    predict = partial(family.predict, model)
-    parameters = list(model.parameters())
-    return TrainingStep(settings(**changes), family, predict, parameters, optimizer, processes, None, ema=ema)
+    return TrainingStep(
+        settings(**changes),
+        family,
+        predict or partial(family.predict, model),
+        list(model.parameters()),
+        optimizer,
+        processes,
+        None,
+        ema=ema,
+        on_compile_error=on_compile_error,
+    )
 
 
 def take(model: Places, *batches: MicroBatch) -> tuple[StepResult, Tensor]:
@@ -144,7 +161,7 @@ def test_a_step_that_is_not_finite_moves_nothing_and_neither_do_those_after_it(m
     model = Places()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     ema = Ema(dict(model.named_parameters()), 0.9)
-    step = step_of(model, optimizer, ema, max_grad_norm=max_grad_norm)
+    step = step_of(model, optimizer, ema=ema, max_grad_norm=max_grad_norm)
 
     def state() -> list[Tensor]:
         kept = optimizer.state[model.places]
@@ -170,6 +187,25 @@ def test_a_step_that_overflows_in_fp16_is_left_out_and_the_next_one_counts_alone
         assert scale == (2.0**15 if model is with_it else 2.0**16)
     assert losses[0] == losses[1]
     assert torch.equal(with_it.places, without.places)
+
+
+@pytest.mark.parametrize("error", [InternalTorchDynamoError, FailOnRecompileLimitHit])
+def test_where_the_compiler_fails_the_step_is_computed_in_the_other_way(error: type[Exception]) -> None:
+    whole, expected = take(Places(), batch(7).micro_batches[0])
+    model, told = Places(), []
+
+    def fails(*_: Any) -> Tensor:
+        raise error("too many shapes")
+
+    def otherwise(raised: Exception) -> Any:
+        told.append(raised)
+        return partial(PlacesFamily().predict, model)
+
+    step = step_of(model, torch.optim.SGD(model.parameters(), lr=1.0), predict=fails, on_compile_error=otherwise)
+    assert step(batch(7)).loss == whole.loss
+    assert torch.equal(Places().places - model.places, expected)
+    step(batch(8))
+    assert [type(each) for each in told] == [error]
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if is_installed(name)])
