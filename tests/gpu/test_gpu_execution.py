@@ -142,6 +142,15 @@ def test_all_ways_follow_the_same_losses(precision: str, checkpointing: bool) ->
         assert made.graphs is None or made.graphs.count == 2  # the micro batch's and the update's
 
 
+def test_a_lora_on_the_last_blocks_only() -> None:
+    """What comes before them is computed without gradients."""
+    target = ["transformer_blocks.1.attn.*", "transformer_blocks.2.attn.*"]
+    expected = Made("eager", lora_target=target, gradient_checkpointing=True).train(0, STEPS)
+    assert Made("graph", lora_target=target, gradient_checkpointing=True).train(0, STEPS) == pytest.approx(
+        expected, rel=5e-3
+    )
+
+
 def test_the_average_follows_in_a_graph_too() -> None:
     averages = []
     for way in ("eager", "graph-eager"):
