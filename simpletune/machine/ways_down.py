@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, Plan, forecast
+from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, PHASES, TRAIN, VALIDATE, Plan, forecast, way_of
 from simpletune.machine.shapes import family_flavour
 
 _BITS = {"no_change": 16, "int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
@@ -49,15 +49,15 @@ class _Step:
     cost: str
 
 
-def ways_down(plan: Plan, limit_bytes: int) -> tuple[Change, ...] | None:
-    """The cheapest set of changes after which every phase fits into `limit_bytes`, cheapest first.
+def ways_down(plan: Plan, limit_bytes: int, phases: Collection[str] = PHASES) -> tuple[Change, ...] | None:
+    """The cheapest set of changes after which all of `phases` fit into `limit_bytes`, cheapest first.
 
     () when the plan fits as it is, None when nothing makes it fit. Only what lowers a phase that is over is changed,
     each key no further than needed; a change that turns out not to be needed beside a later one is left out.
     """
     found: dict[str, Change] = {}
     reached = plan
-    while (over := _over(reached, limit_bytes)) is not None:
+    while (over := _over(reached, limit_bytes, phases)) is not None:
         phase, size = over
         step = next((step for step in _steps(reached, phase) if _bytes(step.plan, phase) < size), None)
         if step is None:
@@ -68,22 +68,22 @@ def ways_down(plan: Plan, limit_bytes: int) -> tuple[Change, ...] | None:
             found[key] = Change(key, value, saved + (before.saves if before else 0), phase, step.cost)
             saved = 0  # what goes with it saves nothing of its own
         reached = step.plan
-    return _needed(plan, limit_bytes, sorted(found.values(), key=lambda change: _ORDER.index(change.key)))
+    return _needed(plan, limit_bytes, phases, sorted(found.values(), key=lambda change: _ORDER.index(change.key)))
 
 
-def _needed(plan: Plan, limit: int, changes: list[Change]) -> tuple[Change, ...]:
+def _needed(plan: Plan, limit: int, phases: Collection[str], changes: list[Change]) -> tuple[Change, ...]:
     """Without each change that the others make needless, the costliest tried first."""
     kept = list(changes)
     for change in reversed(changes):
-        others = [other for other in kept if other is not change]
-        if change.saves and _over(_with(plan, others), limit) is None:
+        others = [other for other in kept if other is not change and not _goes_with(other, change)]
+        if change.saves and _over(_with(plan, others), limit, phases) is None:
             kept = others
-    return tuple(change for change in kept if not _alone(change, kept))
+    return tuple(kept)
 
 
-def _alone(change: Change, kept: list[Change]) -> bool:
+def _goes_with(change: Change, other: Change) -> bool:
     """Accumulation makes up for a smaller batch, and is no change without it."""
-    return change.key == "gradient_accumulation_steps" and all(other.key != "train_batch_size" for other in kept)
+    return change.key == "gradient_accumulation_steps" and other.key == "train_batch_size"
 
 
 def _with(plan: Plan, changes: Iterable[Change]) -> Plan:
@@ -104,9 +104,10 @@ def applied(plan: Plan, change: Change) -> Plan:
     return replace(plan, **{change.key: change.value})
 
 
-def _over(plan: Plan, limit: int) -> tuple[str, int] | None:
-    """The first phase that doesn't fit, and its bytes."""
-    return next(((phase.phase, phase.bytes) for phase in forecast(plan).phases if phase.bytes > limit), None)
+def _over(plan: Plan, limit: int, phases: Collection[str]) -> tuple[str, int] | None:
+    """The first of the phases that doesn't fit, and its bytes."""
+    found = ((phase.phase, phase.bytes) for phase in forecast(plan).phases if phase.phase in phases)
+    return next(((name, size) for name, size in found if size > limit), None)
 
 
 def _bytes(plan: Plan, phase: str) -> int:
@@ -175,10 +176,13 @@ def _smaller_samples(plan: Plan, edges: Iterable[int]) -> Candidates:
 
 
 def _smaller_base(plan: Plan) -> Candidates:
+    compiled = way_of(plan).compiled  # which unpacks 4 and 2 bits at next to no cost
     costs = {
         "int8-quanto": "next to none was seen, neither in speed nor in loss",
-        "int4-quanto": "steps are up to half as long again, and the base is a little less exact",
-        "int2-quanto": "steps are up to twice as long, and the base is clearly less exact",
+        "int4-quanto": f"steps are {'a little longer' if compiled else 'up to half as long again'}, "
+        "and the base is a little less exact",
+        "int2-quanto": f"steps are {'a little longer' if compiled else 'up to twice as long'}, "
+        "and the base is clearly less exact",
     }
     for precision, cost in costs.items():
         if _BITS[precision] < _BITS[plan.base_model_precision]:

@@ -16,7 +16,8 @@ from torch import nn
 
 from simpletune.errors import EnvironmentNotReady, ModelUnavailable, OutOfMemory
 from simpletune.models import hub
-from simpletune.models.captioning import Describer, first_line, greedy, is_memory, quiet
+from simpletune.models.captioning import Describer, first_line, greedy, quiet
+from simpletune.models.memory import ran_out
 from simpletune.models.quantize import frozen_linear
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def load_describer(
         try:
             model = model.to(device).eval().requires_grad_(False)
         except RuntimeError as error:
-            if not is_memory(error):
+            if not ran_out(error):
                 raise
             hint = "use --quantize int8, a smaller --model, or --device cpu"
             raise OutOfMemory(f"{folder} doesn't fit into the memory of {device}", hint) from error

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from simpletune.errors import OutOfMemory, UsageError
+from simpletune.models.memory import ran_out
 
 PROMPT = (
     "Describe this picture in one to three sentences for somebody who can't see it: the subject, what it does, its "
@@ -70,7 +71,7 @@ class Describer:
             with quiet():
                 return self._describe(pictures)
         except RuntimeError as error:
-            if not is_memory(error):
+            if not ran_out(error):
                 raise
             problem = first_line(error)
         raise OutOfMemory(problem)  # out of the handler, which keeps the failed batch's tensors alive
@@ -143,11 +144,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def is_memory(error: RuntimeError) -> bool:
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 def first_line(error: BaseException) -> str:

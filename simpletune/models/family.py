@@ -62,7 +62,12 @@ class TextEncoders(Protocol):
 
 
 class LatentCoder(Protocol):
-    """A VAE, loaded."""
+    """A VAE, loaded.
+
+    `tile`: the side, in latents, of the tiles that pictures are decoded in because memory ran out; None: in one piece.
+    """
+
+    tile: int | None
 
     def encode(self, pixels: np.ndarray[Any, Any], keys: Sequence[str]) -> Tensor:
         """uint8 (B, P, P', 3) RGB -> latents (B, C, H, W), shifted and scaled as the transformer expects them.

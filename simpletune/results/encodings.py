@@ -9,9 +9,9 @@ import torch
 
 from simpletune.data.caches.cache import TensorCache
 from simpletune.data.caches.entries import text_key
-from simpletune.data.caches.pipeline import release
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
+from simpletune.models.memory import release
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings

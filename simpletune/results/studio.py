@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,10 @@ class Shot:
         return f"{self.name}-{self.width}x{self.height}-{self.seed}.png"
 
 
+DECODED = "decoded"
+"""The PNG entry of a picture that was decoded in tiles. Nobody plans that, so it has no say in whether it is done."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """A shot, where its picture goes, and all that the picture's PNG entries will say."""
@@ -55,17 +59,30 @@ class Planned:
     @property
     def done(self) -> bool:
         """Whether the picture is there, whole, and made as it would be made now."""
-        return read_description(self.path) == self.about
+        found = read_description(self.path)
+        return found is not None and {name: found[name] for name in found if name != DECODED} == self.about
+
+
+@dataclass
+class _Tiling:
+    """What one call of `take` leaves to the next: as `LatentCoder.tile`."""
+
+    tile: int | None = None
 
 
 @dataclass(frozen=True)
 class Studio:
-    """What decides pictures, apart from prompt, seed, size and weights. Nothing is loaded to have one."""
+    """What decides pictures, apart from prompt, seed, size and weights. Nothing is loaded to have one.
+
+    Where memory runs out while a picture is decoded, it and all later ones are decoded in tiles, which can be seen in
+    them a little. What was sampled is kept.
+    """
 
     settings: Settings  # the validation_* keys say how it samples
     family: Family
     files: ModelFiles
     device: torch.device
+    _tiling: _Tiling = field(default_factory=_Tiling, init=False, repr=False, compare=False)
 
     def plan(self, folder: Path, shots: Sequence[Shot], about: Mapping[str, str]) -> list[Planned]:
         """Every shot with its place in `folder`; `about` says which adapter it is taken with."""
@@ -97,20 +114,37 @@ class Studio:
         transformer: nn.Module,
         encodings: Mapping[str, TextEncoding],
         phase: Phase,
+        tell: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Sample and save them in order, each file whole or not at all; `stopped` is asked before each.
 
-        encodings: by prompt, B = 1, on any device; the negative prompt's is among them.
+        encodings: by prompt, B = 1, on any device; the negative prompt's is among them. `tell` takes a line for people
+        when pictures begin to be decoded in tiles.
         """
         vae = self.family.load_vae(self.files, self.settings, self.device)
+        vae.tile = self._tiling.tile
         with sampling(transformer):
             for planned in todo:
                 if stopped():
                     break
                 planned.path.parent.mkdir(parents=True, exist_ok=True)
-                save_picture(planned.path, self._sample(transformer, vae, encodings, planned.shot), planned.about)
+                pixels = self._sample(transformer, vae, encodings, planned.shot)
+                save_picture(planned.path, pixels, {**planned.about, **self._decoding(vae, planned.shot, tell)})
                 phase.advance()
+
+    def _decoding(self, vae: LatentCoder, shot: Shot, tell: Callable[[str], None]) -> dict[str, str]:
+        """What the PNG says of how the picture was decoded; people are told when that has changed."""
+        if vae.tile is None:
+            return {}
+        side = vae.tile * self.family.vae_scale_factor
+        if vae.tile != self._tiling.tile:
+            tell(
+                f"out of memory while decoding a picture: from now on in tiles of {side} pixels, which can differ a "
+                "little in tone and show their seams; smaller pictures avoid it"
+            )
+            self._tiling.tile = vae.tile
+        return {DECODED: f"in tiles of {side} pixels"} if max(shot.width, shot.height) > side else {}
 
     def _here(self, encoding: TextEncoding) -> TextEncoding:
         return TextEncoding(encoding.prompt_embeds.to(self.device), encoding.pooled_prompt_embeds.to(self.device))

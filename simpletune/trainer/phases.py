@@ -36,6 +36,8 @@ class PhaseLog:
         self._phases: dict[str, Phase] = {}
         self._open: list[Phase] = []
         self._since = time.perf_counter()
+        self.failed: str | None = None
+        """The innermost phase that an error ended."""
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -44,6 +46,9 @@ class PhaseLog:
         self._open.append(self._phases.setdefault(name, Phase(name)))
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             self._settle()
             self._open.pop()

@@ -16,12 +16,10 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
-from simpletune.errors import ConfigError, Interrupted, OutOfMemory, Terminated
+from simpletune.errors import ConfigError, Interrupted, Terminated
 from simpletune.models import components
 from simpletune.models.adapters import lora_targets
 from simpletune.models.lora_file import read_adapter
@@ -38,6 +36,7 @@ from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import find_checkpoint
 from simpletune.trainer.session import Session, open_session
+from simpletune.trainer.short_memory import explained
 
 
 @dataclass(frozen=True)
@@ -59,14 +58,15 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
     try:
         check_wanted(settings, processes.device)
         _make_folder(settings.output_dir)
-        with run_lock(settings.output_dir) if processes.is_main else nullcontext():
+        phases = PhaseLog(processes.device)
+        lock = run_lock(settings.output_dir) if processes.is_main else nullcontext()
+        with lock, explained(settings, preflight, phases, processes.device):
             found = find_checkpoint(settings, reporter)
             if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done
             check_start(settings, found)
             if processes.is_main:
                 checkpoint.remove_leftovers(settings.output_dir)
-            phases = PhaseLog(processes.device)
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
             session = open_session(settings, family, material, processes, phases, reporter, found)
@@ -74,8 +74,6 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
                 with stop_requests() as stop, phases.measure("train"):
                     loop(session, stop)
                 return finish(session)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(settings, error) from error
     finally:
         processes.close()
 
@@ -157,19 +155,3 @@ def _end_early(session: Session, signalled: int) -> None:
     if signalled == signal.SIGTERM:
         raise Terminated(message, hint)
     raise Interrupted(message, hint)
-
-
-def _out_of_memory(settings: Settings, error: torch.OutOfMemoryError) -> OutOfMemory:
-    """Name the cheapest setting that still lowers the need."""
-    if not settings.gradient_checkpointing:
-        hint = 'set "gradient_checkpointing" to true: activations are then recomputed instead of kept'
-    elif settings.train_batch_size > 1:
-        hint = (
-            f'lower "train_batch_size" from {settings.train_batch_size} and raise "gradient_accumulation_steps" '
-            "by as much: the result is the same"
-        )
-    elif settings.base_model_precision in {"no_change", "int8-quanto", "fp8-quanto"}:
-        hint = 'set "base_model_precision" to "int4-quanto", or lower "resolution"'
-    else:
-        hint = 'lower "resolution" or "lora_rank"'
-    return OutOfMemory(f"the device's memory is full: {str(error).splitlines()[0]}", hint)

@@ -56,7 +56,12 @@ class Validation:
         if todo:
             with self.reporter.phase(f"Sampling {folder.name}", len(todo), "image") as phase:
                 self.studio.take(
-                    todo, self.transformer, self.encodings, phase, lambda: stop is not None and stop.requested
+                    todo,
+                    self.transformer,
+                    self.encodings,
+                    phase,
+                    self.reporter.note,
+                    lambda: stop is not None and stop.requested,
                 )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simpletune.data.caches.cache import Stored, TensorCache
 from simpletune.data.caches.entries import latent_key, listed
-from simpletune.data.caches.pipeline import Halving, Writer, damaged, read_ahead, release, stacked, to_host, writing
+from simpletune.data.caches.pipeline import Halving, Writer, damaged, read_ahead, stacked, to_host, writing
 from simpletune.data.caches.preparation import Fault, Job, Made
 from simpletune.data.caches.unreadable import Unreadable
 from simpletune.data.caches.users import LATENTS as LATENTS_NOTE
@@ -26,6 +26,7 @@ from simpletune.data.caches.workers import preparing, processors
 from simpletune.data.scan import Exclusion, Sample, ScanResult
 from simpletune.data.sources import Source, shown
 from simpletune.errors import DataError
+from simpletune.models.memory import release
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
@@ -94,7 +95,7 @@ def fill_latent_cache(
 
 @dataclass
 class _Vae:
-    """The VAE, loaded when the first picture needs it."""
+    """The VAE, to be loaded when the first picture needs it."""
 
     family: Family
     files: ModelFiles
@@ -102,9 +103,12 @@ class _Vae:
     device: torch.device
     loaded: LatentCoder | None = None
 
-    def encode(self, batch: Sequence[_Prepared]) -> Tensor:
+    def load(self) -> None:
         if self.loaded is None:
             self.loaded = self.family.load_vae(self.files, self.settings, self.device)
+
+    def encode(self, batch: Sequence[_Prepared]) -> Tensor:
+        assert self.loaded is not None
         pixels = stacked([item.pixels for item in batch], self.device)
         return self.loaded.encode(pixels, [item.stored.key for item in batch])
 
@@ -165,10 +169,11 @@ class _Pictures:
             return
         jobs = [self._job(sample, again) for sample in ordered]
         size = vae.settings.vae_batch_size
-        batches = Halving(size, "vae_batch_size", self.reporter)
+        batches = Halving(size, "vae_batch_size", vae.device, self.reporter)
         with writing() as writer, self.reporter.phase(self.title, len(ordered), "image") as phase:
             with closing(self._prepared(ordered, jobs, size, phase)) as prepared:
                 for group in _groups(prepared, size):
+                    vae.load()
                     for batch, latents in batches.run(group, vae.encode, self.of_bucket[group[0].sample.bucket]):
                         _write(batch, latents, writer)
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from simpletune.data.caches.cache import Stored, TensorCache
 from simpletune.data.caches.entries import text_key
-from simpletune.data.caches.pipeline import Halving, absent, release, to_host, writing
+from simpletune.data.caches.pipeline import Halving, absent, to_host, writing
 from simpletune.data.caches.users import CAPTIONS, leave_note
 from simpletune.models.family import TextEncoding
+from simpletune.models.memory import release
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings, TextEmbeds
@@ -90,7 +91,7 @@ def encode_captions(
 ) -> None:
     """Load the encoders, write the entry of each caption, and drop the encoders again."""
     encoders = family.load_text_encoders(model_files, settings, device, reporter)
-    batches = Halving(settings.text_encoder_batch_size, "text_encoder_batch_size", reporter)
+    batches = Halving(settings.text_encoder_batch_size, "text_encoder_batch_size", device, reporter)
     with writing() as writer, reporter.phase("Encoding captions", len(captions), "caption") as phase:
         for batch, encoding in batches.run(captions, encoders.encode, len(stored)):
             arriving = _Arriving(family, encoding)

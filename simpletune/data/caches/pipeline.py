@@ -5,7 +5,6 @@ On a GPU nothing here waits for the device: a batch is launched while the one be
 
 from __future__ import annotations
 
-import gc
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor
 from simpletune.data.caches.cache import Stored
 from simpletune.data.caches.entries import listed
 from simpletune.errors import DataError, OutOfMemory
+from simpletune.models.memory import ran_out, release
 
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
@@ -34,19 +34,23 @@ R = TypeVar("R")
 class Halving:
     """Runs an encoder over batches whose size is halved, for good, each time one doesn't fit into memory.
 
-    Numbers differ in their last bits with a batch's shape. So that a run which goes on after a kill gives what one that
-    was left alone would have, a batch is filled up with copies of its last item.
+    Nothing is encoded twice: what is done when memory runs out stays done. Numbers differ in their last bits with a
+    batch's shape. So that a run which goes on after a kill gives what one that was left alone would have, a batch is
+    filled up with copies of its last item.
     """
 
-    def __init__(self, size: int, key: str, reporter: Reporter) -> None:
+    def __init__(self, size: int, key: str, device: torch.device, reporter: Reporter) -> None:
         self._size = size
         self._key = key
+        self._device = device
         self._reporter = reporter
+        self._too_large: int | None = None  # the size that memory first ran out with, until it has been told
 
     def run(self, items: Sequence[T], encode: Callable[[Sequence[T]], R], of: int) -> Iterator[tuple[Sequence[T], R]]:
         """(batch, its encoding), over all items in order; the encoding may have more rows than the batch.
 
         of: how many items of this shape there are in all, those that are cached counted; no batch is filled beyond.
+        Raises OutOfMemory, caused by what the device said, when one item alone doesn't fit.
         """
         position = 0
         while position < len(items):
@@ -54,23 +58,33 @@ class Halving:
             copies = [batch[-1]] * (min(self._size, of) - len(batch))
             try:
                 result = encode([*batch, *copies])
-            except torch.OutOfMemoryError as error:
-                problem = str(error).splitlines()[0]
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
+                full = error.with_traceback(None)  # which keeps the failed batch's tensors alive
             else:
+                self._tell()
                 yield batch, result
                 position += len(batch)
                 continue
-            self._halve(
-                len(batch) + len(copies), problem
-            )  # out of the handler, which keeps the failed batch's tensors alive
+            self._halve(len(batch) + len(copies), full)
 
-    def _halve(self, tried: int, problem: str) -> None:
+    def _halve(self, tried: int, full: RuntimeError) -> None:
         if tried == 1:
-            hint = "close what else uses the device, lower the resolution, or set device to cpu"
-            raise OutOfMemory(f"out of memory while encoding with {self._key} 1 ({problem})", hint)
+            message = f"out of memory while encoding with {self._key} 1"
+            raise OutOfMemory(message, 'close what else uses the device, or set "device" to "cpu"') from full
+        self._too_large = self._too_large or tried
         self._size = tried // 2
-        release(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        self._reporter.note(f"out of memory with a batch of {tried}: going on with {self._key} {self._size}")
+        release(self._device)
+
+    def _tell(self) -> None:
+        """Say, once the size that fits is found, what it is and how to begin with it."""
+        if self._too_large is not None:
+            self._reporter.note(
+                f"out of memory with a batch of {self._too_large}: going on with {self._size}, and nothing is lost; "
+                f'to begin with that, set "{self._key}" to {self._size}'
+            )
+            self._too_large = None
 
 
 class Writer:
@@ -181,10 +195,3 @@ def damaged(stored: Mapping[T, Stored], what: str, reporter: Reporter) -> list[T
         named = "1 damaged cache entry is" if len(found) == 1 else f"{len(found)} damaged cache entries are"
         reporter.warn(f"{named} encoded again ({what}s)")
     return found
-
-
-def release(device: torch.device) -> None:
-    """Give back the memory of what was dropped just before."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -13,11 +13,11 @@ from torch import Tensor
 from simpletune.data.caches.cache import Stored
 from simpletune.data.caches.encode_pictures import LATENTS
 from simpletune.data.caches.encode_text import StoredText
-from simpletune.data.caches.pipeline import release
 from simpletune.data.caches.preparation import Fault, Job, make
 from simpletune.data.sources import Source, shown
 from simpletune.errors import DataError
 from simpletune.models.family import TextEncoding
+from simpletune.models.memory import ran_out, release
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
@@ -92,8 +92,10 @@ class Repair:
     def _somewhere(self, encode: Callable[[torch.device], T]) -> T:
         try:
             return encode(self.device)
-        except torch.OutOfMemoryError:
-            pass  # the CPU's turn is outside of the handler, which keeps what filled the memory alive
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
+            # the CPU's turn is outside of the handler, which keeps what filled the memory alive
         finally:
             release(self.device)
         self.reporter.note("the device's memory is too short for that now: it is done on the processor")

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 
-from simpletune.data.caches.pipeline import read_ahead, release
+from simpletune.data.caches.pipeline import read_ahead
 from simpletune.data.captioning.text import clean, with_trigger
 from simpletune.data.images import load_rgb
 from simpletune.data.sources import ImageFile, Listing, Source, SourceError, shown
 from simpletune.errors import DataError, Interrupted, OutOfMemory
 from simpletune.models.caption_loading import choose_device, find_model, load_describer
 from simpletune.models.captioning import Answer, Describer, fitted
+from simpletune.models.memory import release
 
 if TYPE_CHECKING:
     from PIL.Image import Image
