@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,9 @@ from simpletune.models.parts import Part, digest, folder_identity, open_part, pa
 from simpletune.models.quantize import all_but
 from simpletune.models.runtime import free_memory
 from simpletune.models.sd3_forward import SD3Forward, attention_bytes
+from simpletune.models.streaming import StreamedT5
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
+from simpletune.models.text_in_turn import TextEncodersInTurn, load_encoders
 
 if TYPE_CHECKING:
     from simpletune.models.family import LatentCoder
@@ -71,22 +73,31 @@ class SD3:
 
     def load_text_encoders(
         self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
-    ) -> SD3TextEncoders:
-        dtype, loaded = compute_dtype(settings), []
-        for number, (name, precision) in enumerate(_text_precisions(settings).items(), start=1):
-            encoder = _load(
-                open_part(files, name),
-                reporter,
-                device=device,
-                dtype=dtype,
-                precision=precision,
-                quantize_via=settings.quantize_via,
-                key=f"text_encoder_{number}_precision",
-            )
-            loaded.append((load_tokenizer(part_folder(files, _tokenizers(settings)[number - 1])), encoder))
-        clips, t5 = tuple(loaded[:2]), loaded[2] if settings.use_t5 else None
+    ) -> SD3TextEncoders | TextEncodersInTurn:
+        precisions, dtype = _text_precisions(settings), compute_dtype(settings)
         lengths = _clip_tokens(files), settings.tokenizer_max_length
-        return SD3TextEncoders(clips, t5, *lengths, _text_width(files), device, dtype)
+        frame = SD3TextEncoders((), None, *lengths, _text_width(files), device, dtype)
+
+        def how(name: str) -> dict[str, Any]:
+            key = f"text_encoder_{architecture.ENCODER_PARTS.index(name) + 1}_precision"
+            via = settings.quantize_via
+            return {"device": device, "dtype": dtype, "precision": precisions[name], "quantize_via": via, "key": key}
+
+        def load(numbers: Sequence[int]) -> list[tuple[Any, nn.Module]]:
+            names = [architecture.ENCODER_PARTS[number] for number in numbers]
+            return [(_tokenizer(files, name), _load(open_part(files, name), reporter, **how(name))) for name in names]
+
+        def stream() -> StreamedT5:
+            part = open_part(files, "text_encoder_3")
+            empty = part.empty_module()
+            source = weights_for(part, empty)
+
+            def fill(module: nn.Module, progress: Progress) -> None:
+                stream_into(module, source, progress=progress, **how(part.name))
+
+            return StreamedT5(_tokenizer(files, part.name), empty, fill, device, dtype)
+
+        return load_encoders(frame, load, stream, settings, reporter)
 
     def pack_text(self, encoding: TextEncoding) -> dict[str, Tensor]:
         return pack(encoding)
@@ -235,6 +246,10 @@ def _text_precisions(settings: Settings) -> dict[str, str]:
 
 def _tokenizers(settings: Settings) -> tuple[str, ...]:
     return architecture.TOKENIZER_PARTS if settings.use_t5 else architecture.TOKENIZER_PARTS[:2]
+
+
+def _tokenizer(files: ModelFiles, encoder: str) -> Any:
+    return load_tokenizer(part_folder(files, encoder.replace("text_encoder", "tokenizer")))
 
 
 def _clip_tokens(files: ModelFiles) -> int:

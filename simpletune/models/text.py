@@ -13,7 +13,7 @@ Shapes: B captions, L tokens, D features, E pooled features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from simpletune.models.family import TextEncoding
 
 @dataclass(frozen=True)
 class SD3TextEncoders:
-    """The encoders on one device; `t5` is None when the run doesn't use it."""
+    """Encoders that are on one device together; `t5` is None when the run doesn't use it."""
 
     clips: tuple[tuple[Any, nn.Module], ...]  # (tokenizer, encoder) of CLIP-L and CLIP-G
     t5: tuple[Any, nn.Module] | None
@@ -41,29 +41,44 @@ class SD3TextEncoders:
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextEncoding:
         """prompt_embeds (B, clip_tokens + t5_tokens, D) and pooled_prompt_embeds (B, E) in the compute dtype."""
+        clip_BCD, pooled_BE = self.clip_states(captions)
+        return self.joined(clip_BCD, pooled_BE, self.t5_states(captions))
+
+    def encode_batches(self, batches: Sequence[Sequence[str]]) -> Iterator[TextEncoding]:
+        return map(self.encode, batches)
+
+    @torch.no_grad()
+    def clip_states(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Both CLIPs' states side by side, (B, clip_tokens, up to D), and their pooled states, (B, E)."""
         encoded = [self._clip(tokenizer, encoder, captions) for tokenizer, encoder in self.clips]
-        states_BLD = torch.cat([states for states, _ in encoded], dim=-1)
-        states_BLD = functional.pad(states_BLD, (0, self.width - states_BLD.shape[-1]))
-        pooled_BE = torch.cat([pooled for _, pooled in encoded], dim=-1)
-        return TextEncoding(torch.cat([states_BLD, self._t5(captions)], dim=-2), pooled_BE)
+        states, pooled = zip(*encoded, strict=True)
+        return torch.cat(states, dim=-1), torch.cat(pooled, dim=-1)
 
-    def _clip(self, tokenizer: Any, encoder: nn.Module, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        output = encoder(self._token_ids(tokenizer, captions, self.clip_tokens), output_hidden_states=True)
-        return output.hidden_states[-2].to(self.dtype), output[0]
-
-    def _t5(self, captions: Sequence[str]) -> Tensor:
+    @torch.no_grad()
+    def t5_states(self, captions: Sequence[str]) -> Tensor:
+        """(B, t5_tokens, D); zeros without T5."""
         if self.t5 is None:
             return torch.zeros(len(captions), self.t5_tokens, self.width, device=self.device, dtype=self.dtype)
         tokenizer, encoder = self.t5
-        states_BLD: Tensor = encoder(self._token_ids(tokenizer, captions, self.t5_tokens))[0]
+        states_BLD: Tensor = encoder(token_ids(tokenizer, captions, self.t5_tokens).to(self.device))[0]
         return states_BLD.to(self.dtype)
 
-    def _token_ids(self, tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
-        tokens = tokenizer(
-            list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        ids_BL: Tensor = tokens.input_ids
-        return ids_BL.to(self.device)
+    def joined(self, clip_BCD: Tensor, pooled_BE: Tensor, t5_BLD: Tensor) -> TextEncoding:
+        """What the transformer is told, of what the encoders said."""
+        padded_BCD = functional.pad(clip_BCD, (0, self.width - clip_BCD.shape[-1]))
+        return TextEncoding(torch.cat([padded_BCD, t5_BLD], dim=-2), pooled_BE)
+
+    def _clip(self, tokenizer: Any, encoder: nn.Module, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids_BL = token_ids(tokenizer, captions, self.clip_tokens).to(self.device)
+        output = encoder(ids_BL, output_hidden_states=True)
+        return output.hidden_states[-2].to(self.dtype), output[0]
+
+
+def token_ids(tokenizer: Any, captions: Sequence[str], length: int) -> Tensor:
+    """(B, length) on the CPU: cut or filled up to `length` tokens."""
+    tokens = tokenizer(list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    ids_BL: Tensor = tokens.input_ids
+    return ids_BL
 
 
 _CLIP_STATES, _T5_STATES, _POOLED, _SHAPE = "clip_states", "t5_states", "pooled", "shape"

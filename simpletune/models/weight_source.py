@@ -65,7 +65,7 @@ class WeightSource:
     @property
     def total_bytes(self) -> int:
         """Size of the files, headers included."""
-        return sum(path.stat().st_size for path in self.paths)
+        return sum(map(_size, self.paths))
 
     def read(self, name: str) -> Tensor:
         """The tensor on the CPU, in the file's dtype; it may share the mapped file's memory, so copy it to keep it."""
@@ -162,6 +162,15 @@ def fingerprint(path: Path) -> str:
                 digest.update(file.read(_SAMPLE_BYTES))
             return digest.hexdigest()
     except OSError as error:
-        raise ModelUnavailable(
-            f"{path} can't be read: {error.strerror}", "check the path and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ModelUnavailable:
+    return ModelUnavailable(f"{path} can't be read: {error.strerror}", "check the path and its permissions")
