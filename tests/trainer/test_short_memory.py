@@ -16,9 +16,12 @@ from simpletune.errors import OutOfMemory
 from simpletune.machine.estimate import GIB
 from simpletune.machine.forecast import PhaseMemory, Plan, forecast
 from simpletune.machine.ways_down import Change, applied
+from simpletune.models import latents
 from simpletune.models.memory import ran_out
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
+from simpletune.results.pictures import read_description
+from simpletune.results.studio import Planned, Shot
 from simpletune.trainer import short_memory
 from simpletune.trainer.launch import launch
 from simpletune.trainer.short_memory import Shortage, out_of_memory, remedies
@@ -176,3 +179,39 @@ def test_a_run_ends_with_one_error_that_names_the_phase(
     assert caught.value.message.startswith(f"out of memory while {doing}; it takes ")
     assert caught.value.hint
     assert not (made.output / ".run.lock").exists()
+
+
+def test_validation_pictures_are_decoded_in_tiles_and_say_so(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    tried: list[int] = []
+
+    class Listener(SilentReporter):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def no_room(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        tried.append(given[0].shape[-1])
+        if tried[-1] > 4:
+            full()
+
+    def loaded(self: SD3, *given: Any) -> Any:
+        vae = original(self, *given)
+        vae.module.decoder.register_forward_pre_hook(no_room)
+        return vae
+
+    original = SD3.load_vae
+    monkeypatch.setattr(SD3, "load_vae", loaded)
+    monkeypatch.setattr(latents, "_SMALLEST_TILE", 4)
+    made = project(max_train_steps=1, validation_prompt="a red ball")
+    launch(made.config, (), Listener())
+    assert [note for note in notes if "decoding" in note] == [
+        "out of memory while decoding a picture: from now on in tiles of 32 pixels, which can differ a little in tone "
+        "and show their seams; smaller pictures avoid it"
+    ]
+    assert tried.count(8) == 2, "tried in one piece twice at the first picture, and never again"
+    taken = sorted((made.output / "samples").rglob("*.png"))
+    assert len(taken) == 2
+    for path in taken:
+        about = read_description(path) or {}
+        assert about.pop("decoded") == "in tiles of 32 pixels"
+        assert Planned(Shot("", "", 64, 64, 42), path, about).done, "made in tiles, but as planned: it is kept"
