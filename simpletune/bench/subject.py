@@ -15,8 +15,9 @@ from simpletune.config.families import FAMILIES
 from simpletune.config.settings import Settings
 from simpletune.data.forecast import sketch
 from simpletune.machine.devices import Device, compute_precision, devices, usable_memory
-from simpletune.machine.forecast import Plan
+from simpletune.machine.forecast import Plan, on_device
 from simpletune.machine.hardware import look
+from simpletune.machine.toolchain import gap
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Subject:
     @property
     def plan(self) -> Plan:
         """What the estimates depend on."""
-        return replace(sketch(self.settings), bucket=self.size)
+        plan = replace(sketch(self.settings), bucket=self.size, steps=self.extent.steps)
+        return on_device(plan, self.device, can_compile=gap(self.device.kind) is None)
 
     @property
     def is_tiny(self) -> bool:

@@ -65,4 +65,7 @@ def sketch(settings: Settings) -> Plan:
         captions=_MANY,
         steps=settings.max_train_steps or _MANY,
         checkpoints=settings.checkpoints_total_limit,
+        lora_dropout=settings.lora_dropout,
+        execution=settings.execution,
+        device=settings.device,
     )

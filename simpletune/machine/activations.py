@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from simpletune.config.architecture import clip_tokens, component_config
+from simpletune.machine.allocator import maps_in_pages
 from simpletune.machine.shapes import count, lora_layers, part_tensors, quantized_layers
 
 COMPUTE_BYTES = {"bf16": 2, "fp16": 2, "no": 4}
@@ -30,6 +31,13 @@ _OUTSIDE_BLOCKS = 16  # embedding, output projection, loss
 _SAMPLING_BLOCK = 26  # the one block at work when nothing is kept
 _UNPACKED = 1.6  # bytes a number of the largest quantized matrix, unpacked for a product
 
+# The same of a compiled block, which recomputes what is cheap: its input, queries, keys and values, attention's result,
+# the state before the feed-forward and the feed-forward's inner state before its activation, ten numbers in all.
+_COMPILED_BLOCK = 20
+_COMPILED_NORM = 6  # queries, keys and values before queries and keys are normed, as one product (SD3.5)
+_COMPILED_SECOND = 14  # of the image's tokens: those and their norms, values, the result, the state between
+_ATTENTION_RESULT = 2  # of one attention
+
 _ENCODE_PIXEL, _DECODE_PIXEL = 12.1, 18.8  # bytes a pixel and a channel of the VAE's widest map
 
 # Of T5: bytes a token and a number of either width, and bytes a pair of tokens and a head.
@@ -46,6 +54,9 @@ _TEXT_STREAM = ("attn.add_", "attn.to_add_out", "ff_context", "norm1_context")
 _KEPT_SPLIT, _MUCH_KEPT_SPLIT, _MUCH_KEPT = 0.1, 0.045, 4 << 30
 _AT_WORK_SPLIT, _ADAPTER_SPLIT, _TRAIN_SLACK = 0.3, 0.25, 90 << 20
 _TEXT_SPLIT, _TEXT_SLACK = 0.25, 200 << 20
+# The same of the compiled step. Where memory is mapped in pages holes are given back; elsewhere a part of what is kept
+# is lost. Fitted to nine rows: docs/performance.md.
+_COMPILED_SLACK, _UNMAPPED_SPLIT = 350 << 20, 0.12
 
 
 def text(flavour: str, captions: int, t5_tokens: int, use_t5: bool, t5_precision: str, mixed_precision: str) -> int:
@@ -93,7 +104,7 @@ def training(
     their bytes. A checkpointed block keeps its input and is recomputed when the backward pass gets to it, which frees
     the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the other.
     """
-    blocks = [sum(n * bytes_ for n, bytes_ in zip(tokens, each, strict=True)) for each in _blocks(flavour, *lora)]
+    blocks = [_on(tokens, each) for each in _blocks(flavour, *lora)]
     checkpointed = range(0, len(blocks), checkpointed_every) if checkpointed_every else range(0)
     kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
     kept += len(checkpointed) * _BLOCK_INPUT * sum(tokens)
@@ -103,6 +114,36 @@ def training(
     end = (gradients, (outside + blocks[0]) * scale)
     held, at_work = max(begin, end, key=sum)
     return round(held), round(at_work)
+
+
+def compiled_training(
+    flavour: str,
+    tokens: tuple[int, int],
+    checkpointed_every: int | None,
+    lora: tuple[str | tuple[str, ...], int],
+    mixed_precision: str,
+    keeps_attention: bool,
+) -> tuple[int, int]:
+    """`training`, of the compiled step: without its gradients, which have a buffer of their own all the time.
+
+    keeps_attention: checkpointed blocks keep attention's results beside their input.
+    """
+    blocks = [_on(tokens, each) for each in _compiled_blocks(flavour, *lora)]
+    checkpointed = range(0, len(blocks), checkpointed_every) if checkpointed_every else range(0)
+    kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
+    kept += len(checkpointed) * _BLOCK_INPUT * sum(tokens)
+    if keeps_attention:
+        results = _attention_results(flavour)
+        kept += sum(_on(tokens, results[place]) for place in checkpointed)
+    at_work = _OUTSIDE_BLOCKS * sum(tokens) + (blocks[-1] if len(blocks) - 1 in checkpointed else 0)
+    scale = transformer_width(flavour) * COMPUTE_BYTES[mixed_precision] / 2
+    return round(kept * scale), round(at_work * scale)
+
+
+def attention_bytes(flavour: str, image_tokens: int) -> int:
+    """What the results of all attentions take in 16 bits, of that many tokens: `sd3_forward.attention_bytes`."""
+    results = _attention_results(flavour)
+    return round(sum(image for image, _ in results) * image_tokens * transformer_width(flavour))
 
 
 def unpacked(flavour: str, precision: str, mixed_precision: str) -> int:
@@ -118,20 +159,71 @@ def training_slack(kept: int, at_work: int, adapter: int) -> int:
     return _TRAIN_SLACK + round(between_kept + _AT_WORK_SPLIT * at_work + _ADAPTER_SPLIT * adapter)
 
 
+def compiled_slack(kept: int, adapter: int) -> int:
+    """`training_slack`, of the compiled step."""
+    split = 0.0 if maps_in_pages() else _UNMAPPED_SPLIT * kept
+    return _COMPILED_SLACK + round(split + _ADAPTER_SPLIT * adapter)
+
+
+def _on(tokens: tuple[int, int], each: tuple[float, float]) -> float:
+    """So many image tokens and text tokens, at so much each."""
+    return tokens[0] * each[0] + tokens[1] * each[1]
+
+
 @lru_cache(maxsize=64)
 def _blocks(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[tuple[float, float], ...]:
     """What each block keeps: bytes an image token and a text token, for each number of the width."""
-    config = component_config_of(flavour, "transformer")
-    layers = lora_layers(flavour, target)
+    config, width = component_config_of(flavour, "transformer"), transformer_width(flavour)
     always = _BLOCK + (_QK_NORM if config["qk_norm"] is not None else 0)
     found = []
-    for block in range(config["num_layers"]):
+    for block, (image, text) in enumerate(_trained(flavour, target)):
+        second = _SECOND_ATTENTION if block in config["dual_attention_layers"] else 0
+        found.append((always + second + _lora_inputs(image, rank, width), always + _lora_inputs(text, rank, width)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _compiled_blocks(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[tuple[float, float], ...]:
+    """`_blocks`, of the compiled step: of LoRA's layers only the `rank` numbers between their two products."""
+    config, width = component_config_of(flavour, "transformer"), transformer_width(flavour)
+    always = _COMPILED_BLOCK + (_COMPILED_NORM if config["qk_norm"] is not None else 0)
+    found = []
+    for block, (image, text) in enumerate(_trained(flavour, target)):
+        second = _COMPILED_SECOND if block in config["dual_attention_layers"] else 0
+        between = [2 * rank * len(layers) / width for layers in (image, text)]
+        found.append((always + second + between[0], always + between[1]))
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def lora_numbers(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[int, int]:
+    """Numbers of the LoRA that every token of the picture passes, and of that which the caption's pass."""
+    tensors, found = part_tensors(flavour, "transformer"), [0, 0]
+    for layer in lora_layers(flavour, target):
+        if not layer.endswith(("norm1.linear", "norm1_context.linear")):
+            text = layer.split(".", 2)[-1].startswith(_TEXT_STREAM)
+            found[text] += rank * sum(tensors[f"{layer}.weight"])
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=16)
+def _attention_results(flavour: str) -> tuple[tuple[int, int], ...]:
+    """What each block's attentions result in: bytes an image token and a text token, for each number of the width."""
+    config = component_config_of(flavour, "transformer")
+    dual = config["dual_attention_layers"]
+    return tuple(
+        ((1 + (block in dual)) * _ATTENTION_RESULT, _ATTENTION_RESULT) for block in range(config["num_layers"])
+    )
+
+
+@lru_cache(maxsize=64)
+def _trained(flavour: str, target: str | tuple[str, ...]) -> tuple[tuple[list[str], list[str]], ...]:
+    """The layers with a LoRA in each block: of the image's stream, and of the text's."""
+    layers, found = lora_layers(flavour, target), []
+    for block in range(component_config_of(flavour, "transformer")["num_layers"]):
         trained = [layer.split(".", 2)[2] for layer in layers if layer.startswith(f"transformer_blocks.{block}.")]
         text = [layer for layer in trained if layer.startswith(_TEXT_STREAM)]
-        image = [layer for layer in trained if layer not in text]
-        second = _SECOND_ATTENTION if block in config["dual_attention_layers"] else 0
-        width = transformer_width(flavour)
-        found.append((always + second + _lora_inputs(image, rank, width), always + _lora_inputs(text, rank, width)))
+        found.append(([layer for layer in trained if layer not in text], text))
     return tuple(found)
 
 

@@ -15,5 +15,10 @@ def map_in_pages(environment: MutableMapping[str, str] = os.environ, platform: s
     Without this a few small tensors that outlive a phase hold on to gibibytes. To be called before torch is imported;
     what the user set stands. Only Linux has it.
     """
-    if platform == "linux" and not any(environment.get(name) for name in _NAMES):
+    if maps_in_pages(platform) and not any(environment.get(name) for name in _NAMES):
         environment[_NAMES[0]] = "expandable_segments:True"
+
+
+def maps_in_pages(platform: str = sys.platform) -> bool:
+    """Whether torch can map GPU memory in pages there."""
+    return platform == "linux"

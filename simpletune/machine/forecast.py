@@ -7,11 +7,14 @@ known. Nothing is loaded; torch isn't imported. `machine/estimate.py` has the ar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from simpletune.machine import activations, estimate
+from simpletune.machine.devices import Device
 from simpletune.machine.estimate import GIB
-from simpletune.machine.shapes import lora_parameters
+from simpletune.machine.execution import Known, Way, expected_way
+from simpletune.machine.shapes import lora_layers, lora_parameters
 
 ENCODE_TEXT, ENCODE_IMAGES, TRAIN, VALIDATE = "encode text", "encode images", "train", "validate"
 PHASES = (ENCODE_TEXT, ENCODE_IMAGES, TRAIN, VALIDATE)
@@ -22,7 +25,9 @@ class Plan:
     """What an estimate depends on. Names are those of config.json where it has the value.
 
     Sizes are (width, height) in pixels; `bucket` is the largest there is. `captions` counts different ones,
-    `checkpoints` those kept at once.
+    `checkpoints` those kept at once. Of the machine, as far as it is known (`on_device`): `capability` of the card,
+    `can_compile`: torch.compile lacks nothing, `keeps_attention`: there is room for attention's results, which a
+    compiled step then keeps where it recomputes the rest. Without it a forecast says what a run needs at least.
     """
 
     flavour: str
@@ -51,6 +56,12 @@ class Plan:
     captions: int
     steps: int
     checkpoints: int
+    lora_dropout: float = 0.0
+    execution: str = "auto"
+    device: str = "auto"
+    capability: tuple[int, int] | None = None
+    can_compile: bool = True
+    keeps_attention: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,46 @@ class Forecast:
         return next(phase for phase in self.phases if phase.phase == name)
 
 
+def on_device(plan: Plan, device: Device, *, can_compile: bool) -> Plan:
+    """The plan of a run on that device."""
+    return replace(plan, device=device.kind, capability=device.capability, can_compile=can_compile)
+
+
+def with_room_of(plan: Plan, usable: int | None) -> Plan:
+    """The plan of a run that can count on so many bytes of a device's memory: with attention's results kept or not.
+
+    The rule is that of `models/sd3.py`: a quarter of what is left beside the model.
+    """
+    if usable is None:
+        return plan
+    results = activations.attention_bytes(plan.flavour, plan.train_batch_size * estimate.image_tokens(*plan.bucket))
+    left = usable - _transformer(plan) - estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
+    return replace(plan, keeps_attention=results <= left / 4)
+
+
+def way_of(plan: Plan) -> Way:
+    """How the training step will run."""
+    return expected_way(
+        plan.execution,
+        Known(
+            device=plan.device,
+            capability=plan.capability,
+            can_compile=plan.can_compile,
+            mixed_precision=plan.mixed_precision,
+            base_model_precision=plan.base_model_precision,
+            as_modules=plan.lora_dropout > 0 or _has_lora_elsewhere(plan.flavour, plan.lora_target),
+            blocks=activations.component_config_of(plan.flavour, "transformer")["num_layers"],
+            passes=plan.steps * plan.gradient_accumulation_steps,
+        ),
+    )
+
+
+@lru_cache(maxsize=64)
+def _has_lora_elsewhere(flavour: str, target: str | tuple[str, ...]) -> bool:
+    """Whether layers outside of attention and feed-forward are trained, which `models/sd3_forward.py` doesn't know."""
+    return any(".attn" not in layer and ".ff" not in layer for layer in lora_layers(flavour, target))
+
+
 def forecast(plan: Plan) -> Forecast:
     """Every phase's peak and the disk that is taken, for the flavour's published shapes."""
     phases = (_encode_text(plan), _encode_images(plan), _train(plan), _validate(plan))
@@ -111,15 +162,48 @@ def _encode_images(plan: Plan) -> PhaseMemory:
 
 
 def _train(plan: Plan) -> PhaseMemory:
-    every = plan.gradient_checkpointing_interval if plan.gradient_checkpointing else None
-    text = estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
-    tokens = (plan.train_batch_size * estimate.image_tokens(*plan.bucket), plan.train_batch_size * text)
-    gradients = estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
-    kept, at_work = activations.training(
-        plan.flavour, tokens, every, (plan.lora_target, plan.lora_rank), gradients, plan.mixed_precision
+    adapter = _adapter(plan)
+    if way_of(plan).compiled:
+        kept, at_work = _held_compiled(plan)
+        slack = activations.compiled_slack(kept, adapter)
+    else:
+        kept, at_work = _held_eagerly(plan)
+        slack = activations.training_slack(kept, at_work, adapter)
+    return _phase(
+        TRAIN,
+        slack + _unpacked(plan),
+        weights=_transformer(plan),
+        activations=kept + at_work,
+        adapter=adapter + _gradients(plan),  # which have a buffer of their own
     )
-    other = activations.training_slack(kept, at_work, _adapter(plan)) + _unpacked(plan)
-    return _phase(TRAIN, other, weights=_transformer(plan), activations=kept + at_work, adapter=_adapter(plan))
+
+
+def _held_compiled(plan: Plan) -> tuple[int, int]:
+    lora = (plan.lora_target, plan.lora_rank)
+    return activations.compiled_training(
+        plan.flavour, _tokens(plan), _interval(plan), lora, plan.mixed_precision, plan.keeps_attention
+    )
+
+
+def _held_eagerly(plan: Plan) -> tuple[int, int]:
+    lora = (plan.lora_target, plan.lora_rank)
+    return activations.training(
+        plan.flavour, _tokens(plan), _interval(plan), lora, _gradients(plan), plan.mixed_precision
+    )
+
+
+def _tokens(plan: Plan) -> tuple[int, int]:
+    """Of a micro batch's pictures, and of their captions."""
+    text = estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
+    return plan.train_batch_size * estimate.image_tokens(*plan.bucket), plan.train_batch_size * text
+
+
+def _interval(plan: Plan) -> int | None:
+    return plan.gradient_checkpointing_interval if plan.gradient_checkpointing else None
+
+
+def _gradients(plan: Plan) -> int:
+    return estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
 
 
 def _validate(plan: Plan) -> PhaseMemory:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from simpletune.config.installed import TorchBuild, torch_build
 from simpletune.machine.gpus import Gpu, amd_gpus, cards_on_bus, driver_cuda, nvidia_gpus
+from simpletune.machine.toolchain import gap
 
 __all__ = ["Gpu", "Machine", "disk_free", "look", "memory", "usable_cpus"]
 
@@ -28,6 +29,7 @@ class Machine:
     system: "Linux", "Windows" or "Darwin" (a Mac). architecture: "x86_64", "aarch64", "arm64", "AMD64". wsl: 1 or 2
     inside Windows. visible_devices: CUDA_VISIBLE_DEVICES as it is set. gpu_problem: what nvidia-smi said instead of
     listing cards. driver_cuda: the newest CUDA version the driver runs. cards: the makers of cards on the bus.
+    can_compile: torch.compile lacks nothing it needs for a CUDA card.
     """
 
     gpus: tuple[Gpu, ...]
@@ -47,6 +49,7 @@ class Machine:
     gpu_problem: str | None = None
     driver_cuda: tuple[int, int] | None = None
     cards: frozenset[str] = frozenset()
+    can_compile: bool = True
 
 
 def look(folder: Path) -> Machine:
@@ -74,6 +77,7 @@ def look(folder: Path) -> Machine:
         gpu_problem=nvidia.problem,
         driver_cuda=driver_cuda() if nvidia.gpus else None,
         cards=cards_on_bus(),
+        can_compile=gap("cuda") is None,
     )
 
 

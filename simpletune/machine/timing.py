@@ -8,15 +8,16 @@ card, its figure stands in for the reckoned one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
 from simpletune.machine import bench_results, cards, estimate
-from simpletune.machine.activations import component_config_of, transformer_width
+from simpletune.machine.activations import component_config_of, lora_numbers, transformer_width
 from simpletune.machine.cards import Speed
-from simpletune.machine.forecast import Plan
+from simpletune.machine.execution import COMPILING
+from simpletune.machine.forecast import Plan, way_of
 from simpletune.machine.shapes import count, family_flavour, linear_layers, part_tensors, quantized_layers
 
 MEASURED_CARD = "NVIDIA H100"
@@ -43,17 +44,38 @@ class _Rate:
     load: float  # bytes a second of weights that are read and quantized
 
 
-# What an H100 reaches of its specification in this program's products and in what passes through its memory.
+@dataclass(frozen=True)
+class _Kernels:
+    """What a way of computing the transformer asks of the device and its host, by precision of the base if by that."""
+
+    products: float  # how many times as fast as `_Rate.operations` matrix products are
+    attention: float  # the same of attention
+    elementwise: float  # bytes a block's forward pass moves for each token and number of its width; backward twice
+    elementwise_again: float  # forward passes' worth of these that recomputing a block takes
+    unpack: Mapping[str, float]  # bytes a pass moves for each number of the weights
+    launch: Mapping[str, float]  # seconds the host takes to launch a block's kernels in one pass
+
+
+# What an H100 reaches of its specification in eager products and in what passes through its memory.
 _PRODUCTS, _MEMORY = 0.6, 0.8
 _FP32_PRODUCTS = 1 / 6  # of 16-bit ones, between a data centre's cards (1/15) and a desktop's (1/2)
-_ELEMENTWISE = 200  # bytes a block's forward pass moves for each token and number of its width; backward twice
-_UNPACK = {"no_change": 0, "int8-quanto": 5, "fp8-quanto": 5, "int4-quanto": 16, "int2-quanto": 20}  # bytes a number
-# Seconds the host takes to launch a block's kernels in one pass, by precision of the base.
-_LAUNCH = {
-    "no_change": 3.5e-3, "int8-quanto": 4.1e-3, "fp8-quanto": 5.2e-3, "int4-quanto": 6.3e-3, "int2-quanto": 8.0e-3
-}  # fmt: skip
+_EAGER = _Kernels(
+    products=1, attention=1, elementwise=200, elementwise_again=1,
+    unpack={"no_change": 0, "int8-quanto": 5, "fp8-quanto": 5, "int4-quanto": 16, "int2-quanto": 20},
+    launch={
+        "no_change": 3.5e-3, "int8-quanto": 4.1e-3, "fp8-quanto": 5.2e-3, "int4-quanto": 6.3e-3, "int2-quanto": 8.0e-3
+    },
+)  # fmt: skip
+# Products and attention as a profile shows them, the rest fitted to six measured steps; int2 was not measured. The host
+# takes what `SAVED_ALONE` leaves of the eager step's.
+_COMPILED = _Kernels(
+    products=0.70 / _PRODUCTS, attention=0.40 / _PRODUCTS, elementwise=62, elementwise_again=0.3,
+    unpack={"no_change": 6.0, "int8-quanto": 6.5, "fp8-quanto": 6.9, "int4-quanto": 8.2, "int2-quanto": 8.5},
+    launch=dict.fromkeys(_EAGER.launch, 2.3e-3),
+)  # fmt: skip
 _AGAIN = 1.4  # a checkpointed block's second forward pass, which also records what the backward pass needs
 _SECOND_ATTENTION_LAUNCH = 2.2  # a block with a second attention, against one without
+_SECOND_ATTENTION_MOVES = 1 / 3  # of what a block moves
 _TEXT_BATCH = 0.08  # seconds the host takes for a batch of captions
 _PIXEL_OPERATIONS, _PIXEL_BYTES = 13e6, 60e3  # of the VAE, a pixel encoded or decoded
 _START, _LOAD = 20.0, 3e9
@@ -126,6 +148,7 @@ def _rate(plan: Plan, speed: Speed) -> _Rate:
 def _phases(plan: Plan, rate: _Rate) -> tuple[float, ...]:
     return (
         rate.start,
+        COMPILING if way_of(plan).compiled else 0.0,
         _loading(plan, rate),
         _encoding_text(plan, rate),
         plan.pictures * _pixels_through_vae(plan.bucket, rate),
@@ -135,38 +158,64 @@ def _phases(plan: Plan, rate: _Rate) -> tuple[float, ...]:
 
 
 def _step(plan: Plan, rate: _Rate) -> float:
-    """An optimizer step: the device's work, or the host's launching of it where that takes longer."""
-    config = component_config_of(plan.flavour, "transformer")
-    blocks: int = config["num_layers"]
+    """An optimizer step: the device's work, or where no graph does it, the host's launching if that takes longer."""
+    way = way_of(plan)
+    kernels = _COMPILED if way.compiled else _EAGER
+    blocks: int = component_config_of(plan.flavour, "transformer")["num_layers"]
     interval = plan.gradient_checkpointing_interval
     again = -(-blocks // interval) / blocks if plan.gradient_checkpointing else 0.0
+    attention_again = 0.0 if way.compiled and plan.keeps_attention else again
     # Backward passes need the products once more (no weight is trained), the attention two and a half times.
-    work = plan.train_batch_size * _pass(plan, plan.bucket, rate, 2 + again, 3.5 + again, 3 + again)
-    numbers = sum(_products(plan.flavour, "transformer"))
-    work += (2 + again) * numbers * _UNPACK[plan.base_model_precision] / rate.bandwidth
-    return plan.gradient_accumulation_steps * max(work, (2 + _AGAIN * again) * _launch(plan, rate))
+    passes = _Passes(2 + again, 3.5 + attention_again, 3 + kernels.elementwise_again * again)
+    work = plan.train_batch_size * _work(plan, plan.bucket, rate, kernels, passes)
+    if way.compiled:  # which is fast enough for these to show; LoRA's own gradients are a third product
+        work += (3 + again) * plan.train_batch_size * _lora_work(plan, rate, kernels)
+    work += (2 + again) * sum(_products(plan.flavour, "transformer")) * _unpack(plan, kernels) / rate.bandwidth
+    launch = 0.0 if way.captured else (2 + _AGAIN * again) * _launch(plan, rate, kernels)
+    return plan.gradient_accumulation_steps * max(work, launch)
 
 
-def _pass(
-    plan: Plan, size: tuple[int, int], rate: _Rate, products: float = 1, attention: float = 1, memory: float = 1
-) -> float:
-    """So many forward passes' products, attention and memory traffic of one sample."""
+@dataclass(frozen=True)
+class _Passes:
+    """How many forward passes' worth of products, attention and memory traffic."""
+
+    products: float = 1
+    attention: float = 1
+    memory: float = 1
+
+
+def _work(plan: Plan, size: tuple[int, int], rate: _Rate, kernels: _Kernels, passes: _Passes) -> float:
+    """What the device takes for so many passes of one sample."""
     image, text = estimate.image_tokens(*size), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
-    width = transformer_width(plan.flavour)
-    blocks: int = component_config_of(plan.flavour, "transformer")["num_layers"]
+    config, width = component_config_of(plan.flavour, "transformer"), transformer_width(plan.flavour)
+    blocks: int = config["num_layers"]
     of_image, of_text = _products(plan.flavour, "transformer")
-    operations = products * 2 * (image * of_image + text * of_text)
-    operations += attention * 4 * (image + text) ** 2 * width * blocks
-    moved = memory * (image + text) * width * blocks * _ELEMENTWISE
-    return operations / rate.operations + moved / rate.bandwidth
+    products = passes.products * 2 * (image * of_image + text * of_text) / kernels.products
+    second: int = len(config["dual_attention_layers"])
+    pairs = blocks * (image + text) ** 2 + second * image**2
+    attention = passes.attention * 4 * pairs * width / kernels.attention
+    states = blocks * (image + text) + second * image * _SECOND_ATTENTION_MOVES
+    moved = passes.memory * states * width * kernels.elementwise
+    return (products + attention) / rate.operations + moved / rate.bandwidth
 
 
-def _launch(plan: Plan, rate: _Rate) -> float:
+def _lora_work(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:
+    """One product of a sample with each of LoRA's matrices."""
+    image, text = estimate.image_tokens(*plan.bucket), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
+    of_image, of_text = lora_numbers(plan.flavour, plan.lora_target, plan.lora_rank)
+    return 2 * (image * of_image + text * of_text) / kernels.products / rate.operations
+
+
+def _unpack(plan: Plan, kernels: _Kernels) -> float:
+    return kernels.unpack[plan.base_model_precision]
+
+
+def _launch(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:
     """What the host takes to launch one pass through all blocks."""
     config = component_config_of(plan.flavour, "transformer")
     second: int = len(config["dual_attention_layers"])
     blocks: float = config["num_layers"] - second + second * _SECOND_ATTENTION_LAUNCH
-    return rate.launch * blocks * _LAUNCH[plan.base_model_precision]
+    return rate.launch * blocks * kernels.launch[plan.base_model_precision]
 
 
 def _loading(plan: Plan, rate: _Rate) -> float:
@@ -195,7 +244,7 @@ def _validating(plan: Plan, rate: _Rate) -> float:
         times = 2 * times - 1
     one = 0.0
     for size in plan.validation_sizes:
-        step = max(2 * _pass(plan, size, rate), _launch(plan, rate))
+        step = max(2 * _work(plan, size, rate, _EAGER, _Passes()), _launch(plan, rate, _EAGER))
         one += plan.validation_num_inference_steps * step + 2 * _pixels_through_vae(size, rate)
     return times * plan.validation_prompts * plan.num_validation_images * one
 

@@ -4,7 +4,8 @@
 - compile: the transformer's blocks compiled
 - graph: the step captured in CUDA graphs, over compiled blocks where they can be had, else over eager kernels
 
-All compute the same; what differs is how long a step takes, and how long it takes until the first one.
+All compute the same; what differs is how long a step takes, and how long it takes until the first one. Figures, and
+the same rules for estimates, which know less: `machine/execution.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,17 @@ import torch
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.machine.execution import (
+    COMPILING,
+    COMPILING_KEPT,
+    FIRST_FP8,
+    OLDEST_TRITON,
+    SAVED_ALONE,
+    SAVED_IN_GRAPH,
+)
 from simpletune.machine.toolchain import Gap, gap
 from simpletune.trainer.compile_cache import has_code
 from simpletune.trainer.optimizers import is_capturable
-
-# Measured on an H100 with SD3-Medium at 1024x1024, batch 1 (docs/performance.md). A pass is the forward and backward of
-# one micro batch.
-_COMPILING = 35.0  # seconds until the first compiled pass when nothing is kept
-_COMPILING_KEPT = 14.0  # the same with the code of an earlier run
-_SAVED_IN_GRAPH = 0.0012  # seconds a block and pass that compiled kernels save beside eager ones in a CUDA graph
-_SAVED_ALONE = 0.0040  # the same without a CUDA graph
-
-_OLDEST_TRITON = (7, 0)
-_FIRST_FP8 = (8, 9)  # Triton converts float8 e4m3 from here on
 
 _DEVICES = {"cpu": "a CPU", "mps": "an Apple GPU"}
 _AUTO = 'set "execution" to "auto"'
@@ -145,19 +144,19 @@ def _not_compiled(facts: Facts) -> Gap | None:
     if facts.gap is not None or capability is None:
         return facts.gap
     has = "this card has compute capability {}.{}".format(*capability)
-    if capability < _OLDEST_TRITON:
+    if capability < OLDEST_TRITON:
         return Gap(f"{has}, and torch.compile needs 7.0")
     if facts.mixed_precision == "bf16" and not facts.native_bf16:
         return Gap("this card emulates bf16, which torch.compile doesn't", 'set "mixed_precision" to "fp16"')
-    if facts.base_model_precision == "fp8-quanto" and capability < _FIRST_FP8:
+    if facts.base_model_precision == "fp8-quanto" and capability < FIRST_FP8:
         return Gap(f"{has}, and compiled fp8 needs 8.9", 'set "base_model_precision" to "int8-quanto"')
     return None
 
 
 def _not_worthwhile(facts: Facts, *, in_graph: bool) -> Gap | None:
     """Why compiling would take longer than it saves over the run; None when it wouldn't."""
-    cost = _COMPILING_KEPT if facts.kept_code else _COMPILING
-    saved = facts.passes * facts.blocks * (_SAVED_IN_GRAPH if in_graph else _SAVED_ALONE)
+    cost = COMPILING_KEPT if facts.kept_code else COMPILING
+    saved = facts.passes * facts.blocks * (SAVED_IN_GRAPH if in_graph else SAVED_ALONE)
     return None if saved > cost else Gap("the run is too short for compiling to pay off")
 
 

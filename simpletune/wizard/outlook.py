@@ -12,7 +12,7 @@ from simpletune.data.survey import Survey
 from simpletune.machine import forecast as machine
 from simpletune.machine.cards import TYPICAL
 from simpletune.machine.devices import Device, usable_memory
-from simpletune.machine.forecast import Forecast, Plan
+from simpletune.machine.forecast import Forecast, Plan, with_room_of
 from simpletune.machine.timing import TimeRange, run_seconds
 from simpletune.machine.ways_down import Change, ways_down
 from simpletune.wizard.measures import GIB, duration, gib, size
@@ -76,7 +76,7 @@ def outlook(state: State) -> Plan:
 
 def plan(state: State) -> Plan:
     """The answers so far, with defaults for what is still open, as the estimate reads them."""
-    value = state.value
+    value, device = state.value, card(state)
     return Plan(
         flavour=value("model_flavour"),
         base_model_precision=value("base_model_precision"),
@@ -108,6 +108,11 @@ def plan(state: State) -> Plan:
         captions=captions(state) or _PICTURES_UNKNOWN,
         steps=steps(state),
         checkpoints=value("checkpoints_total_limit"),
+        lora_dropout=value("lora_dropout"),
+        execution=value("execution"),
+        device=device.kind,
+        capability=device.device.capability,
+        can_compile=state.facts.machine.can_compile or not device.here,
     )
 
 
@@ -225,6 +230,7 @@ def memory_note(wanted: Plan, limit: int | None, *phases: str) -> str:
 
 def run_time(state: State, wanted: Plan) -> TimeRange:
     device = card(state)
+    wanted = with_room_of(wanted, device.usable)
     typical = TYPICAL.get(round(device.device.memory_bytes / GIB)) if device.device.memory_bytes else None
     if typical and device.kind == "cuda" and not device.here:
         spans = [run_seconds(wanted, "cuda", name, None, 1) for name in typical]

@@ -2,7 +2,8 @@
 
     python tests/machine/estimate_table.py [FILE]
 
-FILE is what `tests/gpu/measure.py --only estimate` wrote; without it, measurements.json beside this.
+FILE is what `tests/gpu/measure.py --only estimate` or `tests/gpu/measure_estimate.py` wrote; without it, both files
+beside this: measured_compiled.json, of compiled steps alone, and measurements.json, of whole runs with the eager step.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from simpletune.machine.cards import CARDS
-from simpletune.machine.estimate import GIB
+from simpletune.machine.estimate import GIB, gradient_bytes
 from simpletune.machine.forecast import PHASES, Plan, forecast
+from simpletune.machine.shapes import lora_parameters
 from simpletune.machine.timing import step_seconds
 
 MEASUREMENTS = Path(__file__).parent / "measurements.json"
+COMPILED = Path(__file__).parent / "measured_compiled.json"
 FIGURES = {  # what the forecast of a phase is of: docs/performance.md says why
     "encode text": "peak_reserved_gib",
     "encode images": "peak_allocated_gib",
@@ -28,14 +31,14 @@ FIGURES = {  # what the forecast of a phase is of: docs/performance.md says why
 
 
 def main() -> None:
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else MEASUREMENTS
-    print("\n".join(tables(json.loads(path.read_text()))))
+    for path in [Path(name) for name in sys.argv[1:]] or [COMPILED, MEASUREMENTS]:
+        print("\n".join(tables(json.loads(path.read_text()))), end="\n\n")
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
     free = [row for row in found["rows"] if row["use"] != "limited"]
     yield from _steps(found, free)
-    for phase in (phase for phase in PHASES if phase != "train"):
+    for phase in (name for name in PHASES if name != "train" and any(name in row["phases"] for row in free)):
         yield from ("", f"| {phase} | | estimate | peak | |", "|---|---|---:|---:|---:|")
         lines = [
             f"| {of_phase(plan_of(found, row), phase)} | {row['use']} | {compared(plan_of(found, row), row, phase)} |"
@@ -43,6 +46,8 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
             if phase in row["phases"]
         ]
         yield from dict.fromkeys(lines)
+    if len(free) == len(found["rows"]):
+        return
     yield from ("", "| held to the estimate | GiB | most reserved |", "|---|---:|---:|")
     for row in (row for row in found["rows"] if row["use"] == "limited"):
         most = max(phase["peak_reserved_gib"] for phase in row["phases"].values())
@@ -66,13 +71,28 @@ def plan_of(found: dict[str, Any], row: dict[str, Any]) -> Plan:
 
 def ratio(plan: Plan, row: dict[str, Any], phase: str) -> float:
     """Estimated by measured."""
-    measured: float = row["phases"][phase][FIGURES[phase]]
-    return forecast(plan).phase(phase).bytes / GIB / measured
+    measured = peak(row, phase)
+    return (forecast(plan).phase(phase).bytes - _since(plan, row, phase)) / GIB / measured
+
+
+def peak(row: dict[str, Any], phase: str) -> float:
+    """What was measured of it, in GiB: without mapping in pages more is reserved than is now, so not that."""
+    figure = FIGURES[phase] if row.get("in_pages", True) else "peak_allocated_gib"
+    measured: float = row["phases"][phase][figure]
+    return measured
+
+
+def _since(plan: Plan, row: dict[str, Any], phase: str) -> int:
+    """What a run has held since the row was measured, in bytes: the gradients' buffer. Rows since say how they ran."""
+    if phase != "train" or "way" in row:
+        return 0
+    return gradient_bytes(lora_parameters(plan.flavour, plan.lora_target, plan.lora_rank), plan.optimizer)
 
 
 def compared(plan: Plan, row: dict[str, Any], phase: str) -> str:
-    measured, found = row["phases"][phase][FIGURES[phase]], ratio(plan, row, phase)
-    return f"{found * measured:.2f} | {measured:.2f} | {found - 1:+.0%}"
+    measured, found = peak(row, phase), ratio(plan, row, phase)
+    kind = "" if row.get("in_pages", True) else " allocated"
+    return f"{found * measured:.2f} | {measured:.2f}{kind} | {found - 1:+.0%}"
 
 
 def of_phase(plan: Plan, phase: str) -> str:

@@ -26,6 +26,8 @@ plans = st.builds(
     mixed_precision=st.sampled_from(("bf16", "fp16", "no")),
     train_batch_size=st.integers(1, 16),
     gradient_accumulation_steps=st.integers(1, 8),
+    execution=st.sampled_from(("auto", "eager", "graph")),
+    keeps_attention=st.booleans(),
     gradient_checkpointing=st.booleans(),
     gradient_checkpointing_interval=st.integers(1, 40),
     vae_batch_size=st.integers(1, 16),
@@ -111,7 +113,8 @@ def test_no_single_change_of_the_ways_down_could_be_left_out(plan: Plan, gib: fl
     for left_out in (change for change in changes if change.saves):
         reached = plan
         for change in changes:
-            reached = reached if change is left_out else applied(reached, change)
+            goes_with = (left_out.key, change.key) == ("train_batch_size", "gradient_accumulation_steps")
+            reached = reached if change is left_out or goes_with else applied(reached, change)
         assert forecast(reached).peak.bytes > limit
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from simpletune.config.problems import ERROR, Problem, tidy
 from simpletune.data.forecast import plan_of
 from simpletune.machine.devices import Device, usable_memory
-from simpletune.machine.forecast import Forecast, PhaseMemory, Plan, forecast
+from simpletune.machine.forecast import Forecast, PhaseMemory, Plan, forecast, on_device
 from simpletune.machine.hardware import disk_free
 from simpletune.machine.shapes import download_bytes
 from simpletune.machine.ways_down import Change, ways_down
@@ -72,7 +72,9 @@ def memory_checks(subject: Subject) -> Iterator[Check]:
 def _plan(subject: Subject) -> Plan | None:
     if subject.settings is None or subject.preflight is None or subject.preflight.plan is None:
         return None
-    return plan_of(subject.settings, subject.preflight)
+    plan = plan_of(subject.settings, subject.preflight)
+    device = subject.device
+    return plan if device is None else on_device(plan, device, can_compile=subject.machine.can_compile)
 
 
 def _limit(subject: Subject, device: Device) -> int | None:
