@@ -7,7 +7,7 @@ D text features, E pooled features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -56,9 +56,16 @@ class TextEncoding:
 
 
 class TextEncoders(Protocol):
-    """All of a family's text encoders, loaded and quantized as configured."""
+    """All of a family's text encoders, quantized as configured: loaded, or loading themselves in turn."""
 
     def encode(self, captions: Sequence[str]) -> TextEncoding: ...
+
+    def encode_batches(self, batches: Sequence[Sequence[str]]) -> Iterator[TextEncoding]:
+        """What `encode` gives of each batch, in order, to the same bits, computed as it is asked for or before.
+
+        Encoders that don't fit the device together load once for many batches here, and once for each in `encode`.
+        """
+        ...
 
 
 class LatentCoder(Protocol):
@@ -123,7 +130,9 @@ class Family(Protocol):
 
     def load_text_encoders(
         self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
-    ) -> TextEncoders: ...
+    ) -> TextEncoders:
+        """The encoders, as many at once as the device has memory for now; `reporter` is told when it isn't all."""
+        ...
 
     def pack_text(self, encoding: TextEncoding) -> dict[str, Tensor]:
         """One caption's encoding (B = 1, on the CPU) as the tensors to keep in a cache, without what can be recomputed.

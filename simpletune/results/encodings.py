@@ -41,8 +41,9 @@ def encode_prompts(
     if missing:
         encoders = family.load_text_encoders(files, settings, device, reporter)
         with reporter.phase("Encoding prompts", len(missing), "prompt") as phase:
-            for prompt in missing:
-                found[prompt] = _on_host(encoders.encode([prompt]), prompt)
+            alone = encoders.encode_batches([[prompt] for prompt in missing])
+            for prompt, encoding in zip(missing, alone, strict=True):
+                found[prompt] = _on_host(encoding, prompt)
                 phase.advance()
         del encoders
         release(device)

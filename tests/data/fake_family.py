@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,9 @@ class FakeFamily:
 class FakeEncoders:
     def __init__(self, family: FakeFamily) -> None:
         self.family = family
+
+    def encode_batches(self, batches: Sequence[Sequence[str]]) -> Iterator[TextEncoding]:
+        return map(self.encode, batches)
 
     def encode(self, captions: Sequence[str]) -> TextEncoding:
         self.family.check(len(captions))

@@ -380,6 +380,9 @@ class Timed:
     def encode(self, items: Any, *more: Any) -> Any:
         return self.clock.time(lambda: self.encoder.encode(items, *more), len(items))
 
+    def encode_batches(self, batches: Any) -> Any:
+        return map(self.encode, batches)
+
 
 def reset_peak(bench: Bench) -> None:
     if bench.device.type == "cuda":

@@ -89,11 +89,14 @@ def encode_captions(
     device: torch.device,
     reporter: Reporter,
 ) -> None:
-    """Load the encoders, write the entry of each caption, and drop the encoders again."""
+    """Load the encoders, write the entry of each caption, and drop the encoders again.
+
+    Those that don't fit together come in turn, for many captions each time (`Family.load_text_encoders`).
+    """
     encoders = family.load_text_encoders(model_files, settings, device, reporter)
     batches = Halving(settings.text_encoder_batch_size, "text_encoder_batch_size", device, reporter)
     with writing() as writer, reporter.phase("Encoding captions", len(captions), "caption") as phase:
-        for batch, encoding in batches.run(captions, encoders.encode, len(stored)):
+        for batch, encoding in batches.run_together(captions, encoders.encode_batches, len(stored)):
             arriving = _Arriving(family, encoding)
             for index, caption in enumerate(batch):
                 writer.put(stored[caption], arriving.packer(index), f"the caption {caption[:60]!r}")

@@ -52,22 +52,31 @@ class Halving:
         of: how many items of this shape there are in all, those that are cached counted; no batch is filled beyond.
         Raises OutOfMemory, caused by what the device said, when one item alone doesn't fit.
         """
+        return self.run_together(items, lambda batches: map(encode, batches), of)
+
+    def run_together(
+        self, items: Sequence[T], encode: Callable[[Sequence[Sequence[T]]], Iterator[R]], of: int
+    ) -> Iterator[tuple[Sequence[T], R]]:
+        """`run` with what encodes many batches better than one: given all that are left, it gives what each becomes."""
         position = 0
         while position < len(items):
-            batch = items[position : position + self._size]
-            copies = [batch[-1]] * (min(self._size, of) - len(batch))
-            try:
-                result = encode([*batch, *copies])
-            except RuntimeError as error:
-                if not ran_out(error):
-                    raise
-                full = error.with_traceback(None)  # which keeps the failed batch's tensors alive
-            else:
+            batches = [items[start : start + self._size] for start in range(position, len(items), self._size)]
+            filled = [[*batch, *[batch[-1]] * (min(self._size, of) - len(batch))] for batch in batches]
+            encoded = encode(filled)
+            for batch in batches:
+                try:
+                    result = next(encoded)
+                except RuntimeError as error:
+                    if not ran_out(error):
+                        raise
+                    full = error.with_traceback(None)  # which keeps the failed batch's tensors alive
+                    break
                 self._tell()
                 yield batch, result
                 position += len(batch)
-                continue
-            self._halve(len(batch) + len(copies), full)
+            else:
+                return
+            self._halve(len(filled[0]), full)
 
     def _halve(self, tried: int, full: RuntimeError) -> None:
         if tried == 1:
