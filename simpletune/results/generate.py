@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from simpletune import files as file_tools
@@ -26,6 +25,7 @@ from simpletune.data.captions.tokens import count_tokens, text_encoders
 from simpletune.errors import Interrupted, OutOfMemory, UsageError
 from simpletune.models.adapters import attach_factors, detach
 from simpletune.models.lora_file import Factors, check_fits, read_adapter
+from simpletune.models.memory import ran_out
 from simpletune.models.parts import open_part
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import choose_device, quiet_libraries
@@ -115,7 +115,9 @@ def _make(
         made = sum(planned.done for of_one in todo.values() for planned in of_one)
         message = f"stopped with {made} of {count} pictures made; they are kept"
         raise Interrupted(message, "the same command makes the rest") from None
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
         raise OutOfMemory(
             f"the device's memory is full: {str(error).splitlines()[0]}",
             'take a smaller --size, or set "base_model_precision" to "int8-quanto" (then "int4-quanto")',
