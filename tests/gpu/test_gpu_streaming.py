@@ -1,0 +1,152 @@
+"""T5 block by block on a card: the states of the whole, in a fraction of its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simpletune.config.architecture import component_config
+from simpletune.config.settings import Settings
+from simpletune.models import components, text_in_turn
+from simpletune.models.load import stream_into
+from simpletune.models.random_source import random_files
+from simpletune.models.sd3 import SD3
+from simpletune.models.streaming import StreamedT5
+from simpletune.models.weight_source import WeightSource
+from simpletune.progress import SilentReporter
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+
+GIB = 1 << 30
+SIZE = {"num_layers": 8, "d_model": 2048, "d_ff": 5120, "num_heads": 32}  # blocks of 96 MB in bf16
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+class Held(WeightSource):
+    """Random weights of a module in ordinary host memory, as those of a file that is cached."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__({})
+        generator = torch.Generator().manual_seed(5)
+        self._held = {
+            name: torch.randn(tensor.shape, generator=generator).mul_(0.05).bfloat16()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def names(self) -> frozenset[str]:
+        return frozenset(self._held)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._held.values())
+
+    def raw(self, name: str) -> torch.Tensor:
+        return self._held[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._held[name].shape)
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto", "int4-quanto"])
+def test_the_states_are_those_of_the_whole_in_less_memory(precision: str) -> None:
+    """Many passes over many batches: a block that is overwritten while it is at work would show in one of them."""
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    config = component_config("sd3-medium", "text_encoder_3") | SIZE
+    empty = components.empty_module("text_encoder_3", config)
+    source = Held(empty)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "precision": precision}
+
+    def fill(module: Any, progress: Any) -> None:
+        stream_into(module, source, progress=progress, **how)
+
+    batches = [torch.randint(0, 32000, (4, 154), generator=torch.Generator().manual_seed(n)) for n in range(12)]
+    whole = components.empty_module("text_encoder_3", config)
+    stream_into(whole, source, **how)
+    with torch.no_grad():
+        expected = [whole(ids.to(device))[0].cpu() for ids in batches]
+    resident = _bytes(whole)
+    del whole
+    torch.cuda.empty_cache()
+    streamed = StreamedT5(None, empty, fill, device, dtype)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(5):
+        for states, wanted in zip(streamed.states(batches), expected, strict=True):
+            assert torch.equal(states.cpu(), wanted)
+    del states
+    assert torch.cuda.memory_allocated() - before < 32 << 20
+    if precision == "no_change":
+        assert torch.cuda.max_memory_allocated() - before < 0.5 * resident
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+
+
+@pytest.fixture
+def make_settings() -> Callable[..., Settings]:
+    def make(**values: Any) -> Settings:
+        fields: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(Settings)), None)
+        precisions = {f"text_encoder_{number}_precision": "no_change" for number in (1, 2, 3)}
+        always: dict[str, Any] = {"config_path": Path("config.json"), "model_flavour": "sd3-medium", "use_t5": True}
+        more: dict[str, Any] = {"quantize_via": "accelerator", "mixed_precision": "bf16", "tokenizer_max_length": 154}
+        return Settings(**fields | always | more | precisions | {"text_encoder_batch_size": 4} | values)
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("gib", "precision", "way"),
+    [
+        (6.0, "int8-quanto", "first both CLIPs, then T5"),
+        (4.0, "int4-quanto", "first both CLIPs, then T5"),
+        (2.75, "no_change", "first both CLIPs, then T5 block by block"),
+        (2.75, "int8-quanto", "first both CLIPs, then T5 block by block"),
+    ],
+)
+def test_real_encoders_under_a_cap(
+    make_settings: Callable[..., Settings], tmp_path: Path, gib: float, precision: str, way: str
+) -> None:
+    """Of real size, with random weights: the captions' encodings, and the memory that was reserved for them."""
+    device, told = torch.device("cuda"), Told()
+    files = random_files(tmp_path / "model", "sd3-medium", device)
+    settings = make_settings(text_encoder_3_precision=precision)
+    batches = [[f"a red bird, number {number}" for number in range(4 * n, 4 * n + 4)] for n in range(3)]
+    free = SD3().load_text_encoders(files, settings, device, told)
+    expected = [encoding.prompt_embeds.cpu() for encoding in free.encode_batches(batches)]
+    assert told.notes == []
+    del free
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(gib * GIB / total)
+    try:
+        capped = dataclasses.replace(settings, device_memory_gb=gib)
+        encoders = SD3().load_text_encoders(files, capped, device, told)
+        assert isinstance(encoders, text_in_turn.TextEncodersInTurn)
+        for encoding, wanted in zip(encoders.encode_batches(batches), expected, strict=True):
+            assert torch.equal(encoding.prompt_embeds.cpu(), wanted)
+        assert [note.split("loading ")[1] for note in told.notes] == [way]
+        print(f"{gib} GiB, {precision}: {torch.cuda.max_memory_reserved() / GIB:.2f} GiB reserved")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
