@@ -79,7 +79,7 @@ def out_of_memory(shortage: Shortage, need: PhaseMemory, changes: Sequence[Chang
     part, size = max(need.parts.items(), key=lambda item: item[1])
     said = [
         f"out of memory while {_DOING[shortage.phase]}{_beside(shortage)}",
-        f"it takes {_gib(need.bytes)} by the estimate, most for {_PARTS.get(part, part)} ({_gib(size)})",
+        f"it takes {_gib(need.bytes)} by the estimate, the largest part for {_PARTS.get(part, part)} ({_gib(size)})",
     ]
     if shortage.others >= _MUCH:
         said.append(f"other processes hold {_gib(shortage.others)} of the device")

@@ -44,27 +44,29 @@ INT8 = Change("base_model_precision", "int8-quanto", 2 * GIB, "train", "the base
             Shortage("train", "576.00 MiB", int(9.6 * GIB), 10 * GIB),
             [CHECKPOINTING],
             "out of memory while training: 576.00 MiB more didn't fit beside 9.6 GiB; it takes 13.4 GiB by the "
-            "estimate, most for activations (9.0 GiB)",
+            "estimate, the largest part for activations (9.0 GiB)",
             'set "gradient_checkpointing" to true (steps take about a third longer)',
         ),
         (
             Shortage("train"),
             SMALLER,
-            "out of memory while training; it takes 13.4 GiB by the estimate, most for activations (9.0 GiB)",
+            "out of memory while training; it takes 13.4 GiB by the estimate, the largest part for "
+            "activations (9.0 GiB)",
             'set "train_batch_size" to 2 and "gradient_accumulation_steps" to 2 (the same result, at a lower speed)',
         ),
         (
             Shortage("load", "20.00 MiB", 3 * GIB, 4 * GIB, others=19 * GIB, bound=frozenset({"base_model_precision"})),
             [INT8],
             "out of memory while loading the model: 20.00 MiB more didn't fit beside 3.0 GiB; it takes 13.4 GiB by the "
-            "estimate, most for activations (9.0 GiB); other processes hold 19.0 GiB of the device",
+            "estimate, the largest part for activations (9.0 GiB); other processes hold 19.0 GiB of the device",
             'end what else uses the device; or set "base_model_precision" to "int8-quanto" (the base is a little less '
             'exact); name another "output_dir", as the checkpoints of this run are bound to its settings',
         ),
         (
             Shortage("validate", others=GIB // 2),
             [],
-            "out of memory while validating; it takes 13.4 GiB by the estimate, most for activations (9.0 GiB)",
+            "out of memory while validating; it takes 13.4 GiB by the estimate, the largest part for "
+            "activations (9.0 GiB)",
             'no key is enough: take a smaller "model_flavour" or a larger card, or set "device" to "cpu"',
         ),
     ],
