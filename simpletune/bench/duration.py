@@ -46,13 +46,14 @@ def run_time(
     """The run's time in the phases that have figures; None without those of training."""
     if not isinstance(train, Training):
         return None
-    seconds = {"train": extent.steps * train.timing.median}
+    seconds: dict[str, float] = {}  # in the order of a run
     left_out = []
     for name, count, one in (("encode text", extent.captions, text), ("encode images", extent.pictures, images)):
         if isinstance(one, Rate) and count is not None:
             seconds[name] = count / one.per_second
         else:
             left_out.append(name)
+    seconds["train"] = extent.steps * train.timing.median
     if isinstance(sample, Sampling):
         seconds["validate"] = sample.seconds * validation_pictures(settings, extent.steps)
     elif settings.validation_prompts:

@@ -106,7 +106,7 @@ def train(bench: Bench) -> Training:
         taken = time_stream(bench.device, step, bench.steps, warm_up)
         found = memory()
     samples = settings.train_batch_size * settings.gradient_accumulation_steps
-    tflops = samples * _work(bench) / taken.median / 1e12
+    tflops = operations(bench) / taken.median / 1e12
     share = None if bench.matmul_tflops is None else tflops / bench.matmul_tflops
     return Training(taken, samples, found, ready - began, tflops, share, _how(said, assembled.execution.reason))
 
@@ -161,14 +161,17 @@ def _request(bench: Bench, steps: int) -> SamplingRequest:
     )
 
 
-def _work(bench: Bench) -> float:
+def operations(bench: Bench) -> float:
+    """Of an optimizer step, all its samples."""
     settings = bench.settings
-    return training_work(
+    samples = settings.train_batch_size * settings.gradient_accumulation_steps
+    one = training_work(
         settings.model_flavour,
         (image_tokens(*bench.size), bench.text_tokens),
         lora=(settings.lora_target, settings.lora_rank),
         checkpoint_every=settings.gradient_checkpointing_interval if settings.gradient_checkpointing else None,
     ).total
+    return samples * one
 
 
 def _both(said: list[str], say: Say) -> Say:

@@ -94,7 +94,8 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
     )
     for phase in PHASES:
         if phase in wanted:
-            reporter.note(f"{_TITLES[phase]} ...")  # a live bar would draw while steps are timed
+            # No live bar: it would draw while steps are timed.
+            reporter.note(f"{_TITLES[phase]} ...{_patience(bench, phase)}")
             report = replace(report, **{phase: _tried(bench, phase, subject)})
     bench.drop()
     if order.eager:
@@ -102,6 +103,15 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
         report = replace(report, eager=_tried_eagerly(bench, subject))
     found = {phase: getattr(report, phase) for phase in PHASES}
     return replace(report, run=run_time(settings, subject.extent, **found))
+
+
+def _patience(bench: Bench, phase: str) -> str:
+    """What to say of training that takes minutes: nothing is heard of it until its last step is done."""
+    if phase != "train" or bench.matmul_tflops is None:
+        return ""
+    step = phases.operations(bench) / 1e12 / bench.matmul_tflops
+    steps = phases.WARM_UP[bench.device.type] + bench.steps
+    return f" {steps} steps of at least {duration(step)} each" if step * steps > 60 else ""
 
 
 def _seen(device: torch.device, found: Device) -> Device:
@@ -119,11 +129,17 @@ def _machine(subject: Subject, matmul: float | None) -> Machine:
 
 
 def _left_out(subject: Subject, order: Order, matmul: float | None) -> list[str]:
-    if subject.device.kind != "cpu":
-        return []
-    if subject.is_tiny:
-        return [f"Sizes that real models need were not measured: {_why_not(matmul)}."] if subject.is_default else []
-    return [] if order.phases is not None else ["On a processor only training is measured; --phases asks for more."]
+    said = []
+    if not subject.is_default and subject.extent.pictures is None:
+        said.append(
+            "Nothing is known of the pictures, so that of the run's time only the steps are counted: `simpletune "
+            "validate` says what is wrong with the data sets."
+        )
+    if subject.device.kind == "cpu" and subject.is_tiny and subject.is_default:
+        said.append(f"Sizes that real models need were not measured: {_why_not(matmul)}.")
+    if subject.device.kind == "cpu" and not subject.is_tiny and order.phases is None:
+        said.append("On a processor only training is measured; --phases asks for more.")
+    return said
 
 
 def _why_not(matmul: float | None) -> str:

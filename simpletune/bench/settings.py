@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from simpletune.config.document import Planned
 from simpletune.config.load import settings_of
 from simpletune.config.settings import Settings
 from simpletune.config.validate import Checked, check, errors
@@ -38,13 +37,9 @@ def configured(config: Path, overrides: Sequence[str] = ()) -> tuple[Settings, b
     if not any(problem.kind == "config" for problem in errors(checked.problems)):
         return _settings(config, checked), True
     for_config = [text for text in overrides if not text.startswith("dataset.")]
-    return _settings(config, check(config, for_config, _without_pictures(checked))), False
-
-
-def _without_pictures(checked: Checked) -> Planned:
-    keys = checked.view.config
-    path = keys.path("data_backend_config") if keys.fine("data_backend_config") else None
-    return {} if path is None else {path: NO_PICTURES}
+    nowhere = config.absolute().with_name("multidatabackend.json")  # in place of the one that is named
+    for_config.append(f"data_backend_config={nowhere}")
+    return _settings(config, check(config, for_config, {nowhere: NO_PICTURES})), False
 
 
 def _settings(path: Path, checked: Checked) -> Settings:

@@ -84,12 +84,12 @@ def _training(name: str, found: Training | Failure | None) -> Iterator[str]:
     if found.tflops is not None:
         rate += f", {found.tflops:.3g} TFLOP/s"
         if found.share is not None:
-            rate += f", {found.share:.0%} of what a large product reaches"
+            rate += f", {found.share:.0%} of a large matrix product's"
     said += [rate, _memory(found.memory)]
     if found.execution is not None:
         said.append(f"execution: {found.execution}")
-    if found.ready_seconds is not None:
-        said.append(f"first steps, compiling and capturing: {duration(found.ready_seconds)}")
+    if found.ready_seconds is not None and not (found.execution or "").startswith("eager"):
+        said.append(f"compiling, capturing and the first steps: {duration(found.ready_seconds)}, not counted above")
     yield from _block(name, said)
 
 
@@ -113,12 +113,11 @@ def _sampling(found: Sampling | Failure | None) -> Iterator[str]:
 def _run(run: RunTime | None) -> Iterator[str]:
     if run is None:
         return
-    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in run.seconds.items() if seconds)
-    said = [f"{duration(run.total)} for {run.steps:,} steps: {parts}"]
+    parts = [f"{name} {duration(seconds)}" for name, seconds in run.seconds.items() if seconds]
+    said = [f"{duration(run.total)} for {run.steps:,} steps{': ' + ', '.join(parts) if len(parts) > 1 else ''}"]
     if run.pictures is not None:
         said.append(f"{run.pictures:,} pictures, {run.captions:,} captions")
-    without = ["starting", "loading", *run.left_out]
-    said.append(f"without {', '.join(without[:-1])} and {without[-1]}")
+    said.append(f"not counted: {', '.join(['starting', 'loading', *run.left_out])}")
     yield from _block("the whole run", said)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,10 @@ class Phases(PhasesParameter):
 
         names = tuple(dict.fromkeys(name.strip() for name in str(value).split(",") if name.strip()))
         unknown = [name for name in names if name not in PHASES]
-        if unknown or not names:
-            self.fail(f"{shown(unknown[0]) if unknown else 'nothing'!r} is no phase: {', '.join(PHASES)}", param, ctx)
+        if unknown:
+            self.fail(f"{shown(unknown[0])!r} is no phase; there are {', '.join(PHASES)}", param, ctx)
+        if not names:
+            self.fail(f"name at least one of {', '.join(PHASES)}", param, ctx)
         return names
 
 
@@ -96,39 +99,64 @@ def _sweep(
     cases = len(sweep.PRECISIONS) * 2 * len(sweep.BATCHES)
     if not asked["as_json"]:
         click.echo(f"{subject.settings.model_flavour} on {card}\n\n{sweep.HEADING}")
-    with reporter.phase("Measuring", cases, "row") as phase:
-        for row in sweep.sweep(subject.plan, measure):
-            rows.append(row)
-            phase.advance()
-            if not asked["as_json"]:
-                click.echo(sweep.line(row))
-            try:
-                bench_results.save(card, [row])
-            except OSError as error:
-                reporter.warn(f"the row isn't kept for estimates: {error}")
-    _write(asked, sweep.as_json(rows), ["", *sweep.verdict(rows)])
+    try:
+        with reporter.phase("Measuring", cases, "row") as phase:
+            for row in sweep.sweep(subject.plan, measure):
+                rows.append(row)
+                phase.advance()
+                if not asked["as_json"]:
+                    _print_above_bar(sweep.line(row))
+                try:
+                    bench_results.save(card, [row])
+                except OSError as error:
+                    reporter.warn(f"the row isn't kept for estimates: {error}")
+    finally:  # Ctrl-C after an hour: what is measured is measured
+        if rows:
+            _write(asked, sweep.as_json(rows), ["", *sweep.verdict(rows)])
     return 0 if sweep.best(rows) else 1
+
+
+def _print_above_bar(line: str) -> None:
+    """click.echo would write into the line that a live bar stands in: it goes around what replaces sys.stdout."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def _write(asked: dict[str, Any], figures: Any, text: Sequence[str]) -> None:
     from simpletune.files import write_json
 
-    if asked["output"] is not None:
-        try:
-            write_json(asked["output"], figures)
-        except OSError as error:
-            raise UsageError(f"--output can't be written: {error}", "name a file in a folder of yours") from error
-    if asked["as_json"]:
-        click.echo(json.dumps(figures, indent=2))
+    click.echo(json.dumps(figures, indent=2) if asked["as_json"] else "\n".join(text))
+    path = asked["output"]
+    if path is None:
         return
-    click.echo("\n".join(text))
-    if asked["output"] is not None:
-        click.echo(f"\nall figures: {shown(display(asked['output']))}")
+    try:
+        write_json(path, figures)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+    if not asked["as_json"]:
+        click.echo(f"\nall figures: {shown(display(path))}")
 
 
 def _check_output(path: Path | None) -> None:
-    if path is not None and not path.absolute().parent.is_dir():
-        raise UsageError(f"--output: {shown(str(path.parent))} is not a folder", "create it first")
+    """Measuring takes minutes: what can be known of the file is said before."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"--output: {shown(str(folder))} is not a folder", "create it first")
+    if path.is_dir():
+        raise _unwritable(path, "it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def _unwritable(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"--output: {shown(str(path))} can't be written: {reason}", "name a file in a folder you may write to"
+    )
 
 
 def _painted(text: str) -> str:

@@ -86,7 +86,11 @@ def test_a_configuration_is_measured_without_its_pictures(
         picture.unlink()
     (project.folder / "pictures").rmdir()
     assert run(["bench", str(project.folder), "--phases", "train"]) == 0
-    assert "5.0 s for 10 steps" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "5.0 s for 10 steps" in printed
+    assert "Nothing is known of the pictures" in printed
+    project.set(data_backend_config="gone.json")
+    assert run(["bench", str(project.config), "--phases", "train"]) == 0
     project.set(lora_rank="many")
     assert run(["bench", str(project.config)]) == 2
     assert '"lora_rank" must be a whole number' in capsys.readouterr().err
@@ -121,9 +125,46 @@ def test_a_sweep_names_the_best_and_keeps_its_rows(
     assert len(load(card)) == 5 * 2 * 3
 
 
+def test_a_sweep_that_is_stopped_says_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def stopped_at_the_third(arguments: Sequence[str]) -> dict[str, Any]:
+        asked.append(arguments)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return answer(arguments)
+
+    monkeypatch.setattr(sweep, "run_bench", stopped_at_the_third)
+    assert run(["bench", *QUICK, "--sweep", "--output", "rows.json"]) == 130
+    assert "fastest: 95.0 ms/sample" in capsys.readouterr().out
+    assert len(json.loads(Path("rows.json").read_text())) == 2
+
+
+def test_figures_that_cannot_be_written_are_printed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can be known before minutes of measuring is said before; what happens later costs no figures."""
+
+    def train(_: phases.Bench) -> Training:
+        (here / "figures.json").mkdir()
+        return Training(Timing(0.5, 0.4, 0.6, 2), 2, Memory(None, None, 1.0))
+
+    monkeypatch.setattr(phases, "train", train)
+    assert run(["bench", *QUICK, "--phases", "train", "--output", str(here)]) == 2
+    printed = capsys.readouterr()
+    assert "can't be written: it is a folder" in printed.err
+    assert printed.out == ""
+    assert run(["bench", *QUICK, "--phases", "train", "--output", "figures.json"]) == 2
+    printed = capsys.readouterr()
+    assert "500.0 ms/step" in printed.out
+    assert "figures.json can't be written: " in printed.err
+
+
 def test_wrong_words_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "--phases", "training"]) == 2
-    assert "no phase: text, images, train, sample" in capsys.readouterr().err
+    assert "no phase; there are text, images, train, sample" in capsys.readouterr().err
     assert run(["bench", "--sweep", "--against", "eager"]) == 2
     assert run(["bench", "--output", "nowhere/figures.json"]) == 2
     assert "is not a folder" in capsys.readouterr().err
