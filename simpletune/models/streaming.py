@@ -57,6 +57,8 @@ class StreamedT5:
         self._blocks, self._stack.block = list(self._stack.block), nn.ModuleList()
         self._norm, self._stack.final_layer_norm = self._stack.final_layer_norm, nn.Identity()
         self._embedding = empty.shared
+        # One for all passes: memory that torch keeps for a stream is of no use to another.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def waiting_bytes(self, tokens: int) -> int:
         """What the states of so many tokens take in host memory."""
@@ -80,7 +82,7 @@ class StreamedT5:
     def _through_all_but_last(self, batches: Sequence[Tensor], waiting: _Waiting, reporter: Reporter) -> Any:
         """Leaves the last block in the stack; gives the norm that comes after it."""
         count = len(self._blocks)
-        with reporter.phase("T5, block by block", count, "block") as phase, _Ahead(self._device) as ahead:
+        with reporter.phase("T5, block by block", count, "block") as phase, _Ahead(self._stream) as ahead:
             ahead.start(self._load_ends)
             embedding, norm = ahead.wait()
             ahead.start(self._loader(0))
@@ -181,15 +183,15 @@ def _host_memory(size: int, device: torch.device) -> Tensor:
 
 
 class _Ahead:
-    """Loads one thing at a time in a thread, on CUDA on a stream of its own, while the device computes.
+    """Loads one thing at a time in a thread, on CUDA on a stream beside the computation's.
 
     What was loaded lies in the stream's memory: dropped while something else is being loaded, it would be overwritten
     under the computation that still needs it. Dropped after `wait` and before `start`, it isn't.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, stream: torch.cuda.Stream | None) -> None:
         self._pool = ThreadPoolExecutor(1, "load-t5")
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = stream
         self._unwanted = threading.Event()
         self._coming: Future[Any] | None = None
 
