@@ -16,10 +16,12 @@ from typing import Any
 
 from simpletune import __version__, files
 from simpletune.config.installed import torch_build
-from simpletune.machine.forecast import Plan
+from simpletune.machine.forecast import Plan, way_of
 from simpletune.machine.user_cache import cache_folder
 
 _FORMAT = 1
+# What `Row.execution` begins with where blocks were compiled, and what it says where they couldn't be.
+_COMPILED, _FAILED = ("graph over compiled blocks", "compile"), "torch.compile failed"
 
 
 @dataclass(frozen=True)
@@ -84,14 +86,25 @@ def case_of(plan: Plan) -> Row:
 
 
 def measured_step(card: str, plan: Plan) -> float | None:
-    """Seconds of a plan's training step where this very step was measured on the card; quick enough to ask often."""
+    """Seconds of a plan's training step where this very step was measured on the card; quick enough to ask often.
+
+    Not one that ran in another way than the plan's will, as a short run does beside a long one.
+    """
     path = results_file(card)
     try:
         changed = path.stat().st_mtime_ns
     except OSError:
         return None
     row = _by_case(card, changed).get(case_of(plan))
-    return None if row is None or row.ms_per_step is None else row.ms_per_step / 1000
+    if row is None or row.ms_per_step is None or not _ran_like(row, plan):
+        return None
+    return row.ms_per_step / 1000
+
+
+def _ran_like(row: Row, plan: Plan) -> bool:
+    """Whether blocks were compiled where the plan's will be; one that can't be compiled tells how it goes without."""
+    ran = row.execution
+    return ran is None or _FAILED in ran or ran.startswith(_COMPILED) == way_of(plan).compiled
 
 
 @lru_cache(maxsize=8)

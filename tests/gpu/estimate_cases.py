@@ -1,4 +1,5 @@
-"""The runs that the estimate is fitted to, and those it is held against without having seen them."""
+"""The runs that the estimate is fitted to, and those it is held against without having seen them: whole ones (CASES),
+and training steps alone, compiled and captured (STEPS)."""
 
 from __future__ import annotations
 
@@ -67,6 +68,7 @@ _SHORT = {
     "text": "text encoders {}", "t5": "T5 {}", "mixed_precision": "mixed_precision {}", "use_t5": "use_t5 {}",
     "text_encoder_batch_size": "{} captions at a time", "vae_batch_size": "{} pictures at a time",
     "lora_rank": "rank {}", "lora_target": "target {}", "use_ema": "EMA", "tokenizer_max_length": "{} T5 tokens",
+    "execution": "{}",
 }  # fmt: skip
 
 CASES = (
@@ -110,4 +112,36 @@ CASES = (
     _case(LIMITED, "bf16", 1024, 4, 1, encodes=True, use_t5=False, vae_batch_size=1),
     _case(LIMITED, "int8", 512, 1, 1, encodes=True, text="bf16"),
     _case(LIMITED, "int2", 1024, 1, 1, encodes=True, use_t5=False),
+)
+
+
+def _step(use: str, precision: str, edge: int, batch: int, checkpoint: int, rank: int, **more: Any) -> Case:
+    return _case(use, precision, edge, batch, checkpoint, lora_rank=rank, execution="graph", **more)
+
+
+# Training steps alone, compiled and captured: precision, edge in px, batch, interval of checkpointing, rank.
+STEPS = (
+    _step(FIT, "bf16", 1024, 1, 1, 16),
+    _step(FIT, "bf16", 1024, 2, 0, 64),
+    _step(FIT, "bf16", 512, 1, 1, 128),
+    _step(FIT, "int8", 1024, 1, 0, 16),
+    _step(FIT, "int8", 1024, 4, 1, 128),
+    _step(FIT, "int8", 768, 2, 0, 16),
+    _step(FIT, "int8", 512, 4, 2, 64),
+    _step(FIT, "int4", 512, 2, 1, 16),
+    _step(FIT, "fp8", 768, 4, 0, 64),
+    _step(FIT, "int8", 1024, 1, 1, 16, flavour="sd3.5-medium"),
+    _step(FIT, "int2", 768, 1, 1, 64),
+    _step(HELD_OUT, "bf16", 768, 2, 1, 16),
+    _step(HELD_OUT, "bf16", 512, 4, 0, 128),
+    _step(HELD_OUT, "bf16", 1024, 4, 1, 64),
+    _step(HELD_OUT, "int8", 1024, 2, 1, 64),
+    _step(HELD_OUT, "int8", 512, 1, 0, 128),
+    _step(HELD_OUT, "int8", 768, 4, 1, 16),
+    _step(HELD_OUT, "int4", 1024, 1, 0, 64),
+    _step(HELD_OUT, "int4", 768, 4, 1, 128),
+    _step(HELD_OUT, "fp8", 1024, 2, 1, 16),
+    _step(HELD_OUT, "int2", 512, 2, 2, 16),
+    _step(HELD_OUT, "bf16", 768, 2, 0, 64, flavour="sd3.5-medium"),
+    _step(HELD_OUT, "int8", 1024, 1, 1, 16, lora_target="blocks"),
 )

@@ -2,7 +2,7 @@
 
     python tests/machine/estimate_table.py [FILE]
 
-FILE is what `tests/gpu/measure.py --only estimate` or `tests/gpu/measure_estimate.py` wrote; without it, both files
+FILE is what `tests/gpu/measure.py --only estimate` or `tests/gpu/measure_steps.py` wrote; without it, both files
 beside this: measured_compiled.json, of compiled steps alone, and measurements.json, of whole runs with the eager step.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
-    free = [row for row in found["rows"] if row["use"] != "limited"]
+    free = [row for row in found["rows"] if row["use"] != "limited" and "error" not in row]
     yield from _steps(found, free)
     for phase in (name for name in PHASES if name != "train" and any(name in row["phases"] for row in free)):
         yield from ("", f"| {phase} | | estimate | peak | |", "|---|---|---:|---:|---:|")
@@ -46,10 +46,11 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
             if phase in row["phases"]
         ]
         yield from dict.fromkeys(lines)
-    if len(free) == len(found["rows"]):
+    limited = [row for row in found["rows"] if row["use"] == "limited"]
+    if not limited:
         return
     yield from ("", "| held to the estimate | GiB | most reserved |", "|---|---:|---:|")
-    for row in (row for row in found["rows"] if row["use"] == "limited"):
+    for row in limited:
         most = max(phase["peak_reserved_gib"] for phase in row["phases"].values())
         yield f"| {row['name']} | {row['limit_gib']:.2f} | {most:.2f} |"
 

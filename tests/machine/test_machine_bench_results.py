@@ -55,6 +55,17 @@ def test_a_measured_step_decides_the_time() -> None:
     assert run_seconds(PLAN, "cuda", CARD, (8, 9), 8).low < taken.low
 
 
+def test_a_step_that_ran_in_another_way_decides_nothing() -> None:
+    long = replace(PLAN, steps=20_000)
+    for execution, of_short, of_long in (
+        ("graph over compiled blocks", None, 0.09),
+        ("graph over eager kernels: the run is too short for compiling to pay off", 0.09, None),
+        ("eager kernels: torch.compile failed: no room", 0.09, 0.09),
+    ):
+        save(CARD, [replace(case_of(PLAN), ms_per_step=90.0, execution=execution)])
+        assert (measured_step(CARD, PLAN), measured_step(CARD, long)) == (of_short, of_long)
+
+
 def test_checkpointing_that_is_off_has_no_interval() -> None:
     off = replace(PLAN, gradient_checkpointing=False)
     assert case_of(replace(off, gradient_checkpointing_interval=3)) == case_of(off)

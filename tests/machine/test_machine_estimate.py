@@ -90,3 +90,14 @@ def test_it_needs_no_torch():
     modules = "estimate, simpletune.machine.forecast, simpletune.machine.timing, simpletune.machine.ways_down"
     code = f"import sys, simpletune.machine.{modules}; assert not {{'torch', 'numpy'}} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("flavour", ["tiny", "sd3.5-medium"])
+def test_attention_is_counted_as_the_step_does(flavour):
+    from simpletune.config.architecture import component_config
+    from simpletune.machine import activations
+    from simpletune.models.components import empty_module
+    from simpletune.models.sd3_forward import attention_bytes
+
+    transformer = empty_module("transformer", component_config(flavour, "transformer"))
+    assert activations.attention_bytes(flavour, 3 * 1000) == attention_bytes(transformer, 3, 1000)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from machine_plans import MEASURED
 
 from simpletune.machine.estimate import GIB
-from simpletune.machine.forecast import PHASES, Plan, forecast
+from simpletune.machine.forecast import PHASES, Plan, forecast, with_room_of
 from simpletune.machine.ways_down import applied, ways_down
 
 SMALL = ((512, 512),)
@@ -57,6 +57,28 @@ def test_what_costs_more_is_estimated_higher():
     assert peak("encode text", use_t5=False) < peak("encode text")
     assert peak("validate", validation_sizes=((2048, 2048), (512, 512))) > peak("validate")
     assert peak("validate", validation_prompts=0) < peak("validate")
+
+
+def test_the_training_step_takes_what_its_way_of_running_keeps():
+    def kept(**changes):
+        return peak(gradient_checkpointing=False, train_batch_size=4, **changes)
+
+    long = {"steps": 5000}
+    assert kept(**long) == kept(execution="graph") < 0.9 * kept(execution="eager")
+    for eager in (
+        {"steps": 100}, {"device": "cpu"}, {"can_compile": False}, {"lora_dropout": 0.1}, {"capability": (6, 1)},
+        {"lora_target": ("norm1.linear", "attn.to_q")},
+    ):  # fmt: skip
+        changes = long | eager
+        assert kept(**changes) == kept(**changes | {"execution": "eager"}), eager
+
+
+def test_attention_is_kept_where_there_is_room():
+    plan = replace(MEASURED, execution="graph", base_model_precision="int8-quanto")
+    tight, roomy = with_room_of(plan, 3 * GIB), with_room_of(plan, 8 * GIB)
+    assert (tight.keeps_attention, roomy.keeps_attention) == (False, True)
+    assert forecast(roomy).phase("train").bytes - forecast(plan).phase("train").bytes > GIB // 4
+    assert with_room_of(plan, None) == plan
 
 
 def test_the_phases_come_in_order_and_read_well():

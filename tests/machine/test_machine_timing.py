@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from machine_plans import MEASURED
 
 from simpletune.machine import cards
-from simpletune.machine.timing import run_seconds
+from simpletune.machine.execution import COMPILING
+from simpletune.machine.timing import run_seconds, step_seconds
+
+H100 = cards.CARDS["H100"]
 
 
 def seconds(name="NVIDIA GeForce RTX 3060", device="cuda", capability=(8, 6), cpus=2, **changes):
@@ -81,3 +84,22 @@ def test_a_card_is_found_by_its_name(name, row):
 @pytest.mark.parametrize("name", ["Quadro RTX 6000", "GeForce GTX 1080", "", None, "Radeon 7900"])
 def test_a_card_that_is_not_listed_is_not_taken_for_another(name):
     assert cards.speed_of(name) is None
+
+
+def test_a_captured_step_waits_for_no_host():
+    """At batch 1 launching kernels is most of an eager step; compiled ones also compute faster."""
+    eager, graph = (step_seconds(replace(MEASURED, steps=20, execution=way), H100) for way in ("eager", "auto"))
+    compiled = step_seconds(replace(MEASURED, steps=5000), H100)
+    assert eager > 2 * graph > 2 * compiled
+    assert step_seconds(replace(MEASURED, steps=5000, keeps_attention=True), H100) < compiled
+    assert step_seconds(replace(MEASURED, steps=5000, mixed_precision="fp16"), H100) > compiled
+
+
+def test_compiling_is_counted_once():
+    def compiling(steps):
+        run = {"name": "NVIDIA H100 80GB HBM3", "capability": (9, 0), "execution": "graph", "steps": steps}
+        plan = replace(MEASURED, execution="graph", steps=steps)
+        return seconds(**run).low / 0.75 - steps * step_seconds(plan, H100)
+
+    assert compiling(2000) == pytest.approx(compiling(2001), abs=0.1)
+    assert compiling(1) - (seconds("NVIDIA H100", steps=1, execution="eager").low / 0.75) > COMPILING - 1

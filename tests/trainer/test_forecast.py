@@ -36,6 +36,7 @@ def test_the_plan_is_that_of_the_settings_and_the_pictures(project: Make) -> Non
     )
     assert plan.validation_sizes == ((128, 64), (64, 64))
     assert (plan.validation_prompts, plan.steps, plan.checkpoints) == (1, 10, 3)
+    assert (plan.execution, plan.device) == (settings.execution, settings.device)
     assert all(phase.bytes > 0 for phase in forecast(plan).phases)
 
 
