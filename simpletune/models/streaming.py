@@ -1,9 +1,9 @@
 """T5 on a card that it doesn't fit: one block after the other, each for all captions that wait, the next read ahead.
 
 Block by block for many captions, and not caption by caption with blocks kept in host memory, by arithmetic: the blocks
-are 9.3 GB in bf16. A batch of 16 captions computes for about a second on a card of 25 TFLOP/s; moving all blocks for it
+are 9.3 GB in bf16. A batch of 8 captions computes for half a second on a card of 25 TFLOP/s; moving all blocks for it
 takes 0.4 s from pinned host memory over PCIe 4 x16, 1.5 s over PCIe 3 x8, 3 s from an SSD. Batch by batch, 100 captions
-would move 65 GB and 10,000 captions 5.8 TB (4 to 16 minutes), with 9.3 GB of host memory pinned, more than such a
+would move 120 GB and 10,000 captions 11.6 TB (8 to 32 minutes), with 9.3 GB of host memory pinned, more than such a
 machine has to spare. Here a gigabyte of states waits in host memory instead, those of 850 captions of 154 tokens:
 100 captions move 9.3 GB, 10,000 captions 112 GB; and the states 300 GB in each direction, half a minute at 12 GB/s
 beside ten of computing. Blocks in int8 are read in the file's precision and quantized as they arrive: the card holds

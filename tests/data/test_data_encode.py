@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import colours, image_set, prepared, run_settings, scan, sources
-from fake_family import FakeFamily, latent, text_vector
+from fake_family import FakeEncoders, FakeFamily, latent, text_vector
 from worker_sources import Broken
 
 from simpletune.data.caches import encode_pictures, encode_text
@@ -162,6 +162,21 @@ class TestText:
         ]
         assert family.captions == list("abcdefgh")
         assert stored["h"].load()[POOLED_PROMPT_EMBEDS].equal(text_vector("h")[:2])
+
+    def test_encoders_get_all_batches_that_are_left_at_once(self, texts, family, monkeypatch):
+        """Those that don't fit together are then loaded once for all of them."""
+        given, plain = [], FakeEncoders.encode_batches
+
+        def encode(self, batches):
+            given.append([len(batch) for batch in batches])
+            return plain(self, batches)
+
+        monkeypatch.setattr(FakeEncoders, "encode_batches", encode)
+        texts(list("abcdefghijklmn"), run_settings(text_encoder_batch_size=4))
+        assert given == [[4, 4, 4, 4]]
+        family.fits = 3
+        texts(list("opqrst"), run_settings(text_encoder_batch_size=4))
+        assert given[1:] == [[4, 4], [2, 2, 2]]
 
     def test_a_batch_is_filled_up_so_that_its_shape_doesnt_depend_on_what_is_cached(self, texts, family):
         sizes = []
