@@ -115,6 +115,7 @@ class TextEncodersInTurn:
                 for (clip_BCD, pooled_BE), t5_BLD in zip(said, states, strict=True):
                     yield frame.joined(clip_BCD.to(frame.device), pooled_BE.to(frame.device), t5_BLD)
             release(frame.device)
+            _release_pinned(frame.device)
 
     def _clips_say(self, group: Sequence[Sequence[str]]) -> list[tuple[Tensor, Tensor]]:
         clips = replace(self._frame, clips=tuple(self._load(range(2))))
@@ -164,6 +165,14 @@ def _choose(settings: Settings, device: torch.device, reporter: Reporter | None)
 def _tell(reporter: Reporter | None, why: str, way: Way) -> None:
     if reporter is not None:
         reporter.note(f"{why}: loading {way.value}")
+
+
+def _release_pinned(device: torch.device) -> None:
+    """Give the system the host memory that torch keeps pinned for later, where this torch can."""
+    give_back = getattr(torch.accelerator, "empty_host_cache", None)
+    if device.type == "cuda" and give_back is not None:
+        torch.cuda.synchronize(device)
+        give_back()
 
 
 def _groups(batches: Iterable[Sequence[str]], caption_bytes: int) -> Iterator[list[Sequence[str]]]:
