@@ -30,6 +30,7 @@ from simpletune.models.random_source import RandomFiles, random_files
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter
+from simpletune.trainer.execution import check_wanted
 from simpletune.trainer.processes import Processes
 
 _ESTIMATED = {"text": ENCODE_TEXT, "images": ENCODE_IMAGES, "train": TRAIN, "sample": VALIDATE}
@@ -57,8 +58,9 @@ def measure(subject: Subject, order: Order, reporter: Reporter) -> Report:
     quiet_libraries()
     settings = subject.settings
     processes = Processes(settings)
-    subject = replace(subject, device=_seen(processes.device, subject.device))
     try:
+        check_wanted(settings, processes.device)  # before phases are measured whose figures an error would lose
+        subject = replace(subject, device=_seen(processes.device, subject.device))
         with tempfile.TemporaryDirectory(prefix="simpletune-bench-", ignore_cleanup_errors=True) as folder:
             model, dtype = Path(folder) / "model", compute_dtype(settings)
             files = random_files(model, settings.model_flavour, processes.device, dtype)

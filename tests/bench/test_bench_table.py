@@ -45,6 +45,15 @@ def test_eighty_columns_and_every_block() -> None:
     assert "not counted: starting, loading, encode images" in whole
 
 
+def test_steps_of_minutes_and_a_single_one() -> None:
+    slow = Training(Timing(191.773, 191.773, 191.773, 1), 1, Memory(None, None, 3.96), 120.0, execution="compile")
+    text = "\n".join(lines(replace(REPORT, train=slow, eager=None)))
+    assert "train           191.8 s/step, 1 step\n" in text
+    assert "                3 min/sample\n" in text
+    assert "compiling, capturing, first steps: 2 min, not counted\n" in text
+    assert "capturing" not in "\n".join(lines(replace(REPORT, train=replace(slow, execution="eager: a CPU"), eager=None)))
+
+
 def test_validation_pictures_are_counted_as_a_run_takes_them() -> None:
     """The base once; then at steps 100, 200 and at the end, and twice where there is an average."""
     settings = replace(
