@@ -10,6 +10,7 @@ FIT, HELD_OUT = "fit", "held out"
 LIMITED = "limited"  # to what the forecast says it needs: does it then train?
 
 BASE: dict[str, Any] = {
+    "execution": "eager",
     "mixed_precision": "bf16",
     "base_model_precision": "int8-quanto",
     "lora_rank": 16,

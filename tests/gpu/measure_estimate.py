@@ -1,5 +1,7 @@
 """Measure what the estimate of memory and time is fitted to: whole runs of the program, in one process.
 
+The step is eager in them; the compiled one is measured by measure_steps.py.
+
     python tests/gpu/measure.py FOLDER --only estimate
 
 Every case of estimate_cases.py is trained for a few steps through `trainer.run.train`, and a row of what it needed is
@@ -81,7 +83,7 @@ def run(case: Case, folder: Path, device: str, models: dict[str, Path], tiny: bo
     pictures = preflight(settings)
     watch = Stopwatch()
     plan = json.loads(json.dumps(dataclasses.asdict(plan_of(settings, pictures))))
-    row: dict[str, Any] = {"name": case.name, "use": case.use, "plan": plan}
+    row: dict[str, Any] = {"name": case.name, "use": case.use, "way": settings.execution, "plan": plan}
     if case.use == LIMITED:
         row["limit_gib"] = round(forecast(plan_of(settings, pictures)).peak.bytes / GIB, 3)
         settings = dataclasses.replace(settings, device_memory_gb=row["limit_gib"])
