@@ -97,7 +97,7 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
     for phase in PHASES:
         if phase in wanted:
             # No live bar: it would draw while steps are timed.
-            reporter.note(f"{_TITLES[phase]} ...{_patience(bench, phase)}")
+            reporter.note(f"{_TITLES[phase]} ...{_patience(bench, phase, subject)}")
             report = replace(report, **{phase: _tried(bench, phase, subject)})
     bench.drop()
     if order.eager:
@@ -107,9 +107,9 @@ def _measure(subject: Subject, order: Order, processes: Processes, files: Random
     return replace(report, run=run_time(settings, subject.extent, **found))
 
 
-def _patience(bench: Bench, phase: str) -> str:
+def _patience(bench: Bench, phase: str, subject: Subject) -> str:
     """What to say of training that takes minutes: nothing is heard of it until its last step is done."""
-    if phase != "train" or bench.matmul_tflops is None:
+    if phase != "train" or bench.matmul_tflops is None or _too_small(subject, phase) is not None:
         return ""
     step = phases.operations(bench) / 1e12 / bench.matmul_tflops
     steps = phases.WARM_UP[bench.device.type] + bench.steps

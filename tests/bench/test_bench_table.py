@@ -51,7 +51,8 @@ def test_steps_of_minutes_and_a_single_one() -> None:
     assert "train           191.8 s/step, 1 step\n" in text
     assert "                3 min/sample\n" in text
     assert "compiling, capturing, first steps: 2 min, not counted\n" in text
-    assert "capturing" not in "\n".join(lines(replace(REPORT, train=replace(slow, execution="eager: a CPU"), eager=None)))
+    eager = replace(slow, execution="eager: the device is a CPU")
+    assert "capturing" not in "\n".join(lines(replace(REPORT, train=eager, eager=None)))
 
 
 def test_validation_pictures_are_counted_as_a_run_takes_them() -> None:
