@@ -27,6 +27,7 @@ Clock = Callable[[], float]
 
 _WIDTH = 80
 _RATE_WINDOW_SECONDS = 60.0
+_SLOW_START = 2.0  # times as fast as with the first one counted: that one did something else besides
 _FIRST_LINES = 12  # plain lines of a phase that come every 10 seconds, before they come every minute
 _PLURALS = {"entry": "entries"}
 
@@ -234,6 +235,7 @@ class _Meter:
         self._clock = clock
         self._began = clock()
         self._done_before = done
+        self._first: tuple[float, float] | None = None  # when the first of them was done, which may include a start-up
         self._history: deque[tuple[float, float]] = deque([(self._began, done)])
         self._lock = threading.Lock()
 
@@ -242,6 +244,8 @@ class _Meter:
             self.done += amount
             self.shown = {**self.shown, **shown}
             now = self._clock()
+            if self._first is None:
+                self._first = (now, self.done)
             if now - self._history[-1][0] >= 0.5:
                 self._history.append((now, self.done))
             while len(self._history) > 2 and now - self._history[0][0] > _RATE_WINDOW_SECONDS:
@@ -287,11 +291,13 @@ class _Meter:
         return ", ".join(f"{name} {value}" for name, value in self.shown.items())
 
     def _rate(self) -> float:
-        """Units a second over the last minute."""
+        """Units a second over the last minute; without the first one where that took much longer than the others."""
         with self._lock:
+            now, since_first = self._clock(), self._first or self._history[0]
             began, before = self._history[0]
-            seconds = self._clock() - began
-            return (self.done - before) / seconds if seconds > 0 else 0.0
+            rate = (self.done - before) / (now - began) if now > began else 0.0
+            after = (self.done - since_first[1]) / (now - since_first[0]) if now > since_first[0] else 0.0
+            return after if began == self._began and after > _SLOW_START * rate else rate
 
     def _progress(self) -> str:
         if self.total is None:

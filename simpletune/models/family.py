@@ -161,6 +161,10 @@ class Family(Protocol):
         """The velocity (B, C, H, W) at `sigma` (B,), in the transformer's compute dtype."""
         ...
 
+    def check_compiled(self, targets: Sequence[str], settings: Settings) -> None:
+        """Raise UnsupportedModel, before anything is loaded, where `compiled_predict` will for LoRAs on `targets`."""
+        ...
+
     def compiled_predict(
         self, transformer: nn.Module, settings: Settings
     ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:

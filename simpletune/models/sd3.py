@@ -23,7 +23,7 @@ from simpletune.models.locate import locate
 from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
 from simpletune.models.quantize import all_but
 from simpletune.models.runtime import free_memory
-from simpletune.models.sd3_forward import SD3Forward, attention_bytes
+from simpletune.models.sd3_forward import SD3Forward, attention_bytes, check_loras
 from simpletune.models.streaming import StreamedT5
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
 from simpletune.models.text_in_turn import TextEncodersInTurn, load_encoders
@@ -137,6 +137,9 @@ class SD3:
             return_dict=False,
         )[0]
         return velocity_BCHW
+
+    def check_compiled(self, targets: Sequence[str], settings: Settings) -> None:
+        check_loras(targets, drops=settings.lora_dropout > 0)
 
     def compiled_predict(
         self, transformer: nn.Module, settings: Settings

@@ -306,11 +306,15 @@ def _has_lora(block: nn.Module) -> bool:
 
 
 def _check_loras(transformer: nn.Module) -> None:
-    for name, module in transformer.named_modules():
-        if not isinstance(module, LoraLinear):
-            continue
+    loras = [(name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLinear)]
+    drops = any(not isinstance(module.lora_dropout["default"], nn.Identity) for _, module in loras)
+    check_loras([name for name, _ in loras], drops)
+
+
+def check_loras(layers: Sequence[str], drops: bool) -> None:
+    """Raise UnsupportedModel for LoRAs on such layers that this forward pass can't compute."""
+    for name in layers:
         if ".attn" not in name and ".ff" not in name:
             raise UnsupportedModel(f"{name} has a LoRA, outside of attention and feed-forward layers")
-        dropout = module.lora_dropout["default"]
-        if not isinstance(dropout, nn.Identity):
-            raise UnsupportedModel("lora_dropout is computed layer by layer")
+    if drops:
+        raise UnsupportedModel("lora_dropout is computed layer by layer")

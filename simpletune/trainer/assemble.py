@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
 from simpletune.models.adapters import trainable_parameters
 from simpletune.models.family import Family, TextEncoding, UnsupportedModel
+from simpletune.models.registry import get_family
 from simpletune.trainer import compile_cache
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.execution import Execution, choose, gather_facts
@@ -61,6 +62,8 @@ def assemble(
     eager: Predict = partial(family.predict, transformer)
     execution, predict = _way(settings, family, transformer, processes.device, total_steps, eager, say)
     say(f"execution: {execution.reason}")
+    if execution.compiled:
+        say("the first step compiles: half a minute to a minute, less with code that an earlier run kept")
     parameters = dict(trainable_parameters(transformer))
     tensors = list(parameters.values())
     optimizer = build_optimizer(settings, tensors)
@@ -100,13 +103,25 @@ def _way(
         predict = family.compiled_predict(transformer, settings)
     except UnsupportedModel as error:
         if settings.execution == "compile":
-            raise ConfigError(f'"execution" is compile: {error}', 'set "execution" to "auto"') from error
+            raise _not_compiled(error) from error
         way = "graph over eager kernels" if execution.captured else "eager"
         return replace(execution, compiled=False, reason=f"{way}: {error}"), eager
     note = compile_cache.prepare()
     if note is not None:
         say(note)
     return execution, predict
+
+
+def check_compiled(settings: Settings, targets: Sequence[str]) -> None:
+    """Raise ConfigError where LoRAs on `targets` can't be compiled; to be asked before anything is encoded."""
+    try:
+        get_family(settings.model_family).check_compiled(targets, settings)
+    except UnsupportedModel as error:
+        raise _not_compiled(error) from error
+
+
+def _not_compiled(error: UnsupportedModel) -> ConfigError:
+    return ConfigError(f'"execution" is compile: {error}', 'set "execution" to "auto", or "lora_target" to "attention"')
 
 
 def _without_compiling(settings: Settings, eager: Predict, say: Say, error: Exception) -> Predict:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from simpletune import __version__, files
 from simpletune.config.settings import Settings
@@ -41,7 +42,7 @@ def prepare() -> str | None:
     Returns a line to show when it can't be kept past this process. Raises EnvironmentNotReady when the folder isn't
     this user's alone.
     """
-    unset = [name for name in _SUBFOLDERS if not os.environ.get(name)]
+    unset = [name for name in _SUBFOLDERS if _chosen(name) is None]
     if not unset:
         return None
     note = None
@@ -50,11 +51,22 @@ def prepare() -> str | None:
         for name in unset:
             (folder / _SUBFOLDERS[name]).mkdir(parents=True, exist_ok=True, mode=0o700)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-        note = f"compiled code can't be kept for the next run: {error}"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        note = f"compiled code can't be kept for the next run: {reason}"
         folder = Path(tempfile.mkdtemp(prefix="simpletune-compiled-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.update({name: str(folder / _SUBFOLDERS[name]) for name in unset})
     return note
+
+
+def _chosen(name: str) -> str | None:
+    """The folder that the user named in a variable.
+
+    torch itself fills in TORCHINDUCTOR_CACHE_DIR while parts of it are imported, with its own place, which is not a
+    choice of the user's.
+    """
+    folder = os.environ.get(name)
+    return None if not folder or folder == default_cache_dir() else folder
 
 
 def has_code(settings: Settings, device: torch.device) -> bool:
@@ -107,7 +119,7 @@ def _not_private(folder: Path) -> str | None:
 
 def _marker(settings: Settings, device: torch.device) -> Path:
     """An empty file beside the code, so that whoever removes the code removes it too."""
-    kept = os.environ.get(INDUCTOR)
+    kept = _chosen(INDUCTOR)
     folder = Path(kept) if kept else _root() / _version() / _SUBFOLDERS[INDUCTOR]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     described = {key: getattr(settings, key) for key in _CODE_DEPENDS_ON} | {"device": name, "torch": torch.__version__}

@@ -51,10 +51,12 @@ def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
 
 def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> None:
     from simpletune.data.forecast import plan_of
-    from simpletune.machine.forecast import forecast
+    from simpletune.machine.forecast import forecast, way_of
 
+    planned = plan_of(settings, plan)
+    reporter.note(f"execution: {way_of(planned)}, where the device allows it")
     reporter.note("memory of the device, estimated from the model's shapes")
-    for phase in forecast(plan_of(settings, plan)).phases:
+    for phase in forecast(planned).phases:
         reporter.note(f"  {phase}")
     reporter.note("a dry run: nothing was encoded, trained or written")
 

@@ -27,6 +27,7 @@ from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
+from simpletune.trainer.assemble import check_compiled
 from simpletune.trainer.execution import check_wanted
 from simpletune.trainer.interrupt import StopRequest, stop_requests
 from simpletune.trainer.lock import run_lock
@@ -102,15 +103,17 @@ def finished(settings: Settings, found: Path | None, total_steps: int, reporter:
 def check_start(settings: Settings, found: Path | None) -> None:
     """Find out before anything is encoded or loaded what would stop the run later.
 
-    Raises ConfigError for a checkpoint of other settings, an `init_lora` that can't be read, and a `lora_target` that
-    matches nothing in the flavour.
+    Raises ConfigError for a checkpoint of other settings, an `init_lora` that can't be read, a `lora_target` that
+    matches nothing in the flavour, and a LoRA that can't be compiled where that is asked for.
     """
     if found is not None:
         check_resumable(checkpoint.read_state(found)["settings"], settings, found)
     if settings.init_lora is not None:
         read_adapter(settings.init_lora)
     config = architecture.component_config(settings.model_flavour, "transformer")
-    lora_targets(components.empty_module("transformer", config), settings)
+    targets = lora_targets(components.empty_module("transformer", config), settings)
+    if settings.execution == "compile":
+        check_compiled(settings, targets)
 
 
 def loop(session: Session, stop: StopRequest) -> None:

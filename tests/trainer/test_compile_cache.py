@@ -149,3 +149,15 @@ def test_a_second_process_takes_the_code_of_the_first(root):
     before, after = (float(re.search(r"seconds (\S+)", text)[1]) for text in (first, second))
     assert after < before
     assert any(path.suffix == ".so" for path in root.rglob("*"))
+
+
+def test_the_place_that_torch_fills_in_by_itself_is_no_choice_of_the_users(root):
+    """In a process of its own: importing accelerate's compiler support sets the variable."""
+    code = (
+        "import os; os.environ.pop('TORCHINDUCTOR_CACHE_DIR', None); os.environ.pop('TRITON_CACHE_DIR', None)\n"
+        "import torch._dynamo\n"
+        "from simpletune.trainer import compile_cache\n"
+        "compile_cache.prepare(); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip().startswith(str(root))
