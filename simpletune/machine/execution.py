@@ -12,8 +12,6 @@ from dataclasses import dataclass
 # one micro batch.
 COMPILING = 35.0
 """Seconds until the first compiled pass when nothing is kept."""
-COMPILING_KEPT = 14.0
-"""The same with the code of an earlier run."""
 SAVED_IN_GRAPH = 0.0012
 """Seconds a block and pass that compiled kernels save beside eager ones in a CUDA graph."""
 SAVED_ALONE = 0.0040

@@ -80,7 +80,6 @@ def assemble(
         graphs=Graphs(processes.device, say) if execution.captured else None,
         update_captured=execution.update_captured,
         on_compile_error=partial(_without_compiling, settings, eager, say),
-        after_first=partial(compile_cache.mark_code, settings, processes.device) if execution.compiled else None,
     )
     return Assembled(step, parameters, optimizer, ema, execution)
 

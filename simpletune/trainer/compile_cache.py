@@ -8,8 +8,6 @@ TRITON_CACHE_DIR, which torch and Triton read, keep what the user set them to.
 from __future__ import annotations
 
 import atexit
-import hashlib
-import json
 import os
 import shutil
 import stat
@@ -20,20 +18,13 @@ from pathlib import Path
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from simpletune import __version__, files
-from simpletune.config.settings import Settings
+from simpletune import __version__
 from simpletune.errors import EnvironmentNotReady
 from simpletune.machine.user_cache import cache_folder
 
 INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 _SUBFOLDERS = {INDUCTOR: "inductor", TRITON: "triton"}
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-
-# The settings that other code is compiled for.
-_CODE_DEPENDS_ON = (
-    "model_flavour", "base_model_precision", "mixed_precision", "lora_rank", "lora_target", "lora_dropout",
-    "lora_init_type", "train_batch_size", "resolution", "gradient_checkpointing", "gradient_checkpointing_interval",
-)  # fmt: skip
 
 
 def prepare() -> str | None:
@@ -69,20 +60,6 @@ def _chosen(name: str) -> str | None:
     return None if not folder or folder == default_cache_dir() else folder
 
 
-def has_code(settings: Settings, device: torch.device) -> bool:
-    """Whether an earlier run with such settings on such a device kept its compiled code."""
-    try:
-        return _marker(settings, device).is_file()
-    except (OSError, RuntimeError):
-        return False
-
-
-def mark_code(settings: Settings, device: torch.device) -> None:
-    """Note that the code of these settings is kept now, for `has_code`; call it once the first steps are done."""
-    with suppress(OSError, RuntimeError):
-        files.write_text(_marker(settings, device), "")
-
-
 def _root() -> Path:
     return cache_folder() / "compiled"
 
@@ -115,13 +92,3 @@ def _not_private(folder: Path) -> str | None:
     if status.st_mode & _OTHERS_WRITE:
         return f"other users can write there (mode {stat.S_IMODE(status.st_mode):04o})"
     return None
-
-
-def _marker(settings: Settings, device: torch.device) -> Path:
-    """An empty file beside the code, so that whoever removes the code removes it too."""
-    kept = _chosen(INDUCTOR)
-    folder = Path(kept) if kept else _root() / _version() / _SUBFOLDERS[INDUCTOR]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    described = {key: getattr(settings, key) for key in _CODE_DEPENDS_ON} | {"device": name, "torch": torch.__version__}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    return folder / f"simpletune-{digest[:16]}"

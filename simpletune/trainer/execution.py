@@ -18,14 +18,12 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
 from simpletune.machine.execution import (
     COMPILING,
-    COMPILING_KEPT,
     FIRST_FP8,
     OLDEST_TRITON,
     SAVED_ALONE,
     SAVED_IN_GRAPH,
 )
 from simpletune.machine.toolchain import Gap, gap
-from simpletune.trainer.compile_cache import has_code
 from simpletune.trainer.optimizers import is_capturable
 
 _DEVICES = {"cpu": "a CPU", "mps": "an Apple GPU"}
@@ -38,7 +36,7 @@ class Facts:
 
     capability: the card's compute capability, None without CUDA. native_bf16: the card computes in bf16 itself, it
     doesn't emulate it. gap: what torch.compile lacks here. capturable: the optimizer's step can be captured. blocks: of
-    the transformer. passes: forward and backward passes of the whole run. kept_code: an earlier run left compiled code.
+    the transformer. passes: forward and backward passes of the whole run.
     """
 
     device: str  # as torch calls its type
@@ -51,7 +49,6 @@ class Facts:
     capturable: bool
     blocks: int
     passes: int
-    kept_code: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,6 @@ def gather_facts(settings: Settings, device: torch.device, *, blocks: int, steps
         capturable=is_capturable(settings.optimizer, device),
         blocks=blocks,
         passes=steps * settings.gradient_accumulation_steps,
-        kept_code=has_code(settings, device),
     )
 
 
@@ -154,10 +150,12 @@ def _not_compiled(facts: Facts) -> Gap | None:
 
 
 def _not_worthwhile(facts: Facts, *, in_graph: bool) -> Gap | None:
-    """Why compiling would take longer than it saves over the run; None when it wouldn't."""
-    cost = COMPILING_KEPT if facts.kept_code else COMPILING
+    """Why compiling would take longer than it saves over the run; None when it wouldn't.
+
+    Whether code is kept already doesn't count: a run that is resumed must go on the way it began.
+    """
     saved = facts.passes * facts.blocks * (SAVED_IN_GRAPH if in_graph else SAVED_ALONE)
-    return None if saved > cost else Gap("the run is too short for compiling to pay off")
+    return None if saved > COMPILING else Gap("the run is too short for compiling to pay off")
 
 
 def _require(wanted: str, lacking: Gap | None, facts: Facts) -> None:

@@ -71,7 +71,6 @@ class TrainingStep:
 
     `graphs`: captures micro batches and, with `update_captured`, the update; None computes everything anew each time.
     `on_compile_error`: what to predict with from then on when `predict` can't be compiled; it may raise instead.
-    `after_first`: called once the first step is done, what it compiled included.
     """
 
     def __init__(
@@ -88,7 +87,6 @@ class TrainingStep:
         graphs: Graphs | None = None,
         update_captured: bool = False,
         on_compile_error: Callable[[Exception], Predict] | None = None,
-        after_first: Callable[[], None] | None = None,
     ) -> None:
         device = processes.device
         self._settings = settings
@@ -100,7 +98,6 @@ class TrainingStep:
         self._empty_caption = empty_caption
         self._ema = ema
         self._on_compile_error = on_compile_error
-        self._after_first = after_first
         self._graphs = graphs
         self._update_graphs = graphs if update_captured else None
         self._sigma_sampler = flow.sigma_sampler(settings, device)
@@ -125,9 +122,6 @@ class TrainingStep:
         self._processes.sum([self._gradients, self._loss])
         loss, grad_norm = self._run("update", self._update, (), self._update_graphs, again=False)
         sigma = torch.cat(sigmas) if sigmas else torch.empty(0, device=self._processes.device)
-        if self._after_first is not None:
-            self._after_first()
-            self._after_first = None
         return StepResult(loss.clone(), grad_norm.clone(), sigma)
 
     def release_memory(self) -> None:
@@ -161,7 +155,7 @@ class TrainingStep:
             if self._on_compile_error is None:
                 raise
             self._predict = self._on_compile_error(error)
-            self._on_compile_error = self._after_first = None
+            self._on_compile_error = None
         # Compiling comes before anything is added to the gradients, so nothing of the first try is left.
         return self._run("micro", self._micro, inputs, self._graphs)[0]
 

@@ -76,6 +76,8 @@ def _values(key: str, now: Any) -> list[Any]:
         return sorted({*_EDGES, now})
     if isinstance(now, int):
         return list(_around(now, schema.get("minimum", 1), schema.get("maximum", now * 2)))
+    if isinstance(now, float):
+        return [now]  # none of them changes what is needed by more than how the step runs
     choices = schema.get("enum") or schema["then"]["enum"]
     return [*choices, *([] if now in choices else [now])]
 

@@ -103,7 +103,8 @@ def test_keys_in_the_third_data_set_are_completed(ask):
 
 def test_values_in_the_third_data_set_are_completed(ask):
     found = ask(("sets/pictures.json", DATA % '"caption_strategy": "|"'))
-    assert {label for label, _ in found["completions"]} == {'"textfile"', '"filename"', '"instanceprompt"'}
+    offered = {label.strip('"') for label, _ in found["completions"]}
+    assert offered == {"textfile", "filename", "instanceprompt", "csv", "jsonl", "parquet", "huggingface"}
 
 
 def test_an_error_inside_the_third_data_set(ask):

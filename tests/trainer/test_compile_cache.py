@@ -5,17 +5,14 @@ import re
 import stat
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from simpletune.errors import EnvironmentNotReady
 from simpletune.machine import user_cache
-from simpletune.trainer import compile_cache
-from simpletune.trainer.compile_cache import INDUCTOR, TRITON, has_code, mark_code, prepare
+from simpletune.trainer.compile_cache import INDUCTOR, TRITON, prepare
 
-CPU = torch.device("cpu")
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
 
 
@@ -26,10 +23,6 @@ def root(tmp_path, monkeypatch):
     for name in (INDUCTOR, TRITON):
         monkeypatch.setenv(name, "")
     return tmp_path / "cache" / "simpletune" / "compiled"
-
-
-def settings(**changes):
-    return SimpleNamespace(**dict.fromkeys(compile_cache._CODE_DEPENDS_ON, 1) | changes)
 
 
 def mode(path):
@@ -97,18 +90,6 @@ def test_where_nothing_can_be_kept_the_process_has_a_folder_of_its_own(tmp_path)
     assert "can't be kept for the next run" in note
     folder = os.environ[INDUCTOR]
     assert not folder.startswith(str(tmp_path / "cache"))
-    assert not has_code(settings(), CPU)
-
-
-def test_code_is_found_again_for_the_same_settings_only(root, monkeypatch):
-    assert not has_code(settings(), CPU)
-    prepare()
-    mark_code(settings(), CPU)
-    assert has_code(settings(), CPU)
-    monkeypatch.setenv(INDUCTOR, "")
-    assert has_code(settings(), CPU)  # before this process keeps any
-    assert not has_code(settings(lora_rank=2), CPU)
-    assert not has_code(settings(), torch.device("mps"))
 
 
 @pytest.mark.parametrize(

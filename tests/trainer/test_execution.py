@@ -8,7 +8,6 @@ import torch
 
 from simpletune.errors import ConfigError, EnvironmentNotReady
 from simpletune.machine.toolchain import Gap
-from simpletune.trainer import execution as subject
 from simpletune.trainer.execution import Facts, check_wanted, choose, gather_facts
 
 NO_COMPILER = Gap("no C compiler is found for torch.compile", "install gcc")
@@ -23,7 +22,6 @@ H100 = Facts(
     capturable=True,
     blocks=24,
     passes=5000,
-    kept_code=False,
 )
 CPU = replace(H100, device="cpu", capability=None, capturable=False)
 APPLE = replace(CPU, device="mps", gap=Gap("torch.compile is still being made for Apple GPUs"))
@@ -72,11 +70,10 @@ def test_a_short_run_is_not_compiled_unless_told_so(facts):
     assert "k" in way("compile", short)
 
 
-def test_kept_code_and_many_blocks_make_compiling_worthwhile_sooner():
+def test_many_blocks_make_compiling_worthwhile_sooner():
     def passes(**facts):
         return next(n for n in range(0, 5000, 10) if choose("auto", replace(H100, passes=n, **facts)).compiled)
 
-    assert passes(kept_code=True) < passes() / 2
     assert passes(blocks=38) < passes()
 
 
@@ -109,15 +106,13 @@ def settings(**changes):
     )  # fmt: skip
 
 
-def test_facts_of_this_machine(monkeypatch):
-    monkeypatch.setattr(subject, "has_code", lambda _settings, _device: True)
+def test_facts_of_this_machine():
     facts = gather_facts(settings(), torch.device("cpu"), blocks=2, steps=10)
     assert (facts.device, facts.capability, facts.capturable) == ("cpu", None, False)
-    assert (facts.blocks, facts.passes, facts.kept_code) == (2, 30, True)
+    assert (facts.blocks, facts.passes) == (2, 30)
 
 
-def test_a_wish_is_checked_before_the_run(monkeypatch):
-    monkeypatch.setattr(subject, "has_code", lambda _settings, _device: False)
+def test_a_wish_is_checked_before_the_run():
     check_wanted(settings(), torch.device("cpu"))
     with pytest.raises(ConfigError):
         check_wanted(settings(execution="graph"), torch.device("cpu"))

@@ -53,5 +53,4 @@ def facts_of(known: Known) -> Facts:
         capturable=True,
         blocks=known.blocks,
         passes=known.passes,
-        kept_code=False,
     )
