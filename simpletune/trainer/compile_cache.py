@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from simpletune import __version__
 from simpletune.errors import EnvironmentNotReady
@@ -53,11 +52,11 @@ def prepare() -> str | None:
 def _chosen(name: str) -> str | None:
     """The folder that the user named in a variable.
 
-    torch itself fills in TORCHINDUCTOR_CACHE_DIR while parts of it are imported, with its own place, which is not a
-    choice of the user's.
+    torch itself fills in TORCHINDUCTOR_CACHE_DIR while parts of it are imported, with its own place (`torchinductor_`
+    and the user's name, among the temporary files), which is not a choice of the user's.
     """
     folder = os.environ.get(name)
-    return None if not folder or folder == default_cache_dir() else folder
+    return None if not folder or folder.startswith(str(Path(tempfile.gettempdir()) / "torchinductor_")) else folder
 
 
 def _root() -> Path:
