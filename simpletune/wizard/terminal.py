@@ -6,6 +6,7 @@ size at every drawing, so a resized window needs nothing special.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 import questionary
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.filters import has_completions
+from prompt_toolkit.filters import Condition, has_completions
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
@@ -74,6 +75,7 @@ _DIFF_STYLES = (
     ("-", "class:removed"),
 )
 _MENU_LINES = 8  # the line typed in, and completions
+_PATIENCE, _LOOK_AGAIN = 3.0, 0.05  # seconds that Tab waits for completions, and between two looks at them
 
 
 class TerminalPrompter:
@@ -194,7 +196,7 @@ class TerminalPrompter:
         inner = application.layout
         _make_room_once_needed(inner.current_window, inner.current_buffer)
         application.layout = Layout(HSplit([above, inner.container, below]), focused_element=inner.current_window)
-        _bind(application, _keys_of_all(screen), _keys_of_text())
+        _bind(application, _keys_of_all(screen), _keys_of_text(completes=screen.path is not None))
         return question
 
     def _window(self, lines: Callable[[int, int], list[Line]]) -> Window:
@@ -306,18 +308,40 @@ def _next_starting(control: InquirerControl, start: str) -> int | None:
     return None
 
 
-def _keys_of_text() -> KeyBindings:
+def _complete(buffer: Buffer) -> None:
+    """Go to the next completion; the only one is taken, and what lies in that folder is offered."""
+    offered = buffer.complete_state.completions if buffer.complete_state else []
+    if len(offered) == 1:
+        buffer.apply_completion(offered[0])
+    else:
+        buffer.complete_next()
+
+
+async def _complete_once_found(buffer: Buffer) -> None:
+    """`_complete`, once something is found for what stands there; letters typed meanwhile end that."""
+    typed = buffer.text
+    for _ in range(round(_PATIENCE / _LOOK_AGAIN)):
+        if buffer.text != typed:
+            return
+        if buffer.complete_state is not None and buffer.complete_state.completions:
+            _complete(buffer)
+            return
+        if buffer.complete_state is None:
+            buffer.start_completion()  # does nothing while an earlier search is still under way
+        await asyncio.sleep(_LOOK_AGAIN)
+
+
+def _keys_of_text(*, completes: bool) -> KeyBindings:
     keys = KeyBindings()
 
-    @keys.add(Keys.Tab, filter=has_completions, eager=True)
+    @keys.add(Keys.Tab, filter=Condition(lambda: completes), eager=True)
     def _next(event: KeyPressEvent) -> None:
-        """The next completion; the only one is taken, and what lies in that folder is offered."""
+        """The next completion, as soon as there is one: right after typing they are still being looked for."""
         buffer = event.current_buffer
-        offered = buffer.complete_state.completions if buffer.complete_state else []
-        if len(offered) == 1:
-            buffer.apply_completion(offered[0])
+        if buffer.complete_state is not None and buffer.complete_state.completions:
+            _complete(buffer)
         else:
-            buffer.complete_next()
+            event.app.create_background_task(_complete_once_found(buffer))
 
     @keys.add(Keys.Enter, filter=has_completions, eager=True)
     def _take(event: KeyPressEvent) -> None:

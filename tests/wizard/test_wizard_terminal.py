@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -179,6 +181,24 @@ def test_completion_takes_a_folder_and_goes_on(tmp_path):
         str(tmp_path / "my set"),  # Enter came before the list was read, in its own thread
         str(tmp_path / "my set [1] 🐈") + os.sep,
     }
+
+
+def test_tab_waits_for_a_folder_that_is_slow_to_look_at(tmp_path, monkeypatch):
+    """Tab right after the letters: what could complete them is still being looked for, on a network drive for long."""
+    (tmp_path / "cats").mkdir()
+    look = PathCompletion._entries
+
+    def slowly(self, folder, start):
+        time.sleep(0.3)
+        return look(self, folder, start)
+
+    monkeypatch.setattr(PathCompletion, "_entries", slowly)
+    with create_pipe_input() as pipe:
+        enter = threading.Timer(1.5, lambda: (pipe.send_text(ENTER * 2), pipe.close()))
+        pipe.send_text(str(tmp_path / "ca") + TAB)
+        enter.start()
+        assert TerminalPrompter(pipe, Recorder()).ask(FOLDER) == str(tmp_path / "cats") + os.sep
+        enter.join()
 
 
 def completions(typed, files=False):
