@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ import psutil
 import torch
 
 from simpletune.bench.report import Memory, Timing
+from simpletune.models.memory import release
 
 _GIB = 2**30
 _MATMUL_SIDE = {"cuda": 8192, "mps": 4096, "cpu": 1024}
@@ -67,7 +67,7 @@ def timing(seconds: Sequence[float]) -> Timing:
 @contextmanager
 def fresh_memory(device: torch.device) -> Iterator[Callable[[], Memory]]:
     """Start the peaks anew; what is yielded says them, from then on."""
-    clear(device)
+    release(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     yield lambda: peaks(device)
@@ -81,15 +81,6 @@ def peaks(device: torch.device) -> Memory:
     if device.type == "mps":
         return Memory(torch.mps.current_allocated_memory() / _GIB, torch.mps.driver_allocated_memory() / _GIB, None)
     return Memory(None, None, psutil.Process().memory_info().rss / _GIB)
-
-
-def clear(device: torch.device) -> None:
-    """Give back the memory of what nobody holds any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:

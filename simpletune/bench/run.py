@@ -15,7 +15,7 @@ import torch
 
 from simpletune import __version__
 from simpletune.bench import phases
-from simpletune.bench.clock import clear, matmul_tflops
+from simpletune.bench.clock import matmul_tflops
 from simpletune.bench.duration import run_time
 from simpletune.bench.flops import training_work
 from simpletune.bench.phases import Bench
@@ -26,6 +26,7 @@ from simpletune.machine.devices import GIB, Device
 from simpletune.machine.estimate import text_tokens
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, forecast
 from simpletune.models.load import compute_dtype
+from simpletune.models.memory import release
 from simpletune.models.random_source import RandomFiles, random_files
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
@@ -167,7 +168,7 @@ def _tried(bench: Bench, phase: str, subject: Subject) -> Any:
         bench.drop()
         return _out_of_memory(error)
     finally:
-        clear(bench.device)
+        release(bench.device)
 
 
 def _tried_eagerly(bench: Bench, subject: Subject) -> Any:
@@ -175,7 +176,7 @@ def _tried_eagerly(bench: Bench, subject: Subject) -> Any:
     if (too_small := _too_small(subject, "train")) is not None:
         return too_small
     torch.compiler.reset()  # what is compiled may hold on to the weights it was compiled for
-    clear(bench.device)
+    release(bench.device)
     try:
         return phases.train_eagerly(bench)
     except torch.OutOfMemoryError as error:
@@ -183,7 +184,7 @@ def _tried_eagerly(bench: Bench, subject: Subject) -> Any:
     except Exception as error:
         return Failure(f"{type(error).__name__}: {_first_line(error)}")
     finally:
-        clear(bench.device)
+        release(bench.device)
 
 
 def _too_small(subject: Subject, phase: str) -> Failure | None:
