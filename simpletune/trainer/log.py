@@ -51,7 +51,7 @@ class _Pending:
     learning_rate: float
     samples: int
     waited: float
-    numbers: Tensor  # loss, grad_norm, sigmas: on the host once `end` has been waited for
+    numbers: Tensor  # loss, grad_norm, sigmas, their losses: on the host once `end` has been waited for
     begin: _Mark
     end: _Mark
 
@@ -90,7 +90,7 @@ class StepLog:
 
         `waited`: seconds that the loop stood still for its data.
         """
-        numbers = torch.cat([result.loss.reshape(1), result.grad_norm.reshape(1), result.sigma.reshape(-1)])
+        numbers = torch.cat([result.loss[None], result.grad_norm[None], result.sigma, result.sample_loss])
         begin, on_host = self._last, _on_its_way(numbers)
         self._last = _Mark(self._device)
         self._pending.append(_Pending(step, epoch, rate, samples, waited, on_host, begin, self._last))
@@ -121,7 +121,8 @@ class StepLog:
 
     def _read(self, pending: _Pending) -> None:
         pending.end.wait()
-        loss, grad_norm, *sigmas = pending.numbers.tolist()
+        loss, grad_norm, *drawn = pending.numbers.tolist()
+        sigmas, losses = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
         seconds = pending.end.seconds_since(pending.begin)
         memory = memory_gib(self._device)
         if self._writer is not None:
@@ -133,6 +134,7 @@ class StepLog:
                     "learning_rate": pending.learning_rate,
                     "grad_norm": grad_norm,
                     "sigma": [round(sigma, 6) for sigma in sigmas],
+                    "sample_loss": [round(one, 6) for one in losses],
                     "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
                     "data_wait": round(pending.waited, 6),
                     "memory_gib": round(memory, 3),

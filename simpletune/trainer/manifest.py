@@ -49,13 +49,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_run(folder: Path, settings: Settings, model: ModelFiles, device: str) -> None:
-    """Write run.json: every setting with its origin, the model with its commit, the versions, the device."""
+def write_run(folder: Path, settings: Settings, model: ModelFiles, device: str, total_steps: int) -> None:
+    """Write run.json: every setting with its origin, the model with its commit, the versions, the device, the steps."""
     described = {
         **resolved(settings),
         "model": {"source": model.source, "layout": model.layout, "commit": model.commit},
         "versions": versions(),
         "device": device,
+        "total_steps": total_steps,
     }
     files.write_text(folder / RUN_FILE, redact(json.dumps(described, indent=2, ensure_ascii=False)) + "\n")
 

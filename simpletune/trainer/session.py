@@ -199,7 +199,7 @@ def open_session(
         if session.step < session.total_steps:
             outputs.unfinish(settings)
         session.log.open(session.step)
-        write_run(settings.output_dir, settings, material.files, str(device))
+        write_run(settings.output_dir, settings, material.files, str(device), total_steps)
         material.manifest.write(settings.output_dir / DATA_FILE)
     return session
 

@@ -41,12 +41,13 @@ class StepResult:
 
     loss: (), the mean over the step's samples on all processes, each times its weight: 1, or the data set's
     regularisation_weight (prior preservation, DreamBooth, arXiv 2208.12242, eq. 2); grad_norm: (), before clipping;
-    sigma: (B,), this process's samples in order.
+    sigma and sample_loss: (B,), this process's samples in order, each loss before any weight.
     """
 
     loss: Tensor
     grad_norm: Tensor
     sigma: Tensor
+    sample_loss: Tensor
 
 
 class _Inputs(NamedTuple):
@@ -114,15 +115,15 @@ class TrainingStep:
         """Train on this process's share of one step."""
         seed_torch(self._settings.seed, batch.step, self._processes.rank)
         self._step.fill_(batch.step)
-        sigmas = []
+        drawn = []
         for micro in batch.micro_batches:
-            sigma_B = self._run_micro(micro)
+            sigma_B, loss_B = self._run_micro(micro)
             if micro.weight > 0:
-                sigmas.append(sigma_B.clone())  # the next replay of the same graph writes there again
+                drawn.append(torch.stack([sigma_B, loss_B]))  # the next replay of the same graph writes there again
         self._processes.sum([self._gradients, self._loss])
         loss, grad_norm = self._run("update", self._update, (), self._update_graphs, again=False)
-        sigma = torch.cat(sigmas) if sigmas else torch.empty(0, device=self._processes.device)
-        return StepResult(loss.clone(), grad_norm.clone(), sigma)
+        sigma, sample_loss = torch.cat(drawn, 1) if drawn else torch.empty(2, 0, device=self._processes.device)
+        return StepResult(loss.clone(), grad_norm.clone(), sigma, sample_loss)
 
     def release_memory(self) -> None:
         """Give back what is held between steps only to be fast, for another phase that needs the memory."""
@@ -137,8 +138,8 @@ class TrainingStep:
         if state:
             self._scaler.load_state_dict(state)
 
-    def _run_micro(self, batch: MicroBatch) -> Tensor:
-        """Add one micro batch's gradients and loss to the step's; its sigma (B,)."""
+    def _run_micro(self, batch: MicroBatch) -> tuple[Tensor, ...]:
+        """Add one micro batch's gradients and loss to the step's; its sigma (B,) and losses (B,)."""
         weight = torch.full((), batch.weight, device=self._processes.device)
         inputs = _Inputs(
             batch.latents,
@@ -150,14 +151,14 @@ class TrainingStep:
             batch.loss_mask,
         )
         try:
-            return self._run("micro", self._micro, inputs, self._graphs)[0]
+            return self._run("micro", self._micro, inputs, self._graphs)
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             if self._on_compile_error is None:
                 raise
             self._predict = self._on_compile_error(error)
             self._on_compile_error = None
         # Compiling comes before anything is added to the gradients, so nothing of the first try is left.
-        return self._run("micro", self._micro, inputs, self._graphs)[0]
+        return self._run("micro", self._micro, inputs, self._graphs)
 
     @staticmethod
     def _run(
@@ -165,7 +166,7 @@ class TrainingStep:
     ) -> tuple[Tensor, ...]:
         return function(*inputs) if graphs is None else graphs.run(name, function, inputs, again=again)
 
-    def _micro(self, *tensors: Tensor | None) -> tuple[Tensor]:
+    def _micro(self, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         inputs = _Inputs(*tensors)
         loss_B, sigma_B = self._losses(inputs)
         share = (loss_B * inputs.loss_weights).mean() * inputs.weight
@@ -174,7 +175,7 @@ class TrainingStep:
         )
         torch._foreach_add_(self._views, list(gradients))
         self._loss += share.detach()
-        return (sigma_B,)
+        return sigma_B, loss_B.detach()
 
     def _losses(self, inputs: _Inputs) -> tuple[Tensor, Tensor]:
         """The loss (B,) and sigma (B,) of one micro batch."""

@@ -126,6 +126,7 @@ def test_the_loss_is_the_mean_of_each_samples_loss_times_its_weight():
     ((model.places - target).square().mean(dim=(1, 2, 3)) * weights).mean().backward()
     assert torch.allclose(gradient, model.places.grad, atol=1e-6)
     assert torch.allclose(result.sigma, flow.shift_sigma(uniform(5, Stream.SIGMA, 7, IDS), 3.0))
+    assert torch.allclose(result.sample_loss, each)
 
 
 def test_weights_and_masks_count_the_same_in_several_batches():
@@ -153,7 +154,7 @@ def test_a_batch_of_weight_0_counts_nothing():
     beside, two = take(Places(), micro(slice(0, 2), 1.0, torch.ones(3)), micro(slice(2, 3), 0.0, torch.ones(3)))
     assert alone.loss.item() == beside.loss.item()
     assert torch.equal(one, two)
-    assert len(beside.sigma) == 2
+    assert len(beside.sigma) == len(beside.sample_loss) == 2
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
