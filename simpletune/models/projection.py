@@ -70,7 +70,7 @@ class Group(NamedTuple):
 
 
 def group_of(*modules: nn.Module) -> Group:
-    """The layers' tensors: their own, not copies.
+    """The layers' tensors: their own, not copies. A LoRA that is switched off isn't among them.
 
     Where the layers are plain or in 8 bits, their weights are first moved into one piece of memory, of which each layer
     then holds its rows: the product of all of them needs no copy. Layers that aren't nn.Linear raise TypeError.
@@ -78,7 +78,10 @@ def group_of(*modules: nn.Module) -> Group:
     bases = [_base(module) for module in modules]
     _lay_together(bases)
     parts = [_frozen(base) for base in bases]
-    loras = tuple(_low_rank(module) if isinstance(module, LoraLinear) else None for module in modules)
+    loras = tuple(
+        _low_rank(module) if isinstance(module, LoraLinear) and not module.disable_adapters else None
+        for module in modules
+    )
     sizes = tuple(part.shape[0] for part in parts)
     whole = _whole(parts)
     return Group((whole,) if whole is not None else tuple(parts), loras, sizes)

@@ -62,10 +62,12 @@ class Block(NamedTuple):
 class SD3Forward:
     """noisy latents (B, C, H, W), timesteps (B,), text (B, L, D), pooled (B, E) -> velocity (B, C, H, W).
 
-    For training, with the adapter on: gradients are recorded from the first block with a LoRA on. From there every
+    Gradients, where they are wanted, are recorded from the first block with a LoRA on. From there every
     `checkpointing`-th block is recomputed in the backward pass, its attention only with `keep_attention` off; None
-    recomputes nothing. `compiled` compiles on first use.
-    Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers, and for lora_dropout.
+    recomputes nothing. `compiled` compiles on first use. An adapter that is switched off now is left out for good.
+    `skip_layers` are the numbers of blocks that are left out, as for skip-layer guidance.
+    Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers, and in training for
+    lora_dropout.
     """
 
     def __init__(
@@ -84,8 +86,10 @@ class SD3Forward:
         self._checkpointed = compiler(partial(_checkpointed, heads=heads, keep_attention=keep_attention))
         self._checkpointing = checkpointing
 
-    def __call__(self, noisy_latents: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
-        model = self._model
+    def __call__(
+        self, noisy_latents: Tensor, timestep: Tensor, text: Tensor, pooled: Tensor, skip_layers: Sequence[int] = ()
+    ) -> Tensor:
+        model, recording = self._model, torch.is_grad_enabled()
         height, width = noisy_latents.shape[-2:]
         with torch.no_grad():
             temb = model.time_text_embed(timestep, pooled)
@@ -93,16 +97,18 @@ class SD3Forward:
             image = model.pos_embed(noisy_latents).contiguous()
             words = model.context_embedder(text)
         for number, (block, (image_vectors, text_vectors)) in enumerate(zip(self._blocks, vectors, strict=True)):
-            if number == self._first:
+            if number in skip_layers:
+                continue
+            if recording and number == self._first:
                 # Its input needs no gradient. Asking for it keeps this block equal to the next ones: one graph less.
                 image, words = image.requires_grad_(), words.requires_grad_()
-            with torch.set_grad_enabled(number >= self._first):
-                image, words = self._run(number)(image, words, image_vectors, text_vectors, block)
+            trained = recording and number >= self._first
+            with torch.set_grad_enabled(trained):
+                image, words = self._run(number, trained=trained)(image, words, image_vectors, text_vectors, block)
         patches = model.proj_out(model.norm_out(image, temb))
         return unpatchify(patches, height, width, model.config.patch_size)
 
-    def _run(self, number: int) -> Callable[..., tuple[Tensor, Tensor]]:
-        trained = number >= self._first
+    def _run(self, number: int, *, trained: bool) -> Callable[..., tuple[Tensor, Tensor]]:
         recomputed = trained and self._checkpointing is not None and number % self._checkpointing == 0
         chosen: Callable[..., tuple[Tensor, Tensor]] = self._checkpointed if recomputed else self._plain
         return chosen
@@ -302,12 +308,15 @@ def _feed_of(module: Any) -> tuple[Group, Group]:
 
 
 def _has_lora(block: nn.Module) -> bool:
-    return any(isinstance(module, LoraLinear) for module in block.modules())
+    return any(isinstance(module, LoraLinear) and not module.disable_adapters for module in block.modules())
 
 
 def _check_loras(transformer: nn.Module) -> None:
-    loras = [(name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLinear)]
-    drops = any(not isinstance(module.lora_dropout["default"], nn.Identity) for _, module in loras)
+    layers = [(name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLinear)]
+    loras = [(name, module) for name, module in layers if not module.disable_adapters]
+    drops = transformer.training and any(
+        not isinstance(module.lora_dropout["default"], nn.Identity) for _, module in loras
+    )
     check_loras([name for name, _ in loras], drops)
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from simpletune.models.adapters import attach_lora, trainable_parameters
+from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
 from simpletune.models.family import UnsupportedModel
 from simpletune.models.quantize import PRECISIONS, FrozenLinear, frozen_linear, is_quantized
 from simpletune.models.sd3 import QUANTIZED
@@ -76,7 +76,7 @@ def inputs(count: int = 2, height: int = 16, width: int = 12) -> tuple[Tensor, .
     )
 
 
-def reference(made: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
+def reference(made: nn.Module, given: tuple[Tensor, ...], **more: Any) -> Tensor:
     noisy, timestep, text, pooled = given
     result: Tensor = made(
         hidden_states=noisy,
@@ -84,6 +84,7 @@ def reference(made: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
         encoder_hidden_states=text,
         pooled_projections=pooled,
         return_dict=False,
+        **more,
     )[0]
     return result
 
@@ -144,6 +145,40 @@ def test_blocks_before_the_first_lora_keep_nothing() -> None:
         return sum(sizes)
 
     assert kept("transformer_blocks.2.attn.to_q") < kept("*.attn.to_q") / 2
+
+
+@pytest.mark.parametrize("sizes", [{}, SD35], ids=["sd3", "sd3.5"])
+def test_blocks_that_are_skipped_are_left_out(sizes: dict[str, Any]) -> None:
+    made = model(**sizes)
+    forward = SD3Forward(made, None, compiled=False)
+    with torch.no_grad():
+        whole = forward(*inputs())
+        assert not torch.allclose(forward(*inputs(), skip_layers=[1]), whole, atol=1e-2)
+        for skipped in ([1], [0, 2]):
+            expected = reference(made, inputs(), skip_layers=skipped)
+            assert torch.allclose(forward(*inputs(), skip_layers=skipped), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+def test_an_adapter_that_is_off_is_left_out(precision: str) -> None:
+    """Wherever it sits, and whatever it drops: the base can always be computed."""
+    made = model(precision, lora={"lora_target": ["*.attn.*", "*.norm1.linear"], "lora_dropout": 0.1})
+    with adapter_enabled(made, False), torch.no_grad():
+        base = SD3Forward(made, None, compiled=False)
+        expected = reference(made, inputs())
+    got = base(*inputs())
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(got, reference(made.eval(), inputs()), atol=1e-2)
+
+
+def test_without_gradients_nothing_is_recorded() -> None:
+    """In evaluation lora_dropout drops nothing, so that a LoRA trained with it can be computed."""
+    made = model(lora={"lora_dropout": 0.5}).eval()
+    forward = SD3Forward(made, 1, compiled=False)
+    with torch.no_grad():
+        got = forward(*inputs())
+    assert not got.requires_grad
+    assert torch.allclose(got, reference(made, inputs()), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
