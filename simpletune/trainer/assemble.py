@@ -15,13 +15,13 @@ from torch.utils.checkpoint import checkpoint
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.models import compile_cache
 from simpletune.models.adapters import trainable_parameters
 from simpletune.models.family import Family, TextEncoding, UnsupportedModel
+from simpletune.models.graphs import Graphs
 from simpletune.models.registry import get_family
-from simpletune.trainer import compile_cache
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.execution import Execution, choose, gather_facts
-from simpletune.trainer.graphs import Graphs
 from simpletune.trainer.optimizers import build_optimizer
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.step import Predict, TrainingStep

@@ -23,9 +23,9 @@ from torch.optim import Optimizer
 from simpletune.config.settings import Settings
 from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.models.family import Family, TextEncoding
+from simpletune.models.graphs import Function, Graphs
 from simpletune.trainer import flow
 from simpletune.trainer.ema import Ema
-from simpletune.trainer.graphs import Function, Graphs
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.randomness import Stream, normal, seed_torch, uniform
 

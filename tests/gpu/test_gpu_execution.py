@@ -13,11 +13,11 @@ from torch import nn
 
 from simpletune.data.loader import MicroBatch, StepBatch
 from simpletune.models.adapters import attach_lora, trainable_parameters
+from simpletune.models.graphs import Graphs
 from simpletune.models.quantize import PRECISIONS, frozen_linear, is_quantized
 from simpletune.models.sd3 import QUANTIZED, SD3
 from simpletune.trainer.assemble import enable_checkpointing
 from simpletune.trainer.ema import Ema
-from simpletune.trainer.graphs import Graphs
 from simpletune.trainer.optimizers import build_optimizer
 from simpletune.trainer.step import TrainingStep
 

@@ -11,7 +11,7 @@ import torch
 
 from simpletune.errors import EnvironmentNotReady
 from simpletune.machine import user_cache
-from simpletune.trainer.compile_cache import INDUCTOR, TRITON, prepare
+from simpletune.models.compile_cache import INDUCTOR, TRITON, prepare
 
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
 
@@ -109,7 +109,7 @@ def test_where_caches_are(monkeypatch, platform, expected):
 
 _COMPILE = """
 import time
-from simpletune.trainer.compile_cache import prepare
+from simpletune.models.compile_cache import prepare
 prepare()
 import torch
 began = time.perf_counter()
@@ -137,7 +137,7 @@ def test_the_place_that_torch_fills_in_by_itself_is_no_choice_of_the_users(root)
     code = (
         "import os; os.environ.pop('TORCHINDUCTOR_CACHE_DIR', None); os.environ.pop('TRITON_CACHE_DIR', None)\n"
         "import torch._dynamo\n"
-        "from simpletune.trainer import compile_cache\n"
+        "from simpletune.models import compile_cache\n"
         "compile_cache.prepare(); print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

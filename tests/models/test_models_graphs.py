@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simpletune.trainer.graphs import WARM_UP, Graphs
+from simpletune.models.graphs import WARM_UP, Graphs
 
 X = torch.ones(2)
 
