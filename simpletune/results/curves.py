@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 LINE_KINDS = (STEP, VALIDATION) = ("step", "validation")
-_NAMES = ("loss", "learning_rate", "grad_norm", "validation_loss")
+_NAMES = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "validation_loss",
+    "validation_loss_ema",
+    "samples_per_second",
+    "data_wait",
+    "memory_gib",
+)
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,48 @@ class Curve:
     values: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class SigmaLosses:
+    """Every sample that was trained on: step, sigma and its own loss, each (N,) float64. Without `known`, losses of
+    single samples weren't written, and `losses` is NaN."""
+
+    steps: np.ndarray[Any, Any]
+    sigmas: np.ndarray[Any, Any]
+    losses: np.ndarray[Any, Any]
+
+    @property
+    def known(self) -> bool:
+        return bool(np.isfinite(self.losses).any())
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """All that a metrics.jsonl says: curves by name, and the samples with their sigmas."""
+
+    curves: Mapping[str, Curve]
+    samples: SigmaLosses
+
+    def __getitem__(self, name: str) -> Curve:
+        return self.curves[name]
+
+    @property
+    def last_step(self) -> int:
+        """The last step there is a line of, 0 for none."""
+        return int(max((curve.steps[-1] for curve in self.curves.values() if len(curve.steps)), default=0))
+
+
+def read_run(metrics_path: Path) -> RunCurves:
+    """A run's numbers; an absent file is a run without steps."""
+    try:
+        lines = metric_lines(metrics_path)
+    except OSError:
+        lines = []
+    return RunCurves({name: _curve(lines, name) for name in _NAMES}, _samples(lines))
+
+
 def read_curves(metrics_path: Path) -> dict[str, Curve]:
     """The curves of a metrics.jsonl by name; an absent quantity is an empty curve. Half-written lines are left out."""
-    lines = metric_lines(metrics_path) if metrics_path.exists() else []
-    return {name: _curve(lines, name) for name in _NAMES}
+    return dict(read_run(metrics_path).curves)
 
 
 def smoothing_span(count: int) -> int:
@@ -49,10 +96,30 @@ def smooth(values: np.ndarray[Any, Any], span: int) -> np.ndarray[Any, Any]:
 
 
 def _curve(lines: Iterable[dict[str, Any]], name: str) -> Curve:
-    points = [(line["step"], line[name]) for line in lines if name in line]
+    points = [(line["step"], _number(line[name])) for line in lines if name in line]
     steps = np.array([step for step, _ in points], dtype=np.float64)
-    values = np.array([np.nan if value is None else value for _, value in points], dtype=np.float64)
-    return Curve(steps, values)
+    return Curve(steps, np.array([value for _, value in points], dtype=np.float64))
+
+
+def _samples(lines: Iterable[dict[str, Any]]) -> SigmaLosses:
+    """Lines of older versions have no sample_loss; of a single sample, the step's loss is its own."""
+    found: list[tuple[int, float, float]] = []
+    for line in lines:
+        sigmas = line.get("sigma")
+        if not isinstance(sigmas, list):
+            continue
+        losses = line.get("sample_loss")
+        if not isinstance(losses, list) or len(losses) != len(sigmas):
+            losses = [line.get("loss")] if len(sigmas) == 1 else [None] * len(sigmas)
+        step = line["step"]
+        found += [(step, _number(sigma), _number(loss)) for sigma, loss in zip(sigmas, losses, strict=True)]
+    steps, sigmas, losses = np.array(found, dtype=np.float64).reshape(-1, 3).T
+    return SigmaLosses(steps, sigmas, losses)
+
+
+def _number(value: Any) -> float:
+    """What isn't a number counts as one that isn't finite, so that one odd line doesn't cost the page."""
+    return float(value) if isinstance(value, int | float) else np.nan
 
 
 def metric_lines(path: Path) -> list[dict[str, Any]]:
