@@ -29,7 +29,7 @@ def build(folder: Path, flavour: str, dtype: str, without_t5: bool, parts: str |
     """Write FOLDER: a flavour at its real size, with random weights, in the diffusers layout.
 
     Everything runs on it as on the real model, at the real speed and memory; its pictures are noise. Nothing is
-    downloaded. sd3-medium takes 16 GB of disk and a minute or two.
+    downloaded. sd3-medium takes 16 GB of disk and about a minute.
     """
     from simpletune.models import builder
     from simpletune.progress import terminal_reporter

@@ -1,7 +1,7 @@
 """Build an SD3 pipeline folder of any flavour with random weights: real shapes, real layout, nothing downloaded.
 
 The folder loads through the ordinary code, in this program and in stock diffusers. `tiny`, untrained, takes about a
-second; sd3-medium with T5-XXL, 16 GB, in a minute or two with memory for a single tensor.
+second; sd3-medium with T5-XXL, 16 GB, in less than a minute with memory for a few tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Write safetensors files of any size one tensor at a time, sharded as the libraries expect.
+"""Write safetensors files of any size a few tensors at a time, sharded as the libraries expect.
 
 The format (huggingface/safetensors, README): eight bytes of little-endian header length, a JSON header that gives every
 tensor's dtype, shape and byte range, then the bytes.
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from simpletune import files
 
+_AT_ONCE = 8  # tensors in memory; making and writing them leave Python's lock to others
 _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -42,8 +45,8 @@ def write_sharded(
 ) -> None:
     """Write `specs` into `folder`/`stem`.safetensors, or into numbered shards with an index.
 
-    `make` returns one tensor on the CPU at a time and nothing is kept, so memory holds the largest tensor only;
-    `written` is told the bytes of each.
+    `make` returns one tensor on the CPU, and is called by several threads; nothing is kept, so memory holds a tensor of
+    each of them. `written` is told the bytes of each tensor, in order.
     """
     shards = _split(specs, max_shard_bytes)
     if len(shards) == 1:
@@ -75,12 +78,24 @@ def _split(specs: Iterable[TensorSpec], max_shard_bytes: int) -> list[list[Tenso
 def _write_file(
     path: Path, specs: Sequence[TensorSpec], make: Callable[[TensorSpec], Tensor], written: Callable[[int], None]
 ) -> None:
+    header = _header(specs)
+    offsets = accumulate((spec.size_bytes for spec in specs), initial=len(header))
+
     def fill(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            file.write(_header(specs))
-            for spec in specs:
-                _append(file, spec, make(spec))
-                written(spec.size_bytes)
+        def put(spec: TensorSpec, offset: int) -> int:
+            data = _bytes_of(spec, make(spec))
+            with temporary.open("r+b") as file:
+                file.seek(offset)
+                file.write(data)
+            return spec.size_bytes
+
+        temporary.write_bytes(header)
+        pool = ThreadPoolExecutor(min(_AT_ONCE, os.cpu_count() or 1), "write")
+        try:
+            for size in pool.map(put, specs, offsets):
+                written(size)
+        finally:
+            pool.shutdown(cancel_futures=True)  # interrupted, the rest isn't wanted any more
 
     files.write_with(path, fill)
 
@@ -101,9 +116,10 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _append(file: BinaryIO, spec: TensorSpec, tensor: Tensor) -> None:
+def _bytes_of(spec: TensorSpec, tensor: Tensor) -> memoryview:
     if tuple(tensor.shape) != spec.shape or tensor.dtype != spec.dtype:
         raise ValueError(
             f"{spec.name}: {tuple(tensor.shape)} {tensor.dtype}, the header says {spec.shape} {spec.dtype}"
         )
-    file.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    data: memoryview = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    return data
