@@ -53,6 +53,7 @@ CONFIG_ALIASES: Mapping[str, str] = {
     "grad_accumulation_steps": "gradient_accumulation_steps",
     "gradient_clipping": "max_grad_norm",
     "guidance_scale": "validation_guidance",
+    "hub_repo_id": "hub_model_id",
     "image_size": "resolution",
     "logit_mean": "timestep_mean",
     "logit_std": "timestep_scale",
@@ -67,6 +68,7 @@ CONFIG_ALIASES: Mapping[str, str] = {
     "max_train_epochs": "num_train_epochs",
     "mode_scale": "timestep_mode_scale",
     "model": "pretrained_model_name_or_path",
+    "model_card_private": "hub_private",
     "model_flavor": "model_flavour",
     "model_name_or_path": "pretrained_model_name_or_path",
     "model_path": "pretrained_model_name_or_path",
@@ -88,6 +90,7 @@ CONFIG_ALIASES: Mapping[str, str] = {
     "prompts": "validation_prompts_file",
     "quantization": "base_model_precision",
     "quantize": "base_model_precision",
+    "push": "push_to_hub",
     "r": "lora_rank",
     "rank": "lora_rank",
     "resume": "resume_from_checkpoint",
@@ -217,7 +220,7 @@ DATA_FORMS: Mapping[str, str] = {
 }
 
 _NO_TRACKER = "the loss and every other figure are in metrics.jsonl and plots.png in the output folder"
-_NO_HUB = "upload the file from the output folder yourself: hf upload"
+_AT_THE_END = "the finished LoRA is uploaded, with push_to_hub; checkpoints stay here"
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the AWS configuration files"
 _NO_ADDRESSES = "pictures aren't fetched from a list of addresses: download them into a folder first"
 _MASKS = 'for masks set "mask_source" to "folder" and name it with "mask_data_dir", in the entry with the pictures'
@@ -233,16 +236,13 @@ CONFIG_UNSUPPORTED: Mapping[str, str | None] = {
     "controlnet": _ONLY_LORA,
     "deepspeed_config": None,
     "fuse_optimizer": None,
-    "hub_model_id": _NO_HUB,
-    "hub_private": _NO_HUB,
     "ignore_final_epochs": None,
     "lora_format": "LoRAs are saved in diffusers' layout",
     "lycoris_config": "the standard LoRA is what this version trains",
     "masked_loss_probability": None,
     "num_workers": None,
     "offload_during_startup": "only what a phase needs is on the GPU already",
-    "push_checkpoints_to_hub": _NO_HUB,
-    "push_to_hub": _NO_HUB,
+    "push_checkpoints_to_hub": _AT_THE_END,
     "quantize_activations": None,
     "report_to": _NO_TRACKER,
     "snr_gamma": "it is for noise prediction; SD3 is trained by flow matching, see timestep_sampling",

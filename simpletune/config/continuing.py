@@ -23,7 +23,7 @@ _MAY_CHANGE = frozenset(
         "lr_num_cycles", "gradient_checkpointing", "gradient_checkpointing_interval", "execution",
         "vae_batch_size", "text_encoder_batch_size", "data_backend_config", "output_dir", "checkpoint_step_interval",
         "checkpoints_total_limit", "resume_from_checkpoint", "num_validation_images",
-        "max_unreadable_share",
+        "max_unreadable_share", "push_to_hub", "hub_model_id", "hub_private",
     }
 )  # fmt: skip
 BUILT_IN = "built_in_model"

@@ -95,6 +95,15 @@ def graphs_can_be_made(whole: View) -> Iterator[Problem]:
         yield config.error("execution", message, 'set "mixed_precision" to "bf16", or "execution" to "auto"')
 
 
+@rule("hub_model_id")
+def hub_takes_the_name(whole: View) -> Iterator[Problem]:
+    named = whole.config["hub_model_id"]
+    if named is not None and any(not is_hub_name(part) for part in named.split("/")):
+        message = f'"hub_model_id" {quoted(named)} is no name that the hub takes'
+        hint = "a name has up to 96 letters, digits, '-', '_' and '.'; none with '--' or '..', or a '.' or '-' at an end"
+        yield whole.config.error("hub_model_id", message, hint)
+
+
 @rule("lr_scheduler", "learning_rate", "lr_end")
 def end_below_start(whole: View) -> Iterator[Problem]:
     config = whole.config
@@ -245,6 +254,12 @@ def looks_like_hub_id(text: str) -> bool:
     owner, slash, name = text.partition("/")
     plain = all(part and not part.startswith((".", "~")) and _plain(part) for part in (owner, name))
     return bool(slash) and plain and not name.endswith(".safetensors")
+
+
+def is_hub_name(part: str) -> bool:
+    """Whether the hub takes it for the name of an owner or of a repository."""
+    fits = 0 < len(part) <= 96 and part[0] not in "-." and part[-1] not in "-." and _plain(part)
+    return fits and "--" not in part and ".." not in part and not part.endswith(".git")
 
 
 def _plain(text: str) -> bool:

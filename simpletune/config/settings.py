@@ -177,6 +177,11 @@ class Settings:
     checkpoints_total_limit: int
     resume_from_checkpoint: str  # latest | none | path
 
+    # hub
+    push_to_hub: bool
+    hub_model_id: str | None  # NAME or OWNER/NAME; None: the output folder's name
+    hub_private: bool
+
     # validation
     validation_prompt: str | None
     validation_prompts: Mapping[str, str]  # name -> prompt: validation_prompt ("prompt") and validation_prompts_file

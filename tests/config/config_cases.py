@@ -55,6 +55,7 @@ CASES = {
     "shift and auto shift": (config(flow_schedule_shift=3.0, flow_schedule_auto_shift=True),),
     "graphs on a CPU": (config(execution="graph", device="cpu"),),
     "graphs with fp16": (config(execution="graph", mixed_precision="fp16"),),
+    "names the hub doesn't take": (config(hub_model_id="me/my--lora", hub_private="yes"),),
     "pissa on a quantized base": (config(lora_init_type="pissa"),),
     "start given twice": (config(lora_init_type="gaussian", init_lora="pictures"),),
     "learning rate ends above its start": (config(learning_rate=1e-5, lr_end=1e-4),),

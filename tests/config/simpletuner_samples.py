@@ -149,8 +149,11 @@ VALUES = {
     "validation_guidance_skip_layers_start": st.just(0.01),
     "validation_guidance_skip_layers_stop": st.just(0.2),
     "validation_guidance_skip_scale": st.sampled_from([2.8, "2.8"]),
+    "push_to_hub": _FLAGS,
+    "hub_model_id": st.sampled_from(["my-lora", "me/my-lora", None]),
+    "model_card_private": _FLAGS,
     **dict.fromkeys(
-        ("push_to_hub", "report_to", "tracker_run_name", "webhook_config", "vae_dtype", "t5_padding", "snr_gamma",
+        ("push_checkpoints_to_hub", "report_to", "tracker_run_name", "webhook_config", "vae_dtype", "t5_padding", "snr_gamma",
          "dynamo_mode", "aspect_bucket_rounding", "a_key_of_tomorrow", "validation_prompt_library", "num_processes"),
         _ANYTHING),
 }  # fmt: skip

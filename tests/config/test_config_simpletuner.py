@@ -205,7 +205,7 @@ def test_a_key_becomes(there, given, ours):
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 500}, "lr_warmup_steps", "length of a wave"),
         ({"ema_decay": 0.9}, "ema_decay", 'no effect while "use_ema" is false'),
         ({"validation_disable": True, "validation_prompt": "a cat"}, "validation_prompt", "turns sample pictures off"),
-        ({"push_to_hub": True}, "push_to_hub", "upload"),
+        ({"push_checkpoints_to_hub": True}, "push_checkpoints_to_hub", "checkpoints stay here"),
         ({"checkpoint_step_interval": 7, "checkpointing_steps": 9}, "checkpointing_steps", "is set already"),
         ({"caption_dropout_probability": None}, "caption_dropout_probability", "not set"),
     ],
