@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simpletune.config.settings import Settings
 from simpletune.data.loader import MicroBatch, to_device
@@ -65,7 +65,6 @@ class Validation:
                 )
 
 
-@torch.no_grad()
 def evaluation_loss(
     settings: Settings,
     family: Family,
@@ -73,9 +72,22 @@ def evaluation_loss(
     held_out: Sequence[MicroBatch],
     device: torch.device,
 ) -> float:
-    """The mean velocity loss over held-out pictures, at EVALUATION_SIGMAS noise levels each, with noise that is the
-    same every time: only the weights can change it. Masks weigh as in training."""
-    total, count = 0.0, 0
+    """The mean of `evaluation_losses`."""
+    losses = evaluation_losses(settings, family, transformer, held_out, device).flatten().tolist()
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def evaluation_losses(
+    settings: Settings,
+    family: Family,
+    transformer: nn.Module,
+    held_out: Sequence[MicroBatch],
+    device: torch.device,
+) -> Tensor:
+    """The velocity loss of each held-out picture at each noise level, float64 (pictures, EVALUATION_SIGMAS), with noise
+    that is the same every time: only the weights can change it. Masks weigh as in training."""
+    losses = []
     with sampling(transformer):
         for batch, level, sigma in _noise_levels(held_out, device):
             clean_BCHW = batch.latents.float()
@@ -87,12 +99,23 @@ def evaluation_loss(
             velocity_BCHW = family.predict(transformer, noisy_BCHW, sigma_B, text)
             target_BCHW = flow.velocity(clean_BCHW, noise_BCHW)
             loss_B = flow.flow_loss(velocity_BCHW, target_BCHW, "l2", settings.huber_c, batch.loss_mask)
-            total, count = total + loss_B.double().sum().item(), count + len(loss_B)
-    return total / count
+            losses.append(loss_B.double().cpu())
+    batches = [torch.stack(levels, 1) for levels in _grouped(losses)]
+    return torch.cat(batches)
+
+
+def evaluation_sigma(level: int) -> float:
+    """The noise level of that number, in the middle of its share of 0 .. 1."""
+    return (level + 0.5) / EVALUATION_SIGMAS
+
+
+def _grouped(losses: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+    for start in range(0, len(losses), EVALUATION_SIGMAS):
+        yield losses[start : start + EVALUATION_SIGMAS]
 
 
 def _noise_levels(held_out: Sequence[MicroBatch], device: torch.device) -> Iterator[tuple[MicroBatch, int, float]]:
     for waiting in held_out:
         batch = to_device(waiting, device)
         for level in range(EVALUATION_SIGMAS):
-            yield batch, level, (level + 0.5) / EVALUATION_SIGMAS
+            yield batch, level, evaluation_sigma(level)
