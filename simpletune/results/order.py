@@ -13,6 +13,7 @@ from simpletune.errors import UsageError
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
 from simpletune.results.prompts import named_prompts
+from simpletune.results.run_folder import GENERATED_FOLDER
 from simpletune.results.studio import Shot
 
 BASE = "base"
@@ -64,7 +65,7 @@ class Order:
         name = f"{self.steps}-steps-guidance-{self.guidance:g}"
         if self.negative_prompt:
             name += f"-negative-{hashlib.sha256(self.negative_prompt.encode('utf-8', 'replace')).hexdigest()[:6]}"
-        return output_dir / "generated" / name
+        return output_dir / GENERATED_FOLDER / name
 
 
 def order_of(

@@ -1,4 +1,4 @@
-"""What lies in a run's folder, for all who read it: the final adapter, and checkpoints that are whole or are not.
+"""What lies in a run's folder, for all who read it: its files, and checkpoints that are whole or are not.
 
 The trainer writes them (trainer/outputs.py, trainer/checkpoint.py); nothing here writes or loads a tensor.
 """
@@ -17,6 +17,13 @@ EMA_FILE = "ema.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
+RUN_FILE = "run.json"
+DATA_FILE = "data.json"
+METRICS_FILE = "metrics.jsonl"
+PHASES_FILE = "phases.json"
+FINISHED_FILE = "finished.json"
+LOCK_FILE = ".run.lock"
+SAMPLES_FOLDER, GENERATED_FOLDER = "samples", "generated"
 FORMAT = 1
 _NAME = re.compile(r"checkpoint-(\d+)")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from simpletune import locks
 from simpletune.errors import UsageError
-
-LOCK_NAME = ".run.lock"
+from simpletune.results.run_folder import LOCK_FILE
 
 
 @contextmanager
@@ -25,5 +24,5 @@ def run_lock(output_dir: Path) -> Iterator[None]:
             hint="Wait for it to end or stop it, or set another output_dir.",
         )
 
-    with locks.hold(output_dir / LOCK_NAME, busy):
+    with locks.hold(output_dir / LOCK_FILE, busy):
         yield

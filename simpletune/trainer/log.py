@@ -14,10 +14,10 @@ from torch import Tensor
 
 from simpletune.errors import TrainingFailed
 from simpletune.progress import Phase
+from simpletune.results.run_folder import METRICS_FILE
 from simpletune.trainer.metrics import MetricsWriter
 from simpletune.trainer.step import StepResult
 
-METRICS_FILE = "metrics.jsonl"
 _STEPS_BEHIND = 3
 _SCALES_TRIED = 25  # fp16's scale of 65536 is below 1 after 17 halvings: more is no longer a search
 _GIB = 2**30

@@ -23,9 +23,8 @@ from simpletune.data.scan import Sample
 from simpletune.errors import ConfigError
 from simpletune.models.family import ModelFiles
 from simpletune.redact import redact
+from simpletune.results.run_folder import RUN_FILE
 
-RUN_FILE = "run.json"
-DATA_FILE = "data.json"
 _PACKAGES = (
     "torch",
     "diffusers",

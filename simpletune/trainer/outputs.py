@@ -12,15 +12,11 @@ from simpletune.config.settings import Settings
 from simpletune.models.adapters import final_state
 from simpletune.results.contact_sheet import contact_sheet
 from simpletune.results.plots import plots
-from simpletune.results.run_folder import ADAPTER_FILE
-from simpletune.trainer.log import METRICS_FILE
+from simpletune.results.run_folder import ADAPTER_FILE, FINISHED_FILE, METRICS_FILE, PHASES_FILE
 from simpletune.trainer.manifest import adapter_metadata
 
 if TYPE_CHECKING:
     from simpletune.trainer.session import Session
-
-PHASES_FILE = "phases.json"
-FINISHED_FILE = "finished.json"
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,14 @@ from simpletune.data.plan import SampleRef
 from simpletune.models.adapters import adapter_enabled, attach_lora
 from simpletune.models.family import Family
 from simpletune.progress import Reporter
+from simpletune.results.run_folder import DATA_FILE, SAMPLES_FOLDER
 from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.log import StepLog
-from simpletune.trainer.manifest import DATA_FILE, write_run
+from simpletune.trainer.manifest import write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
 from simpletune.trainer.optimizers import parameter_dtype, set_learning_rate
 from simpletune.trainer.phases import PhaseLog
@@ -108,7 +109,7 @@ class Session:
 
     def sample_folder(self, label: str) -> Path:
         """Where the pictures of this step go; the base's are taken once."""
-        root = self.settings.output_dir / "samples"
+        root = self.settings.output_dir / SAMPLES_FOLDER
         if label == BASE or self.step == 0:
             return root / BASE
         return root / (f"step-{self.step:06d}" + ("-ema" if label == "ema" else ""))

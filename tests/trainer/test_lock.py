@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from simpletune.errors import UsageError
-from simpletune.trainer.lock import LOCK_NAME, run_lock
+from simpletune.results.run_folder import LOCK_FILE
+from simpletune.trainer.lock import run_lock
 
 HOLD = """
 import sys, time
@@ -38,9 +39,9 @@ def test_a_second_run_is_refused_naming_the_first(tmp_path, other_run):
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, other_run):
     os.kill(other_run.pid, signal.SIGKILL)
     other_run.wait()
-    assert str(other_run.pid) in (tmp_path / LOCK_NAME).read_text()
+    assert str(other_run.pid) in (tmp_path / LOCK_FILE).read_text()
     with run_lock(tmp_path):
-        assert str(os.getpid()) in (tmp_path / LOCK_NAME).read_text()
+        assert str(os.getpid()) in (tmp_path / LOCK_FILE).read_text()
 
 
 def test_the_folder_is_free_again_after_an_error(tmp_path):
@@ -48,10 +49,10 @@ def test_the_folder_is_free_again_after_an_error(tmp_path):
         raise ZeroDivisionError
     with run_lock(tmp_path):
         pass
-    assert not (tmp_path / LOCK_NAME).exists()
+    assert not (tmp_path / LOCK_FILE).exists()
 
 
 def test_an_unreadable_lock_file_still_refuses(tmp_path, other_run):
-    (tmp_path / LOCK_NAME).write_text("{half")
+    (tmp_path / LOCK_FILE).write_text("{half")
     with pytest.raises(UsageError, match="process unknown"), run_lock(tmp_path):
         pass

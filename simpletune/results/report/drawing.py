@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from simpletune.results.charts import POINTS, RAW, Bars, Chart, Line
+from simpletune.results.charts import POINTS, Bars, Chart, Line
 
 COLUMNS = 500
 """A curve is thinned to what this many pixel columns can show: first, least, greatest and last value of each."""
@@ -92,9 +92,9 @@ class _Axis:
 
 def draw(chart: Chart) -> Drawing:
     """The chart as a page shows it; every number and note is text of the program, labels may be anybody's."""
-    about = chart.title, chart.unit, chart.across, chart.said, chart.notes
     if chart.bars is not None:
-        return _histogram(about, chart.bars)
+        return _histogram(chart, chart.bars)
+    about = chart.title, chart.unit, chart.across, chart.said, chart.notes
     if chart.empty and not len(chart.bad):
         return Drawing(*about)
     across, up = _across(chart), _up(chart)
@@ -105,7 +105,7 @@ def draw(chart: Chart) -> Drawing:
     return Drawing(*about, lines=lines, bad=bad, xs=across.ticks(), ys=() if chart.empty else up.ticks())
 
 
-def _histogram(about: Sequence[Any], bars: Bars) -> Drawing:
+def _histogram(chart: Chart, bars: Bars) -> Drawing:
     across = _Axis(float(bars.edges[0]), float(bars.edges[-1]))
     up = _Axis(0.0, max(1.0, float(bars.counts.max()) * _HEADROOM))
     lefts, tops = across.place(bars.edges), up.place(bars.counts)
@@ -114,6 +114,7 @@ def _histogram(about: Sequence[Any], bars: Bars) -> Drawing:
         for left, right, top in zip(lefts[:-1], lefts[1:], tops, strict=True)
         if top > 0
     )
+    about = chart.title, chart.unit, chart.across, chart.said, chart.notes
     return Drawing(*about, bars=drawn, xs=across.ticks(), ys=up.ticks())
 
 
@@ -136,7 +137,7 @@ def thinned(xs: np.ndarray[Any, Any], ys: np.ndarray[Any, Any]) -> tuple[np.ndar
         return xs, ys
     columns = np.minimum((xs * COLUMNS).astype(int), COLUMNS - 1)
     starts = np.flatnonzero(np.diff(columns, prepend=-1))
-    ends = np.append(starts[1:], len(xs))
+    ends = [*starts[1:], len(xs)]
     kept = [
         index
         for start, end in zip(starts, ends, strict=True)
