@@ -19,6 +19,8 @@ from simpletune.config.view import View
 Rule = Callable[[View], Iterator[Problem]]
 _RULES: list[tuple[tuple[str, ...], Rule]] = []
 
+_TO_16_BITS = 'set "base_model_matmul" to "auto"'
+
 PRECISION_KEYS = (
     "base_model_precision",
     "text_encoder_1_precision",
@@ -93,6 +95,24 @@ def graphs_can_be_made(whole: View) -> Iterator[Problem]:
             '"execution" graph can\'t be had with "mixed_precision" fp16, whose loss scale is set outside of graphs'
         )
         yield config.error("execution", message, 'set "mixed_precision" to "bf16", or "execution" to "auto"')
+
+
+@rule("base_model_matmul", "device", "mixed_precision", "execution", "lora_target")
+def eight_bit_products(whole: View) -> Iterator[Problem]:
+    config = whole.config
+    kind, key = config["base_model_matmul"], "base_model_matmul"
+    if kind not in {"int8", "fp8"}:
+        return
+    if config["device"] in {"cpu", "mps"}:
+        yield config.error(key, f'"{key}" {kind} needs an NVIDIA card, and "device" is {config["device"]}', _TO_16_BITS)
+    elif config["mixed_precision"] != "bf16":
+        message = f'"{key}" {kind} needs "mixed_precision" bf16, and it is {config["mixed_precision"]}'
+        yield config.error(key, message, _TO_16_BITS)
+    elif config["execution"] == "eager":
+        yield config.error(key, f'"{key}" {kind} needs compiled blocks, and "execution" is eager', _TO_16_BITS)
+    elif config["lora_target"] == "blocks":
+        message = f'"{key}" {kind} changes nothing: with "lora_target" blocks every layer it is for has a LoRA'
+        yield config.warning(key, message, _TO_16_BITS)
 
 
 @rule("hub_model_id")

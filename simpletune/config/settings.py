@@ -109,6 +109,7 @@ class Settings:
     text_encoder_2_precision: str
     text_encoder_3_precision: str
     quantize_via: str  # accelerator | cpu
+    base_model_matmul: str  # auto | bf16 | int8 | fp8
     mixed_precision: str  # bf16 | fp16 | no
     tokenizer_max_length: int
 
@@ -176,6 +177,9 @@ class Settings:
     checkpoint_step_interval: int
     checkpoints_total_limit: int
     resume_from_checkpoint: str  # latest | none | path
+    report_to: tuple[str, ...]  # tensorboard | wandb | trackio
+    tracker_project_name: str
+    tracker_run_name: str  # the output folder's name where none is given
 
     # hub
     push_to_hub: bool

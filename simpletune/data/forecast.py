@@ -66,6 +66,7 @@ def sketch(settings: Settings) -> Plan:
         steps=settings.max_train_steps or _MANY,
         checkpoints=settings.checkpoints_total_limit,
         lora_dropout=settings.lora_dropout,
+        base_model_matmul=settings.base_model_matmul,
         execution=settings.execution,
         device=settings.device,
     )

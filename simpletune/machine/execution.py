@@ -23,6 +23,8 @@ FIRST_FP8 = (8, 9)
 """The first one for which Triton converts float8 e4m3."""
 FIRST_BF16 = (8, 0)
 """The first one that computes in bf16 itself."""
+EIGHT_BIT = {"int8": (8, 0), "fp8": (8, 9)}
+"""The oldest one that has products of each kind of 8 bits; for values of "base_model_matmul"."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Known:
     device: what the key "device" says; "auto" is taken for a CUDA card. capability: the card's, None where it isn't
     known; a recent one is assumed then. can_compile: nothing that torch.compile needs is missing. as_modules: only the
     modules themselves can compute the model, with this LoRA. blocks: of the transformer. passes: of the whole run.
+    matmul: what the key "base_model_matmul" says.
     """
 
     device: str
@@ -56,6 +59,7 @@ class Known:
     as_modules: bool
     blocks: int
     passes: int
+    matmul: str = "auto"
 
 
 def expected_way(wanted: str, known: Known) -> Way:
@@ -65,7 +69,7 @@ def expected_way(wanted: str, known: Known) -> Way:
         return Way(captured=False, compiled=False)
     captured = on_card and known.mixed_precision != "fp16" and wanted != "compile"
     compiled = _can_be_compiled(known) and not known.as_modules
-    if wanted == "auto":
+    if wanted == "auto" and known.matmul not in EIGHT_BIT:
         compiled = compiled and _is_worthwhile(known, in_graph=captured)
     return Way(captured, compiled)
 

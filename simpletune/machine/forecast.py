@@ -57,6 +57,7 @@ class Plan:
     steps: int
     checkpoints: int
     lora_dropout: float = 0.0
+    base_model_matmul: str = "auto"
     execution: str = "auto"
     device: str = "auto"
     capability: tuple[int, int] | None = None
@@ -127,6 +128,7 @@ def way_of(plan: Plan) -> Way:
             as_modules=plan.lora_dropout > 0 or _has_lora_elsewhere(plan.flavour, plan.lora_target),
             blocks=activations.component_config_of(plan.flavour, "transformer")["num_layers"],
             passes=plan.steps * plan.gradient_accumulation_steps,
+            matmul=plan.base_model_matmul,
         ),
     )
 

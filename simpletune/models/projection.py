@@ -24,9 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simpletune.models import eight_bit
 from simpletune.models.adapters import LoraLinear
 from simpletune.models.quantize import FrozenLinear, dequantize
 
+_ALIGNED_8BIT = 128  # elements that the kernels for 8 bits take at a time
 _ALIGNED = 8  # a side of a bf16 product that isn't a multiple of this many elements runs several times slower
 
 
@@ -62,11 +64,12 @@ class LowRank(NamedTuple):
 
 class Group(NamedTuple):
     """Linear layers of one input. `frozen` are their weights, in as few pieces as they can be had; `loras` and `sizes`
-    (output features) are those of the single layers."""
+    (output features) are those of the single layers. `kind`: of 8 bits, of a product in those (eight_bit.py)."""
 
     frozen: tuple[Frozen, ...]
     loras: tuple[LowRank | None, ...]
     sizes: tuple[int, ...]
+    kind: str | None = None
 
 
 def group_of(*modules: nn.Module) -> Group:
@@ -85,6 +88,13 @@ def group_of(*modules: nn.Module) -> Group:
     sizes = tuple(part.shape[0] for part in parts)
     whole = _whole(parts)
     return Group((whole,) if whole is not None else tuple(parts), loras, sizes)
+
+
+def in_eight_bits(group: Group, kind: str | None) -> Group:
+    """The group with its product in 8 bits, where that can be had: a single layer of aligned size without a LoRA."""
+    (rows, features), *others = [part.shape for part in group.frozen]
+    fits = not others and rows % _ALIGNED_8BIT == 0 and features % _ALIGNED_8BIT == 0
+    return group._replace(kind=kind) if fits and group.loras == (None,) else group
 
 
 def _base(module: nn.Module) -> nn.Linear:
@@ -164,6 +174,8 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
     `joined`: x and x A^T are put side by side, which copies the weight and saves a pass over the output: right where
     there are more rows than weight rows. Otherwise the LoRA's share is added to the output.
     """
+    if group.kind is not None:
+        return [_in_eight_bits(x, group.frozen[0], group.kind)]
     weights = [part.weight().to(x.dtype) for part in group.frozen]
     bias = _bias(group, x)
     factors = low_rank_factors(group, x.dtype)
@@ -173,6 +185,12 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
         product = _Joined if joined else _Added
         y = product.apply(x, *factors, bias, *weights)
     return list(y.split(group.sizes, -1))
+
+
+def _in_eight_bits(x: Tensor, frozen: Frozen, kind: str) -> Tensor:
+    taken_as_it_is = eight_bit.is_eight_bit(frozen.data, frozen.scale, kind)
+    weight = None if taken_as_it_is else frozen.weight()
+    return eight_bit.product(x, *eight_bit.eight_bit_rows(frozen.data, frozen.scale, weight, kind), frozen.bias, kind)
 
 
 def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

@@ -60,8 +60,9 @@ def dequantize(data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, sha
     if shift is None:
         return scale * data.to(scale.dtype)
     rows = shape[0] * shape[1] // data.shape[1]
-    mask = (1 << bits) - 1
-    values_RG = torch.cat([(data >> place) & mask for place in range(0, 8, bits)])[:rows]
+    # Not computed from `bits`: torch.compile takes a number that has had two values for a variable.
+    mask, places = (15, (0, 4)) if bits == 4 else (3, (0, 2, 4, 6))
+    values_RG = torch.cat([(data >> place) & mask for place in places])[:rows]
     return (scale.float() * values_RG - shift.float()).to(scale.dtype).reshape(shape)
 
 

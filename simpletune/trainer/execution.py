@@ -18,6 +18,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
 from simpletune.machine.execution import (
     COMPILING,
+    EIGHT_BIT,
     FIRST_FP8,
     OLDEST_TRITON,
     SAVED_ALONE,
@@ -49,6 +50,7 @@ class Facts:
     capturable: bool
     blocks: int
     passes: int
+    matmul: str = "auto"  # what "base_model_matmul" says
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def gather_facts(settings: Settings, device: torch.device, *, blocks: int, steps
         capturable=is_capturable(settings.optimizer, device),
         blocks=blocks,
         passes=steps * settings.gradient_accumulation_steps,
+        matmul=settings.base_model_matmul,
     )
 
 
@@ -95,6 +98,8 @@ def choose(wanted: str, facts: Facts) -> Execution:
     Raises ConfigError when the wanted way can't be had with this configuration or device, EnvironmentNotReady when
     something that could be installed is missing for it.
     """
+    if facts.matmul in EIGHT_BIT:
+        _require_eight_bit(facts)
     if wanted == "eager":
         return Execution(False, False, False, "eager")
     if wanted == "compile":
@@ -110,7 +115,9 @@ def _auto(facts: Facts) -> Execution:
     if facts.device != "cuda":
         return Execution(False, False, False, f"eager: the device is {_DEVICES.get(facts.device, facts.device)}")
     no_graph = _not_captured(facts)
-    not_compiled = _not_compiled(facts) or _not_worthwhile(facts, in_graph=no_graph is None)
+    not_compiled = _not_compiled(facts)
+    if facts.matmul not in EIGHT_BIT:
+        not_compiled = not_compiled or _not_worthwhile(facts, in_graph=no_graph is None)
     if no_graph is None:
         return _captured(facts, not_compiled)
     if not_compiled is None:
@@ -156,6 +163,20 @@ def _not_worthwhile(facts: Facts, *, in_graph: bool) -> Gap | None:
     """
     saved = facts.passes * facts.blocks * (SAVED_IN_GRAPH if in_graph else SAVED_ALONE)
     return None if saved > COMPILING else Gap("the run is too short for compiling to pay off")
+
+
+def _require_eight_bit(facts: Facts) -> None:
+    """Products in 8 bits are those of compiled blocks: without, they would take longer than in 16."""
+    says, remedy = f'"base_model_matmul" is {facts.matmul}', 'set "base_model_matmul" to "auto"'
+    lacking = _not_compiled(facts)
+    if facts.device != "cuda":
+        lacking = Gap(f"it needs an NVIDIA card, and the device is {_DEVICES.get(facts.device, facts.device)}")
+    elif facts.capability is not None and facts.capability < EIGHT_BIT[facts.matmul]:
+        needed, has = ("{}.{}".format(*version) for version in (EIGHT_BIT[facts.matmul], facts.capability))
+        lacking = Gap(f"it needs compute capability {needed}, and this card has {has}")
+    if lacking is not None:
+        raised = EnvironmentNotReady if lacking is facts.gap else ConfigError
+        raise raised(f"{says}: {lacking.what}", f"{lacking.remedy}, or {remedy}" if lacking.remedy else remedy)
 
 
 def _require(wanted: str, lacking: Gap | None, facts: Facts) -> None:

@@ -109,6 +109,7 @@ def plan(state: State) -> Plan:
         steps=steps(state),
         checkpoints=value("checkpoints_total_limit"),
         lora_dropout=value("lora_dropout"),
+        base_model_matmul=value("base_model_matmul"),
         execution=value("execution"),
         device=device.kind,
         capability=device.device.capability,

@@ -101,7 +101,7 @@ def settings(**changes):
     return SimpleNamespace(
         **{
             "execution": "auto", "mixed_precision": "no", "base_model_precision": "no_change", "optimizer": "adamw",
-            "gradient_accumulation_steps": 3, **changes,
+            "gradient_accumulation_steps": 3, "base_model_matmul": "auto", **changes,
         }
     )  # fmt: skip
 
@@ -116,3 +116,19 @@ def test_a_wish_is_checked_before_the_run():
     check_wanted(settings(), torch.device("cpu"))
     with pytest.raises(ConfigError):
         check_wanted(settings(execution="graph"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"device": "cpu", "capability": None}, ConfigError, "needs an NVIDIA card"),
+        ({"capability": (8, 6)}, ConfigError, "needs compute capability 8.9, and this card has 8.6"),
+        ({"gap": Gap("there is no C compiler", "install one")}, EnvironmentNotReady, "no C compiler"),
+        ({"native_bf16": False}, ConfigError, "emulates bf16"),
+    ],
+)
+def test_products_in_8_bits_are_refused_where_there_are_none(change, error, words):
+    able = replace(H100, matmul="fp8", passes=1)
+    assert choose("auto", able).compiled, "short as the run is"
+    with pytest.raises(error, match=words):
+        choose("auto", replace(able, **change))

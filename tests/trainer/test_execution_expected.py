@@ -19,8 +19,9 @@ PASSES = (0, 100, 365, 366, 1215, 1216, 5000)
 @pytest.mark.parametrize("can_compile", [True, False])
 def test_what_is_expected_is_what_is_chosen(wanted, can_compile):
     compared = 0
-    for (device, capability), (mixed, base), passes, blocks in product(DEVICES, PRECISIONS, PASSES, (24, 38)):
-        known = Known(device, capability, can_compile, mixed, base, as_modules=False, blocks=blocks, passes=passes)
+    everything = product(DEVICES, PRECISIONS, PASSES, (24, 38), ("auto", "bf16", "int8", "fp8"))
+    for (device, capability), (mixed, base), passes, blocks, matmul in everything:
+        known = Known(device, capability, can_compile, mixed, base, False, blocks, passes, matmul)
         try:
             chosen = choose(wanted, facts_of(known))
         except SimpletuneError:
@@ -53,4 +54,5 @@ def facts_of(known: Known) -> Facts:
         capturable=True,
         blocks=known.blocks,
         passes=known.passes,
+        matmul=known.matmul,
     )
