@@ -62,7 +62,8 @@ def _steps(found: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
         plan = plan_of(found, row)
         expected = 1000 * step_seconds(plan, CARDS["H100"])
         start = f"| {of_step(plan)} | {row['use']} | {compared(plan, row, 'train')}"
-        yield f"{start} | {expected:.0f} | {row['step_ms']:.0f} |"
+        measured = "-" if row["step_ms"] is None else f"{row['step_ms']:.0f}"  # the card was shared: no time
+        yield f"{start} | {expected:.0f} | {measured} |"
 
 
 def plan_of(found: dict[str, Any], row: dict[str, Any]) -> Plan:
