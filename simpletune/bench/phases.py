@@ -20,7 +20,7 @@ from simpletune.machine.estimate import image_tokens
 from simpletune.models.adapters import attach_lora
 from simpletune.models.family import Family, SamplingRequest
 from simpletune.models.random_source import RandomFiles
-from simpletune.results.studio import sampling
+from simpletune.results.studio import sampling, way_of
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.optimizers import parameter_dtype
 from simpletune.trainer.processes import Processes
@@ -125,11 +125,15 @@ def sample(bench: Bench) -> Sampling:
     settings = bench.settings
     transformer = bench.transformer if bench.transformer is not None else _load_transformer(bench)
     vae = bench.family.load_vae(bench.files, settings, bench.device)
+    way = way_of(settings, bench.device, transformer, 1)
     with fresh_memory(bench.device) as memory, sampling(transformer):
+        sampler = bench.family.sampler(bench.files, transformer, bench.device, way, bench.say)
         for steps in (2, settings.validation_num_inference_steps):
             request = _request(bench, steps)
             began = time.perf_counter()
-            bench.family.sample(bench.files, settings, transformer, vae, request)
+            latents = sampler.latents(request)
+            sampler.release()
+            vae.decode(latents)
             synchronize(bench.device)
             seconds = time.perf_counter() - began
         return Sampling(seconds, request.steps, (request.width, request.height), memory())
@@ -151,7 +155,7 @@ def _request(bench: Bench, steps: int) -> SamplingRequest:
         negative=text,
         width=width,
         height=height,
-        seed=settings.validation_seed,
+        seeds=(settings.validation_seed,),
         steps=steps,
         guidance=settings.validation_guidance,
         skip_layers=settings.validation_guidance_skip_layers,

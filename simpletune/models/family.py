@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from simpletune.config.settings import Settings
+    from simpletune.machine.execution import Way
     from simpletune.progress import Reporter
 
 
@@ -91,19 +92,34 @@ class LatentCoder(Protocol):
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """One validation image. Sizes in pixels."""
+    """B pictures of one size, in pixels, that are sampled together: each as if it were alone, up to rounding."""
 
-    encoding: TextEncoding  # B = 1
+    encoding: TextEncoding  # of B prompts
     negative: TextEncoding  # B = 1
     width: int
     height: int
-    seed: int
+    seeds: tuple[int, ...]  # B
     steps: int
     guidance: float
     skip_layers: tuple[int, ...] | None
     skip_layers_start: float
     skip_layers_stop: float
     skip_layers_scale: float
+
+
+class Sampler(Protocol):
+    """Makes pictures of a transformer as it was when the sampler was made: with its adapter on, or off.
+
+    Weights that are changed in place since are seen.
+    """
+
+    def latents(self, request: SamplingRequest) -> Tensor:
+        """(B, C, H, W), what `LatentCoder.decode` takes. Raises what the device says where memory runs out."""
+        ...
+
+    def release(self) -> None:
+        """Give back the memory that is held only to be faster with the next pictures."""
+        ...
 
 
 class Family(Protocol):
@@ -166,23 +182,21 @@ class Family(Protocol):
         ...
 
     def compiled_predict(
-        self, transformer: nn.Module, settings: Settings
+        self, transformer: nn.Module, settings: Settings, *, compiled: bool = True
     ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:
         """`predict` of this transformer with its LoRA, in compiled code; it compiles at the first call for a shape.
+
+        With `compiled` off the same by ordinary calls. Where weights or activations are offloaded, only this gives
+        gradients, `predict` doesn't.
 
         Raises UnsupportedModel for what only the modules themselves can compute.
         """
         ...
 
-    def sample(
-        self,
-        files: ModelFiles,
-        settings: Settings,
-        transformer: nn.Module,
-        vae: LatentCoder,
-        request: SamplingRequest,
-    ) -> np.ndarray[Any, Any]:
-        """One picture, uint8 (P, P', 3), through the family's own pipeline."""
+    def sampler(
+        self, files: ModelFiles, transformer: nn.Module, device: torch.device, way: Way, say: Callable[[str], None]
+    ) -> Sampler:
+        """Where `way` can't be had for this transformer the next best is taken; `say` is told of what fails."""
         ...
 
     def save_lora(self, folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Path:

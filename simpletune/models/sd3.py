@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from simpletune import files as file_tools
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.machine.model_folder import clip_tokens
-from simpletune.models.family import ModelFiles, Progress, SamplingRequest, TextEncoding
+from simpletune.models.family import ModelFiles, Progress, TextEncoding
 from simpletune.models.latents import SD3LatentCoder, vae_dtype
 from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.locate import locate
@@ -24,12 +23,13 @@ from simpletune.models.parts import Part, digest, folder_identity, open_part, pa
 from simpletune.models.quantize import all_but
 from simpletune.models.runtime import free_memory
 from simpletune.models.sd3_forward import SD3Forward, attention_bytes, check_loras
+from simpletune.models.sd3_sampling import SD3Sampler
 from simpletune.models.streaming import StreamedT5
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
 from simpletune.models.text_in_turn import TextEncodersInTurn, load_encoders
 
 if TYPE_CHECKING:
-    from simpletune.models.family import LatentCoder
+    from simpletune.machine.execution import Way
     from simpletune.progress import Reporter
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -155,40 +155,10 @@ class SD3:
 
         return predict
 
-    @torch.no_grad()
-    def sample(
-        self,
-        files: ModelFiles,
-        settings: Settings,  # noqa: ARG002 (the request says everything SD3 needs)
-        transformer: nn.Module,
-        vae: LatentCoder,
-        request: SamplingRequest,
-    ) -> np.ndarray[Any, Any]:
-        """Noise comes from a CPU generator, so a seed is the same picture's start on every device."""
-        from diffusers import StableDiffusion3Pipeline
-
-        absent = dict.fromkeys((*architecture.ENCODER_PARTS, *architecture.TOKENIZER_PARTS))
-        module = vae.module if isinstance(vae, SD3LatentCoder) else None
-        pipeline = StableDiffusion3Pipeline(transformer=transformer, vae=module, scheduler=_scheduler(files), **absent)
-        pipeline.set_progress_bar_config(disable=True)
-        latents_BCHW = pipeline(
-            prompt_embeds=request.encoding.prompt_embeds,
-            pooled_prompt_embeds=request.encoding.pooled_prompt_embeds,
-            negative_prompt_embeds=request.negative.prompt_embeds,
-            negative_pooled_prompt_embeds=request.negative.pooled_prompt_embeds,
-            width=request.width,
-            height=request.height,
-            num_inference_steps=request.steps,
-            guidance_scale=request.guidance,
-            generator=torch.Generator().manual_seed(request.seed),
-            skip_guidance_layers=None if request.skip_layers is None else list(request.skip_layers),
-            skip_layer_guidance_scale=request.skip_layers_scale,
-            skip_layer_guidance_start=request.skip_layers_start,
-            skip_layer_guidance_stop=request.skip_layers_stop,
-            output_type="latent",
-        ).images
-        picture: np.ndarray[Any, Any] = vae.decode(latents_BCHW)[0]
-        return picture
+    def sampler(
+        self, files: ModelFiles, transformer: nn.Module, device: torch.device, way: Way, say: Callable[[str], None]
+    ) -> SD3Sampler:
+        return SD3Sampler(transformer, _scheduler(files), device, way, say)
 
     def save_lora(self, folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> Path:
         """`state` is in diffusers keys already (`adapters.final_state`), on the CPU and contiguous."""

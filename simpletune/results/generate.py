@@ -110,7 +110,7 @@ def _make(
         with reporter.phase("Making pictures", count, "image") as phase:
             for variant, planned in todo.items():
                 with _put_on(transformer, adapters.get(variant), variant.scale):
-                    studio.take(planned, transformer, encodings, phase, reporter.note)
+                    studio.take(planned, transformer, encodings, phase, reporter.note, expected=count)
     except KeyboardInterrupt:
         made = sum(planned.done for of_one in todo.values() for planned in of_one)
         message = f"stopped with {made} of {count} pictures made; they are kept"

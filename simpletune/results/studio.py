@@ -7,24 +7,27 @@ same picture in both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from simpletune.config.families import FAMILIES
 from simpletune.errors import UsageError
-from simpletune.models.family import Family, LatentCoder, ModelFiles, SamplingRequest, TextEncoding
+from simpletune.machine.execution import Known, Way
+from simpletune.machine.sampling import passes, sampling_way
+from simpletune.machine.toolchain import gap
+from simpletune.models.family import Family, LatentCoder, ModelFiles, Sampler, SamplingRequest, TextEncoding
+from simpletune.models.memory import ran_out, release
 from simpletune.models.parts import open_part
 from simpletune.results.pictures import read_description, save_picture
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
     from simpletune.config.settings import Settings
     from simpletune.progress import Phase
 
@@ -63,42 +66,54 @@ class Planned:
         return found is not None and {name: found[name] for name in found if name != DECODED} == self.about
 
 
+TOGETHER = {"cuda": 4}
+"""Pictures that are sampled together, by device; elsewhere one by one. Four take less memory than decoding one does."""
+
+DEVELOPED = 20.0
+"""Seconds of sampling after which pictures are decoded, where CUDA graphs have to make room for that."""
+
+
 @dataclass
-class _Tiling:
-    """What one call of `take` leaves to the next: as `LatentCoder.tile`."""
+class _Learned:
+    """What one call of `take` leaves to the next. tile: as `LatentCoder.tile`; together: pictures there is room for."""
 
     tile: int | None = None
+    together: int | None = None
 
 
 @dataclass(frozen=True)
 class Studio:
     """What decides pictures, apart from prompt, seed, size and weights. Nothing is loaded to have one.
 
-    Where memory runs out while a picture is decoded, it and all later ones are decoded in tiles, which can be seen in
-    them a little. What was sampled is kept.
+    Pictures of one size are sampled together, each as if it were alone, up to rounding; fewer where memory runs out.
+    Where it runs out while a picture is decoded, it and all later ones are decoded in tiles, which can be seen in them
+    a little. What was sampled is kept.
     """
 
     settings: Settings  # the validation_* keys say how it samples
     family: Family
     files: ModelFiles
     device: torch.device
-    _tiling: _Tiling = field(default_factory=_Tiling, init=False, repr=False, compare=False)
+    _learned: _Learned = field(default_factory=_Learned, init=False, repr=False, compare=False)
 
     def plan(self, folder: Path, shots: Sequence[Shot], about: Mapping[str, str]) -> list[Planned]:
         """Every shot with its place in `folder`; `about` says which adapter it is taken with."""
         return [Planned(shot, folder / shot.file_name, {**self._description(shot), **about}) for shot in shots]
 
-    def _sample(
-        self, transformer: nn.Module, vae: LatentCoder, encodings: Mapping[str, TextEncoding], shot: Shot
-    ) -> np.ndarray[Any, Any]:
-        """uint8 (height, width, 3), with the weights in force. One at a time: batches change a picture's last bits."""
-        settings = self.settings
-        request = SamplingRequest(
-            encoding=self._here(encodings[shot.prompt]),
+    def _request(self, shots: Sequence[Shot], encodings: Mapping[str, TextEncoding]) -> SamplingRequest:
+        """Of shots that are of one size."""
+        settings, texts = self.settings, [encodings[shot.prompt] for shot in shots]
+        return SamplingRequest(
+            encoding=self._here(
+                TextEncoding(
+                    torch.cat([text.prompt_embeds for text in texts]),
+                    torch.cat([text.pooled_prompt_embeds for text in texts]),
+                )
+            ),
             negative=self._here(encodings[settings.validation_negative_prompt]),
-            width=shot.width,
-            height=shot.height,
-            seed=shot.seed,
+            width=shots[0].width,
+            height=shots[0].height,
+            seeds=tuple(shot.seed for shot in shots),
             steps=settings.validation_num_inference_steps,
             guidance=settings.validation_guidance,
             skip_layers=settings.validation_guidance_skip_layers,
@@ -106,7 +121,6 @@ class Studio:
             skip_layers_stop=settings.validation_guidance_skip_layers_stop,
             skip_layers_scale=settings.validation_guidance_skip_scale,
         )
-        return self.family.sample(self.files, settings, transformer, vae, request)
 
     def take(
         self,
@@ -116,34 +130,84 @@ class Studio:
         phase: Phase,
         tell: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
+        expected: int = 0,
     ) -> None:
-        """Sample and save them in order, each file whole or not at all; `stopped` is asked before each.
+        """Sample and save them size by size, each file whole or not at all; `stopped` is asked before each batch.
 
         encodings: by prompt, B = 1, on any device; the negative prompt's is among them. `tell` takes a line for people
-        when pictures begin to be decoded in tiles.
+        when something goes another way than it was meant to. expected: pictures in all, with those of other calls, if
+        they are more than these; with enough of them compiling pays off.
         """
         vae = self.family.load_vae(self.files, self.settings, self.device)
-        vae.tile = self._tiling.tile
+        vae.tile = self._learned.tile
+        way = way_of(self.settings, self.device, transformer, max(expected, len(todo)))
         with sampling(transformer):
-            for planned in todo:
-                if stopped():
-                    break
-                planned.path.parent.mkdir(parents=True, exist_ok=True)
-                pixels = self._sample(transformer, vae, encodings, planned.shot)
-                save_picture(planned.path, pixels, {**planned.about, **self._decoding(vae, planned.shot, tell)})
-                phase.advance()
+            sampler = self.family.sampler(self.files, transformer, self.device, way, tell)
+            try:
+                for sampled in self._sampled(todo, sampler, encodings, stopped, DEVELOPED if way.captured else 0.0):
+                    for planned, latents in sampled:
+                        self._develop(planned, latents, vae, tell)
+                        phase.advance()
+            finally:
+                sampler.release()
+
+    def _sampled(
+        self,
+        todo: Sequence[Planned],
+        sampler: Sampler,
+        encodings: Mapping[str, TextEncoding],
+        stopped: Callable[[], bool],
+        seconds: float,
+    ) -> Iterator[list[tuple[Planned, Tensor]]]:
+        """Pictures and their latents (1, C, H, W), as many at once as are sampled in so many `seconds`.
+
+        Graphs make room before they are handed out: decoding takes more memory than sampling, and beside it the two
+        would take more than the estimate says.
+        """
+        done: list[tuple[Planned, Tensor]] = []
+        began = monotonic()
+        for of_one_size in _by_size(todo):
+            while of_one_size and not stopped():
+                latents = self._latents([planned.shot for planned in of_one_size], sampler, encodings)
+                done += zip(of_one_size, latents.split(1), strict=False)
+                of_one_size = of_one_size[len(latents) :]
+                if monotonic() - began >= seconds:
+                    sampler.release()
+                    yield done
+                    done, began = [], monotonic()
+        if done:
+            sampler.release()
+            yield done
+
+    def _latents(self, shots: Sequence[Shot], sampler: Sampler, encodings: Mapping[str, TextEncoding]) -> Tensor:
+        """Of as many of these as go together."""
+        together = self._learned.together or TOGETHER.get(self.device.type, 1)
+        while True:
+            try:
+                return sampler.latents(self._request(shots[:together], encodings))
+            except RuntimeError as error:
+                if together == 1 or not ran_out(error):
+                    raise
+            sampler.release()
+            release(self.device)
+            together = self._learned.together = min(together, len(shots)) // 2
+
+    def _develop(self, planned: Planned, latents: Tensor, vae: LatentCoder, tell: Callable[[str], None]) -> None:
+        planned.path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = vae.decode(latents)[0]
+        save_picture(planned.path, pixels, {**planned.about, **self._decoding(vae, planned.shot, tell)})
 
     def _decoding(self, vae: LatentCoder, shot: Shot, tell: Callable[[str], None]) -> dict[str, str]:
         """What the PNG says of how the picture was decoded; people are told when that has changed."""
         if vae.tile is None:
             return {}
         side = vae.tile * self.family.vae_scale_factor
-        if vae.tile != self._tiling.tile:
+        if vae.tile != self._learned.tile:
             tell(
                 f"out of memory while decoding a picture: from now on in tiles of {side} pixels, which can differ a "
                 "little in tone and show their seams; smaller pictures avoid it"
             )
-            self._tiling.tile = vae.tile
+            self._learned.tile = vae.tile
         return {DECODED: f"in tiles of {side} pixels"} if max(shot.width, shot.height) > side else {}
 
     def _here(self, encoding: TextEncoding) -> TextEncoding:
@@ -174,6 +238,28 @@ class Studio:
             "precision": f"{settings.base_model_precision}, {settings.mixed_precision}",
             "text": self._text_identity,
         }
+
+
+def _by_size(todo: Sequence[Planned]) -> list[list[Planned]]:
+    groups: dict[tuple[int, int], list[Planned]] = {}
+    for planned in todo:
+        groups.setdefault((planned.shot.width, planned.shot.height), []).append(planned)
+    return list(groups.values())
+
+
+def way_of(settings: Settings, device: torch.device, transformer: nn.Module, pictures: int) -> Way:
+    """How so many pictures are sampled on this machine."""
+    known = Known(
+        device.type,
+        torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        gap(device.type) is None,
+        settings.mixed_precision,
+        settings.base_model_precision,
+        as_modules=False,
+        blocks=len(getattr(transformer, "transformer_blocks", ())),
+        passes=passes(pictures, settings.validation_num_inference_steps, settings.validation_guidance),
+    )
+    return sampling_way(settings.execution, known)
 
 
 class sampling:  # noqa: N801 - a context manager, named like one

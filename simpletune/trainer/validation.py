@@ -48,10 +48,11 @@ class Validation:
     transformer: nn.Module
     encodings: Mapping[str, TextEncoding]  # prompt -> B = 1, on the transformer's device
     reporter: Reporter
+    expected: int = 0  # pictures of the whole run
 
     def take(self, folder: Path, about: Mapping[str, str], stop: StopRequest | None = None) -> None:
         """Sample every shot into `folder` with the weights in force; one that is there already, made by the same
-        settings, is kept. A request to stop ends it after the picture under way."""
+        settings, is kept. A request to stop ends it after the pictures under way."""
         todo = [planned for planned in self.studio.plan(folder, self.shots, about) if not planned.done]
         if todo:
             with self.reporter.phase(f"Sampling {folder.name}", len(todo), "image") as phase:
@@ -62,6 +63,7 @@ class Validation:
                     phase,
                     self.reporter.note,
                     lambda: stop is not None and stop.requested,
+                    self.expected,
                 )
 
 
