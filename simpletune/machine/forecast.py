@@ -165,7 +165,8 @@ def _encode_images(plan: Plan) -> PhaseMemory:
 
 def _train(plan: Plan) -> PhaseMemory:
     adapter = _adapter(plan)
-    if way_of(plan).compiled:
+    compiled = way_of(plan).compiled
+    if compiled:
         kept, at_work = _held_compiled(plan)
         slack = activations.compiled_slack(kept, adapter)
     else:
@@ -173,7 +174,7 @@ def _train(plan: Plan) -> PhaseMemory:
         slack = activations.training_slack(kept, at_work, adapter)
     return _phase(
         TRAIN,
-        slack + _unpacked(plan),
+        slack + _unpacked(plan, compiled=compiled),
         weights=_transformer(plan),
         activations=kept + at_work,
         adapter=adapter + _gradients(plan),  # which have a buffer of their own
@@ -244,8 +245,9 @@ def _vae(plan: Plan) -> int:
     return estimate.weight_bytes(plan.flavour, "vae", "no_change", plan.mixed_precision)
 
 
-def _unpacked(plan: Plan) -> int:
-    return activations.unpacked(plan.flavour, plan.base_model_precision, plan.mixed_precision)
+def _unpacked(plan: Plan, *, compiled: bool = False) -> int:
+    precision, mixed = plan.base_model_precision, plan.mixed_precision
+    return activations.unpacked(plan.flavour, precision, mixed, compiled=compiled)
 
 
 def _adapter(plan: Plan) -> int:
