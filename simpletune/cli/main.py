@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, Entry] = {
     "data": Entry("simpletune.cli.data:data", "Say what is in the data sets and what training makes of it."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
     "generate": Entry("simpletune.cli.generate:generate", "Make pictures, base beside fine-tuned."),
+    "report": Entry("simpletune.cli.report:report", "Show a run on one page, or several compared."),
     "bench": Entry("simpletune.cli.bench:bench", "Say how fast this machine trains, at real size, without a model."),
     "cache": Entry("simpletune.cli.cache:cache", "See what is in the caches, and remove what nobody needs."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),

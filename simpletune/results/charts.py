@@ -84,7 +84,7 @@ def loss_chart(run: RunCurves) -> Chart:
         lines.append(Line("held-out, averaged weights", run["validation_loss_ema"], POINTS, 2))
     top, note = _limit(loss, *(line.curve for line in lines))
     bad = loss.steps[~np.isfinite(loss.values)]
-    said = [_ends("training loss, smoothed", _clear(loss)), _ends("held-out loss", held_out), not_finite(bad)]
+    said = [_ends("training loss, smoothed", smoothed(loss)), _ends("held-out loss", held_out), not_finite(bad)]
     return _chart("loss", "Loss", lines, said, top=top, bad=bad, notes=_some(note, not_finite(bad)))
 
 
@@ -158,14 +158,14 @@ def sigma_chart(samples: SigmaLosses) -> Chart:
 
 def compared_charts(runs: Mapping[str, RunCurves]) -> tuple[Chart, ...]:
     """Several runs in the same charts, by the names their lines get."""
-    smoothed = {name: _clear(run["loss"]) for name, run in runs.items()}
-    rates = {name: _clear(run["samples_per_second"]) for name, run in runs.items()}
+    losses = {name: smoothed(run["loss"]) for name, run in runs.items()}
+    rates = {name: smoothed(run["samples_per_second"]) for name, run in runs.items()}
     return (
-        _overlaid("loss", "Loss, smoothed", smoothed),
+        _overlaid("loss", "Loss, smoothed", losses),
         _overlaid("held-out", "Held-out loss", {name: run["validation_loss"] for name, run in runs.items()}, POINTS),
         _overlaid("learning-rate", "Learning rate", {name: run["learning_rate"] for name, run in runs.items()}),
         _overlaid(
-            "gradient-norm", "Gradient norm, smoothed", {name: _clear(run["grad_norm"]) for name, run in runs.items()}
+            "gradient-norm", "Gradient norm, smoothed", {name: smoothed(run["grad_norm"]) for name, run in runs.items()}
         ),
         _overlaid("throughput", "Throughput, smoothed", rates, unit="samples/s"),
         _overlaid("memory", "Memory in use, peak", {n: run["memory_gib"] for n, run in runs.items()}, unit="GiB"),
@@ -216,7 +216,7 @@ def _has_bad(curve: Curve) -> bool:
     return not bool(np.isfinite(curve.values).all())
 
 
-def _clear(curve: Curve) -> Curve:
+def smoothed(curve: Curve) -> Curve:
     """A curve without its noise, where it is long enough to say."""
     return noisy(curve)[-1].curve if len(curve.steps) else _NO_STEPS
 

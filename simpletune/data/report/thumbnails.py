@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EDGE = 220
 """Pixels of a thumbnail's longer edge."""
 
-_QUALITY = 72
+QUALITY = 72
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,25 @@ class Cut:
 
 def thumbnail(sample: Sample, source: Source, edge: int = EDGE) -> bytes | None:
     """A JPEG of the whole picture, upright; None when it can't be read any more."""
+    try:
+        return small_jpeg(sample.name, source.read(sample.name), (sample.width, sample.height), edge)
+    except OSError:
+        return None
+
+
+def small_jpeg(name: str, data: bytes, size: tuple[int, int], edge: int, quality: int = QUALITY) -> bytes | None:
+    """A file's picture, upright and `size` (width, height) pixels large, as a JPEG whose longer edge is at most `edge`;
+    None when it can't be decoded or hasn't that size."""
     from PIL import Image
 
     from simpletune.data.images import prepare
 
-    small = whole_picture(sample.width, sample.height, edge)
     try:
-        pixels = prepare(sample.name, source.read(sample.name), (sample.width, sample.height), small)
-    except (OSError, DataError):
+        pixels = prepare(name, data, size, whole_picture(*size, edge))
+    except DataError:
         return None
     written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "JPEG", quality=_QUALITY)
+    Image.fromarray(pixels).save(written, "JPEG", quality=quality)
     return written.getvalue()
 
 

@@ -39,6 +39,7 @@ class DrawnLine:
     kind: str  # raw, line or points
     colour: int
     path: str
+    dots: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def draw(chart: Chart) -> Drawing:
         return Drawing(*about)
     across, up = _across(chart), _up(chart)
     lines = tuple(
-        DrawnLine(line.label, line.look, line.colour % COLOURS, path(line, across, up)) for line in chart.lines
+        DrawnLine(line.label, line.look, line.colour % COLOURS, path(line, across, up), dots(line, across, up))
+        for line in chart.lines
     )
     bad = "".join(f"M{_whole(x)} 985h0" for x in across.place(chart.bad))
     return Drawing(*about, lines=lines, bad=bad, xs=across.ticks(), ys=() if chart.empty else up.ticks())
@@ -119,16 +121,25 @@ def _histogram(chart: Chart, bars: Bars) -> Drawing:
 
 
 def path(line: Line, across: _Axis, up: _Axis) -> str:
-    """A line as SVG path data, broken where a value isn't finite. Single values are dots: lines of no length."""
+    """A line as SVG path data, broken where a value isn't finite."""
     parts = []
     for steps, values in _stretches(line):
         xs, ys = across.place(steps), up.place(values)
         xs, ys = thinned(xs, ys) if line.look != POINTS else (xs, ys)
-        points = [f"{_whole(x)} {_whole(1 - y)}" for x, y in zip(xs, ys, strict=True)]
-        parts.append("M" + "L".join(points) + ("h0" if len(points) == 1 else ""))
-        if line.look == POINTS or len(line.curve.steps) < _FEW:
-            parts += [f"M{point}h0" for point in points]
+        parts.append("M" + "L".join(f"{_whole(x)} {_whole(1 - y)}" for x, y in zip(xs, ys, strict=True)))
     return "".join(parts)
+
+
+def dots(line: Line, across: _Axis, up: _Axis) -> str:
+    """A dot at each value of a line with points, of a short one, and where a value stands alone: strokes of no length,
+    which stay round however the field is stretched."""
+    every = line.look == POINTS or len(line.curve.steps) < _FEW
+    parts = (part for part in _stretches(line) if every or len(part[0]) == 1)
+    return "".join(
+        f"M{_whole(x)} {_whole(1 - y)}h0"
+        for steps, values in parts
+        for x, y in zip(across.place(steps), up.place(values), strict=True)
+    )
 
 
 def thinned(xs: np.ndarray[Any, Any], ys: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

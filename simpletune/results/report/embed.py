@@ -1,0 +1,82 @@
+"""Pictures for a page: made smaller, as JPEG inside the page, and together no larger than a page can be."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from simpletune.data.header import SIDEWAYS, open_picture, orientation
+from simpletune.data.report.thumbnails import small_jpeg
+from simpletune.pages import data_uri
+
+_QUALITY, _QUALITY_OF_SMALL = 80, 92
+_SMALL = 256  # pixels: such pictures are shown enlarged
+_LEAST_EDGE = 48
+_THREADS = min(4, os.cpu_count() or 1)
+
+Key = tuple[Path, int, int, int]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture in a page: its address, and the size it has there in pixels."""
+
+    uri: str
+    width: int
+    height: int
+
+
+class Embedder:
+    """Makes pictures small, each once: a page that is written again and again makes only what is new."""
+
+    def __init__(self) -> None:
+        self._made: dict[Key, Embedded | None] = {}
+
+    def embed(self, paths: Iterable[Path], edge: int, budget: int) -> dict[Path, Embedded]:
+        """The pictures whose files can be read, their longer edge at most `edge` pixels; smaller when they would have
+        more than `budget` bytes in the page together."""
+        wanted = list(dict.fromkeys(paths))
+        while True:
+            found = self._all(wanted, edge)
+            taken = sum(len(made.uri) for made in found.values())
+            if taken <= budget or edge <= _LEAST_EDGE:
+                return found
+            edge = max(_LEAST_EDGE, int(edge * min(0.9, 0.95 * (budget / taken) ** 0.5)))
+
+    def _all(self, paths: Sequence[Path], edge: int) -> dict[Path, Embedded]:
+        keys = {path: key for path in paths if (key := _key(path, edge)) is not None}
+        missing = [key for key in keys.values() if key not in self._made]
+        with ThreadPoolExecutor(_THREADS) as pool:  # decoding and resizing leave Python's lock
+            self._made.update(zip(missing, pool.map(_small, missing), strict=True))
+        made = {path: self._made[key] for path, key in keys.items()}
+        return {path: one for path, one in made.items() if one is not None}
+
+
+def _key(path: Path, edge: int) -> Key | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return path, status.st_mtime_ns, status.st_size, edge
+
+
+def _small(key: Key) -> Embedded | None:
+    path, _, _, edge = key
+    try:
+        data = path.read_bytes()
+        with open_picture(io.BytesIO(data)) as picture:
+            width, height = reversed(picture.size) if orientation(picture) in SIDEWAYS else picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    quality = _QUALITY_OF_SMALL if max(width, height) <= _SMALL else _QUALITY
+    made = small_jpeg(path.name, data, (width, height), edge, quality)
+    if made is None:
+        return None
+    scale = min(1.0, edge / max(width, height))
+    return Embedded(data_uri(made), max(1, round(width * scale)), max(1, round(height * scale)))
