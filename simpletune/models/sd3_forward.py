@@ -15,7 +15,7 @@ Shapes: B samples, T image tokens, L text tokens, S = T + L, F features, n modul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -80,10 +80,10 @@ class SD3Forward:
         self._norms = [(group_of(block.norm1.linear), group_of(block.norm1_context.linear)) for block in blocks]
         self._first = next((number for number, block in enumerate(blocks) if _has_lora(block)), 0)
         heads = blocks[0].attn.heads
-        compiler: Callable[[Any], Any] = _compile if compiled else _as_it_is
+        compiler: Callable[..., Any] = _compile if compiled else partial
         self._modulation = compiler(modulation)
-        self._plain = compiler(partial(run_block, heads=heads))
-        self._checkpointed = compiler(partial(_checkpointed, heads=heads, keep_attention=keep_attention))
+        self._plain = compiler(run_block, heads=heads)
+        self._checkpointed = compiler(_checkpointed, heads=heads, keep_attention=keep_attention)
         self._checkpointing = checkpointing
 
     def __call__(
@@ -125,8 +125,10 @@ class SD3Forward:
         ]
 
 
-def _compile(function: Any) -> Any:
-    compiled = torch.compile(function, fullgraph=True)
+@cache
+def _compile(function: Any, **fixed: Any) -> Any:
+    """One for all who ask, so that what was compiled for one SD3Forward is there for the next."""
+    compiled = torch.compile(partial(function, **fixed), fullgraph=True)
 
     def run(*inputs: Any) -> Any:
         with _keeping_little(), dynamo_config.patch(recompile_limit=_GRAPHS):
@@ -142,10 +144,6 @@ def _keeping_little() -> Any:
     it keeps what is smallest, such as the packed one. Equal blocks share graphs, of which there are few kinds.
     """
     return functorch_config.patch(ban_recompute_materialized_backward=False)
-
-
-def _as_it_is(function: Any) -> Any:
-    return function
 
 
 def modulation(embedded: Tensor, group: Group) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from simpletune.models.adapters import adapter_enabled, attach_lora, trainable_parameters
 from simpletune.models.family import UnsupportedModel
@@ -217,6 +218,19 @@ def test_compiled_it_computes_the_same(checkpointing: int | None) -> None:
     forward = SD3Forward(made, checkpointing, compiled=True)
     for given in (inputs(), inputs(height=24, width=16)):
         assert_equal(made, forward, given)
+
+
+@compiling
+def test_what_was_compiled_serves_the_next_one_too() -> None:
+    """Every validation makes one anew, with the adapter and without."""
+    made = model("int8-quanto").eval()
+
+    def compiled() -> int:
+        with torch.no_grad():
+            SD3Forward(made, None, compiled=True)(*inputs())
+        return int(counters["stats"]["unique_graphs"])
+
+    assert compiled() == compiled()
 
 
 @compiling
