@@ -181,7 +181,7 @@ class Studio:
 
     def _latents(self, shots: Sequence[Shot], sampler: Sampler, encodings: Mapping[str, TextEncoding]) -> Tensor:
         """Of as many of these as go together."""
-        together = self._learned.together or TOGETHER.get(self.device.type, 1)
+        together = min(len(shots), self._learned.together or TOGETHER.get(self.device.type, 1))
         while True:
             try:
                 return sampler.latents(self._request(shots[:together], encodings))
@@ -190,7 +190,7 @@ class Studio:
                     raise
             sampler.release()
             release(self.device)
-            together = self._learned.together = min(together, len(shots)) // 2
+            together = self._learned.together = together // 2
 
     def _develop(self, planned: Planned, latents: Tensor, vae: LatentCoder, tell: Callable[[str], None]) -> None:
         planned.path.parent.mkdir(parents=True, exist_ok=True)
