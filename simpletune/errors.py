@@ -8,6 +8,7 @@ SimpletuneError                     1  the run failed
 ├── DataError                       1  a picture or caption that was fine when scanned can't be used now
 ├── TrainingFailed                  1  non-finite loss, out of memory, a damaged checkpoint
 │   └── OutOfMemory                 1
+├── UploadFailed                    1  a finished run could not be uploaded; nothing of it is lost
 ├── Interrupted                   130  Ctrl-C, after saving
 └── Terminated                    143  SIGTERM, after saving
 
@@ -63,6 +64,10 @@ class TrainingFailed(SimpletuneError):
 
 
 class OutOfMemory(TrainingFailed):
+    pass
+
+
+class UploadFailed(SimpletuneError):
     pass
 
 

@@ -12,13 +12,23 @@ from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True)
+class Licence:
+    """What a model may be used under, as the hub's metadata has it: `identifier` is one that the hub knows, or "other"
+    with a `name` and the address of the text."""
+
+    identifier: str
+    name: str | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True)
 class Flavour:
     """One published model of a family.
 
     `resolution` and `bucket_alignment` are in pixels; `block_count` is the number of transformer blocks, of which the
     last is `context_pre_only` (its text stream ends there, so it lacks `to_add_out` and the text feed-forward);
     `dual_attention_blocks` are the blocks with a second, image-only attention (SD3.5-medium). `t5_tokens` is what T5
-    reads of a caption where `tokenizer_max_length` doesn't say.
+    reads of a caption where `tokenizer_max_length` doesn't say. `licence` is the one it was published under.
     """
 
     name: str
@@ -29,6 +39,7 @@ class Flavour:
     block_count: int
     dual_attention_blocks: tuple[int, ...] = ()
     t5_tokens: int = 154
+    licence: Licence | None = None
 
     @property
     def licence_url(self) -> str | None:
@@ -59,15 +70,26 @@ _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_conte
 _SECOND_ATTENTION = ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
 _MODULATION = ("norm1.linear", "norm1_context.linear")
 
+
+def _community(hub_id: str) -> Licence:
+    """Stability AI's community licence, by the text that lies beside the model."""
+    return Licence("other", "stabilityai-ai-community", f"https://huggingface.co/{hub_id}/blob/main/LICENSE.md")
+
+
+_SD3_MEDIUM, _SD35_MEDIUM = "stabilityai/stable-diffusion-3-medium", "stabilityai/stable-diffusion-3.5-medium"
+_SD35_LARGE = "stabilityai/stable-diffusion-3.5-large"
+
 SD3 = FamilyFacts(
     name="sd3",
     flavours={
         flavour.name: flavour
         for flavour in (
-            Flavour("sd3-medium", "stabilityai/stable-diffusion-3-medium-diffusers", True, 1024, 64, 24),
-            Flavour("sd3.5-medium", "stabilityai/stable-diffusion-3.5-medium", True, 1024, 64, 24, tuple(range(13))),
-            Flavour("sd3.5-large", "stabilityai/stable-diffusion-3.5-large", True, 1024, 64, 38),
-            Flavour("tiny", None, False, 128, 16, 4, t5_tokens=32),
+            Flavour("sd3-medium", f"{_SD3_MEDIUM}-diffusers", True, 1024, 64, 24, licence=_community(_SD3_MEDIUM)),
+            Flavour(
+                "sd3.5-medium", _SD35_MEDIUM, True, 1024, 64, 24, tuple(range(13)), licence=_community(_SD35_MEDIUM)
+            ),
+            Flavour("sd3.5-large", _SD35_LARGE, True, 1024, 64, 38, licence=_community(_SD35_LARGE)),
+            Flavour("tiny", None, False, 128, 16, 4, t5_tokens=32, licence=Licence("cc0-1.0")),
         )
     },
     lora_targets={

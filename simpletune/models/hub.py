@@ -73,7 +73,7 @@ def fetch(asked: Asked, wanted: Sequence[str], reporter: Reporter | None, unwant
 
 def patterns(use_t5: bool) -> list[str]:
     """The files of a hub repository in the diffusers layout that a run reads; no pickles, no second precision."""
-    wanted = ["model_index.json", "scheduler/scheduler_config.json"]
+    wanted = ["model_index.json", "scheduler/scheduler_config.json", "README.md"]  # which tells the licence
     for part in components.needed_parts(use_t5):
         if part in architecture.TOKENIZER_PARTS:
             wanted += [f"{part}/*.json", f"{part}/*.txt", f"{part}/*.model"]

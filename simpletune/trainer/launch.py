@@ -15,6 +15,8 @@ from simpletune.data.preflight import Preflight, preflight
 from simpletune.data.preflight_lines import tells
 from simpletune.errors import ConfigError
 from simpletune.progress import Reporter
+from simpletune.results.hub.share import check as check_hub
+from simpletune.results.hub.share import share
 
 if TYPE_CHECKING:
     from simpletune.trainer.run import Outcome
@@ -29,10 +31,12 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
         reporter.note(note)
     # A plan can be looked at anywhere; what this machine lacks is said with it.
     settings, warnings = (load_for_elsewhere if dry_run else load)(config, overrides)
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    destination = check_hub(settings, reporter) if is_main and not dry_run else None
     # A dry run fetches nothing: it says what would have to be.
     plan = preflight(settings, int(os.environ.get("WORLD_SIZE", "1")), None if dry_run else reporter)
     _raise_errors(config, plan.problems)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_main:
         _show(plan, [*warnings, *(problem for problem in plan.problems if not tells(problem))], reporter)
         _show_long_captions(settings, plan, reporter)
     if dry_run:
@@ -40,7 +44,10 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
         return None
     from simpletune.trainer.run import train
 
-    return train(settings, plan, reporter)
+    outcome = train(settings, plan, reporter)
+    if is_main:
+        share(settings, destination, reporter)
+    return outcome
 
 
 def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:
