@@ -9,9 +9,12 @@ import click
 
 from simpletune.config.problems import shown
 from simpletune.errors import UsageError
+from simpletune.redact import redact
 
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
+    from simpletune.results.report.measures import Measures
+    from simpletune.results.report.run import Run
     from simpletune.results.report.write import Page
 
 _PAUSE = 5
@@ -87,8 +90,15 @@ def _output_of(config: Path) -> Path:
     return folder
 
 
-def _measures(folder: Path):  # type: ignore[no-untyped-def]
-    return None
+def _measures(run: Run) -> Measures | None:
+    """The run's evaluation; a damaged one is told, and is no reason to have no page."""
+    from simpletune.evaluate.for_page import measures_of
+
+    try:
+        return measures_of(run)
+    except UsageError as error:
+        click.echo(f"warning: {shown(redact(error.message))}; {error.hint}", err=True)
+        return None
 
 
 def _watch(page: Page, reporter: Reporter) -> None:

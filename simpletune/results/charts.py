@@ -12,6 +12,7 @@ import numpy as np
 from simpletune.results.curves import Curve, RunCurves, SigmaLosses, smooth, smoothing_span
 
 RAW, LINE, POINTS = "raw", "line", "points"
+STEP, SIGMA = "step", "sigma"
 SIGMA_BANDS = 4
 SIGMA_BARS = 25
 SPREAD_FOR_LOG = 30  # times the median: a gradient norm beyond that makes its axis logarithmic
@@ -49,7 +50,7 @@ class Chart:
     lines: tuple[Line, ...] = ()
     bars: Bars | None = None
     unit: str = ""
-    across: str = "step"
+    across: str = STEP
     zero: bool = True
     log: bool = False
     top: float | None = None
@@ -149,11 +150,11 @@ def sigma_chart(samples: SigmaLosses) -> Chart:
     """How often each noise level was trained at."""
     sigmas = samples.sigmas[np.isfinite(samples.sigmas)]
     if not len(sigmas):
-        return Chart("sigma", "Sampled noise levels (sigma)", across="sigma")
+        return Chart("sigma", "Sampled noise levels (sigma)", across=SIGMA)
     counts, edges = np.histogram(sigmas, SIGMA_BARS, (0.0, 1.0))
     low, middle, high = np.quantile(sigmas, (0.1, 0.5, 0.9))
     said = f"{len(sigmas):,} samples; half below sigma {middle:.2f}, a tenth below {low:.2f} and above {high:.2f}"
-    return Chart("sigma", "Sampled noise levels (sigma)", bars=Bars(edges, counts), across="sigma", said=said)
+    return Chart("sigma", "Sampled noise levels (sigma)", bars=Bars(edges, counts), across=SIGMA, said=said)
 
 
 def compared_charts(runs: Mapping[str, RunCurves]) -> tuple[Chart, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from simpletune.results.charts import POINTS, Bars, Chart, Line
+from simpletune.results.charts import POINTS, SIGMA, Bars, Chart, Line
 
 COLUMNS = 500
 """A curve is thinned to what this many pixel columns can show: first, least, greatest and last value of each."""
@@ -166,6 +166,8 @@ def _stretches(line: Line) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[An
 
 
 def _across(chart: Chart) -> _Axis:
+    if chart.across == SIGMA:
+        return _Axis(0.0, 1.0)
     last = max((float(line.curve.steps[-1]) for line in chart.lines if len(line.curve.steps)), default=0.0)
     return _Axis(0.0, max(2.0, last, float(chart.bad.max(initial=0.0))))
 
@@ -210,5 +212,5 @@ def _texts(marks: Sequence[float]) -> list[str]:
 
 
 def _whole(place: float) -> int:
-    """A place in the field. What an axis cuts off stays a little outside, not millions away."""
-    return round(max(-0.5, min(1.5, float(place))) * _SIDE)
+    """A place in the field; what an axis cuts off is at its end."""
+    return round(max(0.0, min(1.0, float(place))) * _SIDE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from simpletune.results.charts import Chart
+
 
 @dataclass(frozen=True)
 class Value:
@@ -52,5 +54,6 @@ class Measures:
     groups: tuple[MeasureGroup, ...]
     summary: tuple[str, ...]
     notes: tuple[str, ...]
+    charts: tuple[Chart, ...] = ()
     flagged: tuple[Pair, ...] = ()
     flagged_more: int = 0

@@ -39,6 +39,7 @@ def page(run: Run, embedder: Embedder, measures: Measures | None = None, refresh
         "albums": shown(albums(run.folder), embedder),
         "charts": [draw(chart) for chart in run_charts(run.numbers)],
         "measures": measures,
+        "measured_charts": [draw(chart) for chart in measures.charts] if measures else [],
         "flagged": _flagged(measures, embedder) if measures else [],
         "held_out": held_out_rows(run.numbers["validation_loss"]),
         "data_sets": data_sets.table(run),
@@ -100,7 +101,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     if run.trained:
         found.append(("Pictures", f"{len(run.trained):,}", f"{len(run.held_out):,} held out" if run.held_out else ""))
     if run.adapter is not None:
-        found.append(("Adapter", f"{run.adapter.stat().st_size / 1e6:.3g} MB", f"LoRA, rank {run.value('lora_rank')}"))
+        found.append(("Adapter", _size(run.adapter.stat().st_size), f"LoRA, rank {run.value('lora_rank')}"))
     return found
 
 
@@ -132,12 +133,16 @@ def held_out_rows(curve: Curve) -> list[dict[str, Any]]:
         {
             "step": f"{curve.steps[index]:,.0f}",
             "loss": f"{curve.values[index]:.5f}" if finite[index] else "not finite",
-            "change": f"{curve.values[index] / first - 1:+.1%}" if finite[index] and first else "",
+            "change": f"{curve.values[index] / first - 1:+.1%}" if finite[index] and first and index else "",
             "least": index == least,
         }
         for index in sorted(kept)
         if index < count
     ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"
 
 
 def config_of(run: Run) -> str:

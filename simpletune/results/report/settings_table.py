@@ -41,7 +41,7 @@ class Difference:
 def given(run: Run) -> list[Row]:
     """What somebody wrote, in config.json, on the command line or in the environment, and is no default."""
     rows = _rows(run.config, config_keys())
-    return [row for row, setting in rows if setting.given and row.value != row.default]
+    return [row for row, setting in rows if setting.given and row.value != row.default and row.key not in _PLACES]
 
 
 def everything(run: Run) -> list[Row]:

@@ -25,11 +25,11 @@ _SHARE = 10
 @dataclass
 class Page:
     """A page about the runs in `named`, each counted once. `output` is its file, by default in the run's own folder, or
-    comparison.html in the working folder. `measures` finds a folder's evaluation."""
+    comparison.html in the working folder. `measures` finds a run's evaluation."""
 
     named: Sequence[Path]
     output: Path | None
-    measures: Callable[[Path], Measures | None]
+    measures: Callable[[Run], Measures | None]
     _embedder: Embedder = field(default_factory=Embedder, init=False, repr=False)
     _seconds: float = field(default=0.0, init=False, repr=False)
 
@@ -64,7 +64,7 @@ class Page:
         """
         began = time.perf_counter()
         runs = self.read()
-        found = {run.label: told for run in runs if (told := self.measures(run.folder)) is not None}
+        found = {run.label: told for run in runs if (told := self.measures(run)) is not None}
         if len(runs) == 1:
             text = page(runs[0], self._embedder, found.get(runs[0].label), refresh)
         else:
