@@ -5,6 +5,7 @@ Imported only where it runs: Triton comes with torch for CUDA and with nothing e
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,10 +22,13 @@ _GROUP = 8  # rows of tiles that run side by side, so that they find the weight 
 def launch(
     rows: Tensor, row_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, out: Tensor
 ) -> None:
-    """out (N, O) = rows (N, K) weight (O, K)^T, int8 both, times their scales (N,) and (O,) in float32, plus bias."""
+    """out (N, O) = rows (N, K) weight (O, K)^T, int8 both, times their scales (N,) and (O,) in float32, plus bias.
+
+    K is a multiple of 32, the least that the units take.
+    """
     count, width = rows.shape
     outputs = weight.shape[0]
-    sizes = _sizes(rows.device)
+    sizes = _sizes(rows.device, width)
     tiles = triton.cdiv(count, sizes["BM"]) * triton.cdiv(outputs, sizes["BN"])
     _kernel[(tiles,)](
         rows,
@@ -42,9 +46,10 @@ def launch(
     )
 
 
-def _sizes(device: torch.device) -> dict[str, int]:
+def _sizes(device: torch.device, width: int) -> dict[str, int]:
     shared = torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor
-    return _WIDE if shared >= _WIDE_NEEDS else _NARROW
+    sizes = _WIDE if shared >= _WIDE_NEEDS else _NARROW
+    return {**sizes, "BK": math.gcd(sizes["BK"], width)}
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]

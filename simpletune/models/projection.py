@@ -28,7 +28,7 @@ from simpletune.models import eight_bit
 from simpletune.models.adapters import LoraLinear
 from simpletune.models.quantize import FrozenLinear, dequantize
 
-_ALIGNED_8BIT = 128  # elements that the kernels for 8 bits take at a time
+_ALIGNED_8BIT = 32  # a side of a product in 8 bits is a multiple of it
 _ALIGNED = 8  # a side of a bf16 product that isn't a multiple of this many elements runs several times slower
 
 
