@@ -29,8 +29,8 @@ Better = Literal["higher", "lower", "neither"]
 class Measured:
     """A metric's value for one variant, with its 95% interval, and its difference to the base with its own.
 
-    n: how many pictures (or held-out pictures) it was measured on. The bounds are None where they can't be had (a
-    single picture); the difference is None for the base itself and for what has no pair in the base.
+    n: how many pictures (or held-out pictures) it was measured on. The bounds are None with fewer than three
+    pictures; the difference is None for the base itself and for what has no pair in the base.
     """
 
     value: float

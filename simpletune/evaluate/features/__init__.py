@@ -36,6 +36,10 @@ class Describer(Protocol):
         """float32 (B, D), on the CPU."""
         ...
 
+    def release(self) -> None:
+        """Let go of the weights; they come back when they are needed."""
+        ...
+
 
 class TextDescriber(Describer, Protocol):
     """A feature model of texts too, in the same space."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from simpletune.errors import ModelUnavailable
 from simpletune.evaluate.features.locate import identity, read_config
 from simpletune.evaluate.features.preprocess import read_preprocessing
+from simpletune.models.captioning import quiet
 
 CODE = 1
 """Counts up when the same model's features come out otherwise."""
@@ -30,6 +31,9 @@ class _Network:
         self.model = model
         self.identity = f"{self.name} {CODE} {identity(folder)}"
         self.preprocessing = str(self._prepare)
+
+    def release(self) -> None:
+        vars(self).pop("_network", None)
 
     def _pixels(self, images: Sequence[Image.Image]) -> Tensor:
         return self._prepare(images).to(self._device)
@@ -106,14 +110,15 @@ def _from_folder(kind: Any, folder: Path) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return kind.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with quiet():
+            return kind.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"the model in {folder} can't be loaded: {said}"

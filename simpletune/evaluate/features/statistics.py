@@ -49,6 +49,9 @@ class Statistics:
     def pictures(self, images: Sequence[Image.Image]) -> Tensor:
         return torch.from_numpy(np.stack([describe(image) for image in images]).astype(np.float32))
 
+    def release(self) -> None:
+        """It has no weights."""
+
 
 def describe(image: Image.Image) -> Array:
     """float64 (384,) of an RGB picture: 192 of layout, 128 of edges, 64 of colours."""

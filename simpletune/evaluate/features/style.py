@@ -74,6 +74,9 @@ class Csd:
         pooled_BH: Tensor = network(pixel_values=self._prepare(images).to(self._device)).pooler_output
         return torch.nn.functional.normalize(pooled_BH.float() @ head_HD, dim=1).cpu()
 
+    def release(self) -> None:
+        vars(self).pop("_loaded", None)
+
     @cached_property
     def _loaded(self) -> tuple[Any, Tensor]:
         from transformers import CLIPVisionConfig, CLIPVisionModel

@@ -16,12 +16,17 @@ from simpletune.evaluate.metrics import Array, Statistic, once_each
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 20261123
+GROUPS = 100
+METHOD = (
+    "percentile bootstrap over pictures (prompt x size x seed), those of a variant paired with the base's; "
+    "Vendi score: jackknife; shares: Wilson"
+)
 _NORMAL = 1.959963984540054  # the 97.5% quantile
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval; the bounds are None where nothing can be resampled (fewer than two pictures)."""
+    """A value and its interval; the bounds are None with fewer than three pictures."""
 
     value: float
     low: float | None
@@ -35,34 +40,50 @@ def draws(count: int, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
     return counts_RN
 
 
-def percentile(statistic: Statistic, counts_RN: Array) -> Estimate:
-    """The percentile bootstrap: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3."""
-    value = float(statistic(once_each(counts_RN.shape[1]))[0])
-    if counts_RN.shape[1] < 2:
-        return Estimate(value, None, None)
-    drawn = statistic(counts_RN)
-    drawn = drawn[np.isfinite(drawn)]  # a draw of one picture alone has no pairs
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high))
+@dataclass(frozen=True)
+class Resampled:
+    """A statistic's value and what resampling made of it; the difference of two is that of their pairs."""
+
+    value: float
+    drawn: Array
+    by_jackknife: bool = False
+
+    def __sub__(self, other: Resampled) -> Resampled:
+        return Resampled(self.value - other.value, self.drawn - other.drawn, self.by_jackknife)
+
+    @property
+    def estimate(self) -> Estimate:
+        drawn = self.drawn[np.isfinite(self.drawn)]  # a draw of one picture alone has no pairs
+        if len(drawn) < 2:
+            return Estimate(self.value, None, None)
+        if self.by_jackknife:
+            count = len(drawn)
+            error = math.sqrt((count - 1) / count * float(((drawn - drawn.mean()) ** 2).sum()))
+            return Estimate(self.value, self.value - _NORMAL * error, self.value + _NORMAL * error)
+        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return Estimate(self.value, float(low), float(high))
 
 
-def jackknife(statistic: Statistic, count: int) -> Estimate:
-    """value +- 1.96 standard errors of the jackknife: Efron & Tibshirani 1993, eq. 11.5.
+def bootstrap(statistic: Statistic, counts_RN: Array) -> Resampled:
+    """For the percentile bootstrap: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3."""
+    count = counts_RN.shape[1]
+    value = float(statistic(once_each(count))[0])
+    return Resampled(value, statistic(counts_RN) if count > 2 else np.empty(0))  # of two there are three draws
+
+
+def jackknife(statistic: Statistic, count: int) -> Resampled:
+    """For value +- 1.96 standard errors of the jackknife: Efron & Tibshirani 1993, eq. 11.5; of GROUPS groups of
+    pictures where there are more pictures than that.
 
     For the Vendi score: of a resample it counts those drawn twice once, and would come out too low.
     """
     value = float(statistic(once_each(count))[0])
     if count < 3:
-        return Estimate(value, None, None)
-    left_out_N = statistic(np.ones((count, count)) - np.eye(count))
-    spread = float(((left_out_N - left_out_N.mean()) ** 2).sum())
-    error = math.sqrt((count - 1) / count * spread)
-    return Estimate(value, value - _NORMAL * error, value + _NORMAL * error)
-
-
-def minus(statistic: Statistic, other: Statistic) -> Statistic:
-    """The difference of two statistics of paired pictures."""
-    return lambda counts_RN: statistic(counts_RN) - other(counts_RN)
+        return Resampled(value, np.empty(0), by_jackknife=True)
+    groups = min(count, GROUPS)
+    group_N: Array = np.arange(count) % groups
+    kept_GN = (group_N[None] != np.arange(groups)[:, None]).astype(np.float64)
+    return Resampled(value, statistic(kept_GN), by_jackknife=True)
 
 
 def wilson(successes: int, count: int) -> Estimate:

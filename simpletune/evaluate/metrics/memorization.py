@@ -38,11 +38,12 @@ def leave_one_out(training_MD: Array) -> Array:
 @dataclass(frozen=True)
 class Threshold:
     """A picture nearer than `distance` is flagged; `rule` says where that comes from; `equal` training pictures have
-    an equal one, and have no part in it."""
+    an equal one, and have no part in it; `chance` is the share of new pictures of the set's kind that are flagged."""
 
     distance: float
     rule: str
-    equal: int = 0
+    equal: int
+    chance: float
 
 
 def threshold(training_MD: Array, base_distances_N: Array) -> Threshold:
@@ -51,6 +52,9 @@ def threshold(training_MD: Array, base_distances_N: Array) -> Threshold:
     The 1% quantile of `leave_one_out` (the smallest of them for fewer than 100), of training pictures that haven't an
     equal among them. With fewer than FEWEST of these: half of the smallest distance that the base's pictures have,
     which the base can't have copied.
+
+    A new picture of the set's kind is as likely as any of the M to be the one nearest to another, so that the smallest
+    of their distances is undercut by about 1 in M + 1: `chance` is that, or the quantile where it is more.
     """
     own_M = leave_one_out(training_MD) if len(training_MD) > 1 else np.empty(0)
     apart = own_M[own_M > ROUNDING]
@@ -58,8 +62,7 @@ def threshold(training_MD: Array, base_distances_N: Array) -> Threshold:
     if len(apart) >= FEWEST:
         # "lower": a distance that occurs, the smallest one of fewer than 100.
         distance = float(np.quantile(apart, QUANTILE, method="lower"))
-        return Threshold(
-            distance, f"the {QUANTILE:.0%} quantile of the training pictures' own nearest distances", equal
-        )
+        rule = f"the {QUANTILE:.0%} quantile of the training pictures' own nearest distances"
+        return Threshold(distance, rule, equal, max(QUANTILE, 1 / (len(apart) + 1)))
     smallest = float(base_distances_N.min()) if len(base_distances_N) else 0.0
-    return Threshold(smallest / 2, "half of the nearest that a picture of the base comes", equal)
+    return Threshold(smallest / 2, "half of the nearest that a picture of the base comes", equal, QUANTILE)
