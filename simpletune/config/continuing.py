@@ -21,6 +21,7 @@ _MAY_CHANGE = frozenset(
         "device", "device_memory_gb", "quantize_via", "hf_endpoint", "pretrained_text_encoders_path",
         "max_train_steps", "num_train_epochs", "learning_rate", "lr_scheduler", "lr_warmup_steps", "lr_end", "lr_power",
         "lr_num_cycles", "gradient_checkpointing", "gradient_checkpointing_interval", "execution",
+        "base_model_offload", "activation_offload",
         "base_model_matmul",
         "vae_batch_size", "text_encoder_batch_size", "data_backend_config", "output_dir", "checkpoint_step_interval",
         "checkpoints_total_limit", "resume_from_checkpoint", "num_validation_images",

@@ -140,6 +140,8 @@ class Settings:
     gradient_accumulation_steps: int
     gradient_checkpointing: bool
     gradient_checkpointing_interval: int
+    base_model_offload: int  # transformer blocks whose weights stay in host memory; more than there are = all
+    activation_offload: bool
     execution: str  # auto | eager | compile | graph
     use_ema: bool
     ema_decay: float

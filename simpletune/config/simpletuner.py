@@ -25,6 +25,7 @@ from simpletune.config.problems import ERROR, Problem, quoted_path
 from simpletune.config.rules import config_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
+from simpletune.config.rules_offload import offload_problems
 from simpletune.config.schema import config_keys
 from simpletune.config.simpletuner_config import convert_config
 from simpletune.config.simpletuner_conversion import Conversion, holds_token
@@ -233,7 +234,12 @@ class _Whole:
 
     def _check(self) -> list[Problem]:
         whole = self._view()
-        found = [*check_config(whole.config.document), *config_problems(whole), *environment_problems(whole)]
+        found = [
+            *check_config(whole.config.document),
+            *config_problems(whole),
+            *offload_problems(whole),
+            *environment_problems(whole),
+        ]
         if whole.data is not None:
             found += check_data(whole.data)
         found += data_problems(whole)

@@ -16,8 +16,8 @@ from simpletune.config.aliases import CONFIG_ALIASES, CONFIG_UNSUPPORTED, DATA_A
 _RENAMED = (
     "checkpointing_limit", "checkpointing_steps", "flow_beta_schedule_alpha", "flow_beta_schedule_beta",
     "flow_matching_sigmoid_scale", "flow_sigmoid_scale", "flux_beta_schedule_alpha", "flux_beta_schedule_beta",
-    "flux_schedule_auto_shift", "flux_schedule_shift", "peft_lora_target_modules", "save_total_limit",
-    "user_prompt_library", "validation_steps",
+    "flux_schedule_auto_shift", "flux_schedule_shift", "musubi_blocks_to_swap", "peft_lora_target_modules",
+    "save_total_limit", "user_prompt_library", "validation_steps",
 )  # fmt: skip
 RENAMED: Mapping[str, str] = {name: CONFIG_ALIASES[name] for name in _RENAMED}
 DATA_RENAMED: Mapping[str, str] = {name: DATA_ALIASES[name] for name in ("disable", "revision", "split")}
@@ -31,6 +31,7 @@ _FAMILIES = (
 )
 OTHER_FAMILIES = frozenset(_FAMILIES.split())
 
+_OFFLOAD = "base_model_offload says how many blocks' weights are kept in the computer's memory"
 _CHOSEN = "the trainer chooses how it calculates"
 _MEMORY = "only what a phase needs is in memory"
 _CACHED = "every picture is looked at, and caches are kept by content"
@@ -62,11 +63,12 @@ _DROPPED: Mapping[str, str] = {
         "unet_attention_slice use_xformers validation_torch_compile validation_torch_compile_mode "
         "accelerator_cache_clear_interval attention_mechanism",
     _MEMORY:
-        "ema_cpu_only ema_device ema_foreach_disable enable_chunked_feed_forward enable_group_offload "
+        "ema_cpu_only ema_device ema_foreach_disable enable_chunked_feed_forward "
         "enable_model_cpu_offload feed_forward_chunk_size fully_unload_text_encoder fuse_optimizer "
         "keep_vae_loaded offload_during_save offload_during_startup offload_param_path "
         "optimizer_cpu_offload_method optimizer_offload_gradients optimizer_release_gradients "
         "vae_enable_patch_conv vae_enable_slicing vae_enable_tiling vae_enable_temporal_roll",
+    _OFFLOAD: "enable_group_offload",
     _CACHED:
         "aspect_bucket_disable_rebuild cache_clear_validation_prompts compress_disk_cache ignore_missing_files "
         "override_dataset_config preserve_data_backend_cache skip_file_discovery text_cache_disable "
@@ -139,7 +141,8 @@ DROPPED: Mapping[str, str] = {key: reason for reason, keys in _DROPPED.items() f
 # Groups of keys that begin alike, each dropped for one reason.
 PREFIXES: Mapping[str, str] = {
     "dynamo_": "execution is auto here: the fastest way this machine has",
-    **dict.fromkeys(("group_offload_", "musubi_", "ramtorch", "disk_low_"), _MEMORY),
+    **dict.fromkeys(("group_offload_", "musubi_block_swap", "ramtorch"), _OFFLOAD),
+    "disk_low_": _MEMORY,
     **dict.fromkeys(("timestep_bias_", "scheduled_sampling_", "refiner_", "distillation_", "sdnq_"), _NOT_FLOW),
     **dict.fromkeys(
         ("audio_", "crepa_", "deepfloyd_", "flux_", "hidream_", "ltx_", "ltx2_", "lyrics_", "pixart_", "sana_", "sdxl_",

@@ -20,6 +20,7 @@ from simpletune.config.problems import ERROR, Problem, errors, render, render_al
 from simpletune.config.rules import config_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
+from simpletune.config.rules_offload import offload_problems
 from simpletune.config.view import View, view
 from simpletune.redact import looks_like_token
 
@@ -53,7 +54,7 @@ def check(config_path: Path, overrides: Sequence[str] = (), planned: Planned | N
     problems += found
     whole = view(config, data)
     if isinstance(config.value, dict):
-        problems += [*config_problems(whole), *environment_problems(whole)]
+        problems += [*config_problems(whole), *offload_problems(whole), *environment_problems(whole)]
     problems += data_problems(whole)
     return Checked(whole, _in_order(problems, config.name))
 

@@ -24,6 +24,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, TrainingFailed
 from simpletune.models.lora_file import PREFIX, Factors, check_fits, metadata, read_adapter, scaling
 from simpletune.models.lora_init import FROM_BASE_WEIGHT, starting_matrices
+from simpletune.models.offload import offload_of
 from simpletune.models.quantize import FrozenLinear
 
 _ADAPTER = "default"
@@ -103,14 +104,16 @@ def attach_lora(transformer: nn.Module, settings: Settings, dtype: torch.dtype =
     )
     _inject(transformer, targets, config)
     for name, layer in _layers(transformer):
-        base, device = layer.get_base_layer(), _device(layer)
+        base, device = layer.get_base_layer(), _device(transformer, layer)
         if existing is not None:
             a, b = existing[name].a.to(device), existing[name].b.to(device) / layer.scaling[_ADAPTER]
         else:
+            weight = base.weight.to(device) if settings.lora_init_type in FROM_BASE_WEIGHT else base.weight
             a, b = starting_matrices(
-                settings.lora_init_type, name, base.weight, settings.lora_rank, layer.scaling[_ADAPTER], settings.seed
+                settings.lora_init_type, name, weight, settings.lora_rank, layer.scaling[_ADAPTER], settings.seed
             )
-        layer.start(a.to(dtype), b.to(dtype), subtract=existing is None and settings.lora_init_type in FROM_BASE_WEIGHT)
+        subtracted = existing is None and settings.lora_init_type in FROM_BASE_WEIGHT
+        layer.start(a.to(device, dtype), b.to(device, dtype), subtract=subtracted)
     trainable = sum(parameter.numel() for _, parameter in trainable_parameters(transformer))
     return LoraInfo(targets, settings.lora_rank, settings.lora_alpha, trainable)
 
@@ -181,7 +184,7 @@ def attach_factors(transformer: nn.Module, factors: Mapping[str, Factors], stren
     transformer.requires_grad_(False)
     _inject(transformer, targets, LoraConfig(r=1, lora_alpha=1))
     for name, layer in _layers(transformer):
-        device = _device(layer)
+        device = _device(transformer, layer)
         layer.start(factors[name].a.to(device), factors[name].b.to(device), subtract=False)
         layer.scaling[_ADAPTER] = strength
 
@@ -196,7 +199,11 @@ def detach(transformer: nn.Module) -> None:
     transformer._hf_peft_config_loaded = False
 
 
-def _device(layer: LoraLinear) -> torch.device:
+def _device(transformer: nn.Module, layer: LoraLinear) -> torch.device:
+    """Where the layer computes: its weights may wait in host memory."""
+    offload = offload_of(transformer)
+    if offload is not None:
+        return offload.device
     base = layer.get_base_layer()
     device: torch.device = base.scale.device if isinstance(base, FrozenLinear) else base.weight.device
     return device

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
 from simpletune.models.family import Progress
-from simpletune.models.quantize import QuantizeChoice, assert_all_quantized, frozen_linear, is_quantized
+from simpletune.models.quantize import FrozenLinear, QuantizeChoice, assert_all_quantized, frozen_linear, is_quantized
 from simpletune.models.weight_source import WeightSource
 
 Materialize = Callable[[str, Tensor], "Tensor | None"]
 """Given the name and the meta tensor of a buffer that no file holds, computes it, or returns None."""
+Taken = Callable[[nn.Module], object]
+"""Is given a part of the model that has been filled, and may move it elsewhere."""
 
 _COMPUTE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 _TRIM_EVERY_BYTES = 32 << 20
@@ -54,6 +56,7 @@ def stream_into(
     key: str = "base_model_precision",
     materialize: Materialize | None = None,
     progress: Progress | None = None,
+    taken: Mapping[str, Taken] | None = None,
 ) -> Loaded:
     """Fill a module built on the meta device from `source`; it ends frozen, in eval mode, on `device`.
 
@@ -61,7 +64,8 @@ def stream_into(
     `quantize_via` is "cpu". Parameters and stored buffers get `dtype`, except those transformers keeps in fp32 (see
     `stock_dtypes`). Tied parameters stay tied, whichever of their names the file has. Buffers that no file
     holds are computed by `materialize` and keep their own dtype; CLIP's `position_ids` need no help. `key` is what
-    errors call the precision. `progress` is told bytes.
+    errors call the precision. `progress` is told bytes. `taken`: parts of the model, by name, that are filled first and
+    handed over one by one as soon as they are whole, before anything else takes memory.
 
     Raises ModelUnavailable naming file and tensor when one is missing or has another shape, before anything is read
     where the headers tell.
@@ -69,10 +73,15 @@ def stream_into(
     slots = _slots(module, source)
     _check_headers(slots, source)
     stream = _Stream(module, source, device, stock_dtypes(module, dtype), progress, slots)
-    if is_quantized(precision):
-        stream.quantize_linears(precision, quantize, torch.device("cpu") if quantize_via == "cpu" else device, key)
-    stream.fill_parameters()
-    stream.fill_buffers(materialize)
+    where = torch.device("cpu") if quantize_via == "cpu" else device
+    for part, take in [*(taken or {}).items(), ("", None)]:
+        if is_quantized(precision):
+            stream.quantize_linears(precision, quantize, where, key, inside=part)
+        stream.fill_parameters(inside=part)
+        stream.fill_buffers(materialize, inside=part)
+        if take is not None:
+            take(module.get_submodule(part))
+    module.eval()
     if is_quantized(precision):
         assert_all_quantized(module, quantize, key)
     source.close()
@@ -175,11 +184,14 @@ class _Stream:
         self.total_bytes = source.total_bytes
         self.bytes_read = 0
         self.read_names: set[str] = set()
+        self.filled: set[str] = set()  # buffers
 
-    def quantize_linears(self, precision: str, quantize: QuantizeChoice, where: torch.device, key: str) -> None:
+    def quantize_linears(
+        self, precision: str, quantize: QuantizeChoice, where: torch.device, key: str, inside: str
+    ) -> None:
         trimmed_at = 0
-        for name, linear in list(self.module.named_modules()):
-            if not isinstance(linear, nn.Linear) or not quantize(name, linear):
+        for name, linear in list(self.module.get_submodule(inside).named_modules(prefix=inside)):
+            if isinstance(linear, FrozenLinear) or not isinstance(linear, nn.Linear) or not quantize(name, linear):
                 continue
             weight_name, dtype = f"{name}.weight", self.dtype_of(f"{name}.weight")
             weight = self._read(self.pending.pop(weight_name), where, dtype)
@@ -194,19 +206,24 @@ class _Stream:
         if where.type == "cpu":
             _return_free_memory()
 
-    def fill_parameters(self) -> None:
+    def fill_parameters(self, inside: str) -> None:
+        """Those of the part of that name; of the whole model for an empty one."""
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
         for slot in dict.fromkeys(self.pending.values()):
-            if slot.names[0] in parameters:
+            if slot.names[0] in parameters and slot.names[0].startswith(f"{inside}." if inside else ""):
                 tensor = self._read(slot, self.device, self.dtype_of(slot.names[0]))
                 filled = nn.Parameter(tensor, requires_grad=False)
                 for name in slot.names:
                     parent, leaf = _parent(self.module, name)
                     parent._parameters[leaf] = filled
-        self.module.eval()
+                    del self.pending[name]
 
-    def fill_buffers(self, materialize: Materialize | None) -> None:
-        for name, buffer in list(self.module.named_buffers(remove_duplicate=False)):
+    def fill_buffers(self, materialize: Materialize | None, inside: str) -> None:
+        part = self.module.get_submodule(inside)
+        for name, buffer in list(part.named_buffers(prefix=inside, remove_duplicate=False)):
+            if name in self.filled:
+                continue
+            self.filled.add(name)
             parent, leaf = _parent(self.module, name)
             if name in self.pending:
                 dtype = self.dtype_of(name) if buffer.is_floating_point() else buffer.dtype

@@ -15,14 +15,17 @@ from simpletune import files as file_tools
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.machine.model_folder import clip_tokens
+from simpletune.models import eight_bit
 from simpletune.models.family import ModelFiles, Progress, TextEncoding
 from simpletune.models.latents import SD3LatentCoder, vae_dtype
 from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.locate import locate
 from simpletune.models.parts import Part, digest, folder_identity, open_part, part_folder, read_config, weights_for
 from simpletune.models.quantize import all_but
+from simpletune.models.recompute import KeptInputs
 from simpletune.models.runtime import free_memory
 from simpletune.models.sd3_forward import SD3Forward, attention_bytes, check_loras
+from simpletune.models.sd3_offload import offload_while_loading
 from simpletune.models.sd3_sampling import SD3Sampler
 from simpletune.models.streaming import StreamedT5
 from simpletune.models.text import SD3TextEncoders, load_tokenizer, pack, unpack
@@ -30,6 +33,7 @@ from simpletune.models.text_in_turn import TextEncodersInTurn, load_encoders
 
 if TYPE_CHECKING:
     from simpletune.machine.execution import Way
+    from simpletune.models.offload import Offload
     from simpletune.progress import Reporter
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -112,8 +116,10 @@ class SD3:
     def load_transformer(
         self, files: ModelFiles, settings: Settings, device: torch.device, reporter: Reporter | None = None
     ) -> nn.Module:
-        return _load(
-            open_part(files, "transformer"),
+        part = open_part(files, "transformer")
+        offload, moves = offload_while_loading(settings.base_model_offload, int(part.config["num_layers"]), device)
+        transformer: nn.Module = _load(
+            part,
             reporter,
             device=device,
             dtype=compute_dtype(settings),
@@ -121,7 +127,12 @@ class SD3:
             quantize=QUANTIZED,
             quantize_via=settings.quantize_via,
             key="base_model_precision",
+            taken=moves,
         )
+        if offload is not None:
+            offload.attach(transformer)
+            _say_offloaded(offload, reporter)
+        return transformer
 
     def image_tokens(self, width: int, height: int) -> int:
         edge = self.vae_scale_factor * self._patch
@@ -142,11 +153,16 @@ class SD3:
         check_loras(targets, drops=settings.lora_dropout > 0)
 
     def compiled_predict(
-        self, transformer: nn.Module, settings: Settings
+        self, transformer: nn.Module, settings: Settings, *, compiled: bool = True
     ) -> Callable[[Tensor, Tensor, TextEncoding], Tensor]:
         interval = settings.gradient_checkpointing_interval if settings.gradient_checkpointing else None
         forward = SD3Forward(
-            transformer, interval, compiled=True, keep_attention=_has_room_for_attention(self, transformer, settings)
+            transformer,
+            interval,
+            compiled=compiled,
+            keep_attention=_has_room_for_attention(self, transformer, settings),
+            matmul=settings.base_model_matmul if compiled and settings.base_model_matmul in eight_bit.KINDS else None,
+            inputs=KeptInputs(_device_of(transformer)) if settings.activation_offload else None,
         )
 
         def predict(noisy_latents: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
@@ -172,12 +188,24 @@ def _has_room_for_attention(family: SD3, transformer: nn.Module, settings: Setti
 
     Yes, while they take a quarter at most of the memory that is left beside the model. The values are the same.
     """
-    device = next(transformer.parameters()).device
+    device = _device_of(transformer)
     if device.type != "cuda":
         return True
     tokens = family.image_tokens(settings.resolution, settings.resolution)
     needed = attention_bytes(transformer, settings.train_batch_size, tokens)
     return needed <= free_memory(settings, device) / 4
+
+
+def _device_of(transformer: nn.Module) -> torch.device:
+    """Where it computes: the embedding of its input is never in host memory."""
+    return next(transformer.parameters()).device
+
+
+def _say_offloaded(offload: Offload, reporter: Reporter | None) -> None:
+    if reporter is None or offload.device.type != "cuda":
+        return
+    line = f"{len(offload.numbers)} blocks keep their weights in host memory: {offload.host_bytes / 2**30:.1f} GiB"
+    reporter.note(line if offload.is_pinned else f"{line}, which the system doesn't let be pinned: copies are slow")
 
 
 def _load(part: Part, reporter: Reporter | None, **how: Any) -> Any:

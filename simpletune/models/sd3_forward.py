@@ -8,13 +8,16 @@ SD3.5's second attention and its normalized queries and keys included), arranged
     projections     q, k and v of a stream are one product with their LoRAs (projection.py)
     blocks          equal blocks share one compiled graph; checkpointed ones may keep the result of attention, the
                     dearest thing to recompute
+    offloaded       blocks whose weights are in host memory (offload.py) are always recomputed, and so are those whose
+                    inputs go there (recompute.py)
 
 Shapes: B samples, T image tokens, L text tokens, S = T + L, F features, n modulation vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -27,7 +30,9 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from simpletune.models.adapters import LoraLinear
 from simpletune.models.family import UnsupportedModel
-from simpletune.models.projection import Group, group_of, project
+from simpletune.models.offload import offload_of
+from simpletune.models.projection import Group, group_of, in_eight_bits, project
+from simpletune.models.recompute import Hold, KeptInputs, Run, recomputed
 
 _EPS = 1e-6
 _GRAPHS = 64  # of a function: three kinds of blocks, in sizes of picture and batch
@@ -59,25 +64,45 @@ class Block(NamedTuple):
     text_feed: tuple[Group, Group] | None
 
 
+class Weights(NamedTuple):
+    """All of a block: its tensors, and the layers of its AdaLN, of the image and of the text."""
+
+    block: Block
+    norms: tuple[Group, Group]
+
+
 class SD3Forward:
     """noisy latents (B, C, H, W), timesteps (B,), text (B, L, D), pooled (B, E) -> velocity (B, C, H, W).
 
     Gradients, where they are wanted, are recorded from the first block with a LoRA on. From there every
     `checkpointing`-th block is recomputed in the backward pass, its attention only with `keep_attention` off; None
-    recomputes nothing. `compiled` compiles on first use. An adapter that is switched off now is left out for good.
-    `skip_layers` are the numbers of blocks that are left out, as for skip-layer guidance.
+    recomputes nothing. `compiled` compiles on first use. `matmul`: the kind of 8 bits (eight_bit.py) that the image's
+    feed-forward layers are computed in, where they have no LoRA. An adapter that is switched off now is left out for
+    good. `skip_layers` are the numbers of blocks that are left out, as for skip-layer guidance.
+    `inputs`: where recomputed blocks' inputs wait for the backward pass, instead of on the device.
     Raises UnsupportedModel for a LoRA outside of the blocks' attention and feed-forward layers, and in training for
     lora_dropout.
     """
 
     def __init__(
-        self, transformer: Any, checkpointing: int | None, *, compiled: bool, keep_attention: bool = True
+        self,
+        transformer: Any,
+        checkpointing: int | None,
+        *,
+        compiled: bool,
+        keep_attention: bool = True,
+        matmul: str | None = None,
+        inputs: KeptInputs | None = None,
     ) -> None:
         _check_loras(transformer)
         self._model = transformer
         blocks = list(transformer.transformer_blocks)
-        self._blocks = [block_of(block) for block in blocks]
-        self._norms = [(group_of(block.norm1.linear), group_of(block.norm1_context.linear)) for block in blocks]
+        self._offload, self._inputs = offload_of(transformer), inputs
+        away = () if self._offload is None else self._offload.numbers
+        whole = partial(weights_of, matmul=matmul)
+        self._weights = {number: whole(block) for number, block in enumerate(blocks) if number not in away}
+        self._staged = {} if self._offload is None else {n: self._offload.in_each_place(n, whole) for n in away}
+        self._parameters = [[given for given in block.parameters() if given.requires_grad] for block in blocks]
         self._first = next((number for number, block in enumerate(blocks) if _has_lora(block)), 0)
         heads = blocks[0].attn.heads
         compiler: Callable[..., Any] = _compile if compiled else partial
@@ -93,36 +118,73 @@ class SD3Forward:
         height, width = noisy_latents.shape[-2:]
         with torch.no_grad():
             temb = model.time_text_embed(timestep, pooled)
-            vectors = self._modulations(functional.silu(temb))
+            embedded = functional.silu(temb)
+            numbers = [number for number in range(len(self._parameters)) if number not in skip_layers]
+            self._begin(numbers, recording)
+            runs = {number: self._here(number, embedded) for number in numbers if number in self._weights}
             image = model.pos_embed(noisy_latents).contiguous()
             words = model.context_embedder(text)
-        for number, (block, (image_vectors, text_vectors)) in enumerate(zip(self._blocks, vectors, strict=True)):
-            if number in skip_layers:
-                continue
+        for number in numbers:
             if recording and number == self._first:
                 # Its input needs no gradient. Asking for it keeps this block equal to the next ones: one graph less.
                 image, words = image.requires_grad_(), words.requires_grad_()
             trained = recording and number >= self._first
             with torch.set_grad_enabled(trained):
-                image, words = self._run(number, trained=trained)(image, words, image_vectors, text_vectors, block)
+                hold = partial(self._fetched, number, embedded, []) if number in self._staged else runs[number]
+                image, words = self._through(number, hold, image, words, trained)
         patches = model.proj_out(model.norm_out(image, temb))
         return unpatchify(patches, height, width, model.config.patch_size)
 
-    def _run(self, number: int, *, trained: bool) -> Callable[..., tuple[Tensor, Tensor]]:
-        recomputed = trained and self._checkpointing is not None and number % self._checkpointing == 0
-        chosen: Callable[..., tuple[Tensor, Tensor]] = self._checkpointed if recomputed else self._plain
-        return chosen
+    def _begin(self, numbers: Sequence[int], recording: bool) -> None:
+        """Say which blocks' weights, and which blocks' inputs, will be needed in this pass, and in which order."""
+        back = [number for number in reversed(numbers) if number >= self._first] if recording else []
+        if self._offload is not None:
+            away = self._offload.numbers
+            self._offload.begin([n for n in numbers if n in away], [n for n in back if n in away])
+        if self._inputs is not None:
+            self._inputs.begin([number for number in reversed(back) if self._is_recomputed(number)])
 
-    def _modulations(self, embedded: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each block the image's and the text's vectors, (B, n, F)."""
+    def _is_recomputed(self, number: int) -> bool:
+        every = self._checkpointing
+        return number in self._staged or (every is not None and number % every == 0)
+
+    def _through(self, number: int, hold: Hold, image: Tensor, words: Tensor, trained: bool) -> tuple[Tensor, Tensor]:
+        again = trained and self._is_recomputed(number)
+        if again and (number in self._staged or self._inputs is not None):
+            return recomputed(hold, image, words, self._parameters[number], self._inputs, number)
+        with hold() as run:
+            return run(image, words, checkpointed=again)
+
+    def _here(self, number: int, embedded: Tensor) -> Hold:
+        """A block that is on the device."""
+        weights = self._weights[number]
+        run = self._run_of(weights, self._vectors(embedded, weights))
+        return lambda: nullcontext(run)
+
+    @contextmanager
+    def _fetched(self, number: int, embedded: Tensor, vectors: list[tuple[Tensor, Tensor]]) -> Iterator[Run]:
+        """A block that comes from host memory; its vectors are computed the first time."""
+        assert self._offload is not None
+        with self._offload.held(number, whole=not vectors) as place:
+            weights = self._staged[number][place]
+            if not vectors:
+                with torch.no_grad():
+                    vectors.append(self._vectors(embedded, weights))
+            yield self._run_of(weights, vectors[0])
+
+    def _run_of(self, weights: Weights, vectors: tuple[Tensor, Tensor]) -> Run:
+        def run(image: Tensor, text: Tensor, checkpointed: bool = False) -> tuple[Tensor, Tensor]:
+            chosen = self._checkpointed if checkpointed else self._plain
+            result: tuple[Tensor, Tensor] = chosen(image, text, *vectors, weights.block)
+            return result
+
+        return run
+
+    def _vectors(self, embedded: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """The image's and the text's modulation vectors of a block, (B, n, F)."""
         width = embedded.shape[1]
-        return [
-            (
-                self._modulation(embedded, image).unflatten(1, (-1, width)),
-                self._modulation(embedded, text).unflatten(1, (-1, width)),
-            )
-            for image, text in self._norms
-        ]
+        image, text = (self._modulation(embedded, norm).unflatten(1, (-1, width)) for norm in weights.norms)
+        return image, text
 
 
 @cache
@@ -276,12 +338,17 @@ def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPoli
     return CheckpointPolicy.MUST_SAVE if name in _KEPT else CheckpointPolicy.MUST_RECOMPUTE
 
 
-def block_of(module: Any) -> Block:
-    """A JointTransformerBlock's tensors."""
+def weights_of(module: Any, matmul: str | None = None) -> Weights:
+    """All tensors of a JointTransformerBlock; `matmul` as in `block_of`."""
+    return Weights(block_of(module, matmul), (group_of(module.norm1.linear), group_of(module.norm1_context.linear)))
+
+
+def block_of(module: Any, matmul: str | None = None) -> Block:
+    """A JointTransformerBlock's tensors; the image's feed-forward products in 8 bits of kind `matmul`."""
     return Block(
         _attention_of(module.attn),
         None if module.attn2 is None else _attention_of(module.attn2),
-        _feed_of(module.ff),
+        _feed_of(module.ff, matmul),
         None if module.ff_context is None else _feed_of(module.ff_context),
     )
 
@@ -301,8 +368,8 @@ def _attention_of(module: Any) -> Attention:
     )
 
 
-def _feed_of(module: Any) -> tuple[Group, Group]:
-    return group_of(module.net[0].proj), group_of(module.net[2])
+def _feed_of(module: Any, matmul: str | None = None) -> tuple[Group, Group]:
+    return in_eight_bits(group_of(module.net[0].proj), matmul), in_eight_bits(group_of(module.net[2]), matmul)
 
 
 def _has_lora(block: nn.Module) -> bool:

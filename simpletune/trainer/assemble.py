@@ -59,7 +59,7 @@ def assemble(
     transformer.train()
     if settings.gradient_checkpointing:
         enable_checkpointing(transformer, settings.gradient_checkpointing_interval)
-    eager: Predict = partial(family.predict, transformer)
+    eager = _uncompiled(settings, family, transformer)
     execution, predict = _way(settings, family, transformer, processes.device, total_steps, eager, say)
     say(f"execution: {execution.reason}")
     if execution.compiled:
@@ -82,6 +82,21 @@ def assemble(
         on_compile_error=partial(_without_compiling, settings, eager, say),
     )
     return Assembled(step, parameters, optimizer, ema, execution)
+
+
+def _uncompiled(settings: Settings, family: Family, transformer: nn.Module) -> Predict:
+    """The forward pass by ordinary calls: of the model's own modules, or of what can offload in their place."""
+    if not offloads(settings):
+        return partial(family.predict, transformer)
+    try:
+        return family.compiled_predict(transformer, settings, compiled=False)
+    except UnsupportedModel as error:
+        raise _not_offloaded(settings, error) from error
+
+
+def offloads(settings: Settings) -> bool:
+    """Whether the step keeps weights or activations in host memory."""
+    return settings.base_model_offload > 0 or settings.activation_offload
 
 
 def _way(
@@ -111,16 +126,26 @@ def _way(
     return execution, predict
 
 
-def check_compiled(settings: Settings, targets: Sequence[str]) -> None:
-    """Raise ConfigError where LoRAs on `targets` can't be compiled; to be asked before anything is encoded."""
+def check_forward(settings: Settings, targets: Sequence[str]) -> None:
+    """Raise ConfigError where LoRAs on `targets` can't be compiled, or trained on an offloaded base, and have to be.
+
+    To be asked before anything is encoded.
+    """
+    if settings.execution != "compile" and not offloads(settings):
+        return
     try:
         get_family(settings.model_family).check_compiled(targets, settings)
     except UnsupportedModel as error:
-        raise _not_compiled(error) from error
+        raise (_not_offloaded(settings, error) if offloads(settings) else _not_compiled(error)) from error
 
 
 def _not_compiled(error: UnsupportedModel) -> ConfigError:
     return ConfigError(f'"execution" is compile: {error}', 'set "execution" to "auto", or "lora_target" to "attention"')
+
+
+def _not_offloaded(settings: Settings, error: UnsupportedModel) -> ConfigError:
+    key, off = ("base_model_offload", "0") if settings.base_model_offload else ("activation_offload", "false")
+    return ConfigError(f'"{key}": {error}', f'set "{key}" to {off}, "lora_dropout" to 0 or "lora_target" to "blocks"')
 
 
 def _without_compiling(settings: Settings, eager: Predict, say: Say, error: Exception) -> Predict:

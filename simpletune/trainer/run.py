@@ -27,7 +27,7 @@ from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
-from simpletune.trainer.assemble import check_compiled
+from simpletune.trainer.assemble import check_forward
 from simpletune.trainer.execution import check_wanted
 from simpletune.trainer.interrupt import StopRequest, stop_requests
 from simpletune.trainer.lock import run_lock
@@ -104,7 +104,7 @@ def check_start(settings: Settings, found: Path | None) -> None:
     """Find out before anything is encoded or loaded what would stop the run later.
 
     Raises ConfigError for a checkpoint of other settings, an `init_lora` that can't be read, a `lora_target` that
-    matches nothing in the flavour, and a LoRA that can't be compiled where that is asked for.
+    matches nothing in the flavour, and a LoRA that can't be compiled or offloaded where that is asked for.
     """
     if found is not None:
         check_resumable(checkpoint.read_state(found)["settings"], settings, found)
@@ -112,8 +112,7 @@ def check_start(settings: Settings, found: Path | None) -> None:
         read_adapter(settings.init_lora)
     config = architecture.component_config(settings.model_flavour, "transformer")
     targets = lora_targets(components.empty_module("transformer", config), settings)
-    if settings.execution == "compile":
-        check_compiled(settings, targets)
+    check_forward(settings, targets)
 
 
 def loop(session: Session, stop: StopRequest) -> None:

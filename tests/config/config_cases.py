@@ -62,6 +62,12 @@ CASES = {
     "names the hub doesn't take": (config(hub_model_id="me/my--lora", hub_private="yes"),),
     "pissa on a quantized base": (config(lora_init_type="pissa"),),
     "start given twice": (config(lora_init_type="gaussian", init_lora="pictures"),),
+    "offloading on a CPU": (config(base_model_offload=12, activation_offload=True, device="cpu"),),
+    "offloading too little": (config(base_model_offload=2),),
+    "offloading without checkpointing": (config(activation_offload=True, gradient_checkpointing=False),),
+    "offloading and a LoRA it can't compute": (
+        config(model_flavour="tiny", base_model_offload=8, lora_dropout=0.1, lora_target=["*.norm1.linear"]),
+    ),
     "learning rate ends above its start": (config(learning_rate=1e-5, lr_end=1e-4),),
     "warm-up as long as the run": (config(max_train_steps=10, lr_warmup_steps=10),),
     "prodigy's learning rate": (config(optimizer="prodigy"),),

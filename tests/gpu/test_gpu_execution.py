@@ -46,7 +46,7 @@ SETTINGS = {
     "gradient_checkpointing_interval": 1, "model_family": "sd3", "lora_target": "attention", "lora_rank": 8,
     "lora_alpha": 8.0, "lora_dropout": 0.0, "use_rslora": False, "lora_init_type": "default", "init_lora": None,
     "optimizer": "adamw", "optimizer_config": {}, "learning_rate": 1e-3, "resolution": 256, "train_batch_size": 2,
-    "device_memory_gb": None, "base_model_matmul": "auto",
+    "device_memory_gb": None, "activation_offload": False, "base_model_matmul": "auto",
 }  # fmt: skip
 STEPS = 12
 SHAPES = ((2, 32, 32), (2, 32, 24), (1, 32, 32))  # B, H, W

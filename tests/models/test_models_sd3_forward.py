@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,7 +39,12 @@ def compiling(test: Any) -> Any:
     return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
 
 
-def model(precision: str = "no_change", lora: dict[str, Any] | None = None, **sizes: Any) -> nn.Module:
+def model(
+    precision: str = "no_change",
+    lora: dict[str, Any] | None = None,
+    before_lora: Callable[[nn.Module], None] = lambda _made: None,
+    **sizes: Any,
+) -> nn.Module:
     """Three blocks with a LoRA that does something."""
     torch.manual_seed(0)
     made = SD3Transformer2DModel(**{**SIZES, **sizes})
@@ -55,6 +61,7 @@ def model(precision: str = "no_change", lora: dict[str, Any] | None = None, **si
         "lora_init_type": "default", "init_lora": None, "model_family": "sd3", "seed": 1,
     }  # fmt: skip
     settings: Any = SimpleNamespace(**{**keys, **(lora or {})})
+    before_lora(made)
     attach_lora(made, settings)
     for name, parameter in trainable_parameters(made):
         if "lora_B" in name:
