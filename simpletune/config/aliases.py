@@ -101,6 +101,7 @@ CONFIG_ALIASES: Mapping[str, str] = {
     "rank": "lora_rank",
     "resume": "resume_from_checkpoint",
     "rslora": "use_rslora",
+    "run_name": "tracker_run_name",
     "save_every": "checkpoint_step_interval",
     "save_steps": "checkpoint_step_interval",
     "save_total_limit": "checkpoints_total_limit",
@@ -112,12 +113,16 @@ CONFIG_ALIASES: Mapping[str, str] = {
     "target_modules": "lora_target",
     "text_encoder_precision": "text_encoder_3_precision",
     "torch_compile": "execution",
+    "tracker": "report_to",
+    "trackers": "report_to",
     "train_steps": "max_train_steps",
     "user_prompt_library": "validation_prompts_file",
     "validation_interval": "validation_step_interval",
     "validation_prompt_library": "validation_prompts_file",
     "validation_prompts": "validation_prompts_file",
     "validation_steps": "validation_step_interval",
+    "wandb_project": "tracker_project_name",
+    "wandb_run_name": "tracker_run_name",
     "warmup_steps": "lr_warmup_steps",
     "weight_decay": "optimizer_config",
     "weighting_scheme": "timestep_sampling",
@@ -225,7 +230,6 @@ DATA_FORMS: Mapping[str, str] = {
     "masks": '"folder" needs "mask_data_dir"; "alpha" takes the transparency of the pictures',
 }
 
-_NO_TRACKER = "the loss and every other figure are in metrics.jsonl and plots.png in the output folder"
 _AT_THE_END = "the finished LoRA is uploaded, with push_to_hub; checkpoints stay here"
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use the AWS configuration files"
 _NO_ADDRESSES = "pictures aren't fetched from a list of addresses: download them into a folder first"
@@ -250,12 +254,9 @@ CONFIG_UNSUPPORTED: Mapping[str, str | None] = {
     "offload_during_startup": "only what a phase needs is on the GPU already",
     "push_checkpoints_to_hub": _AT_THE_END,
     "quantize_activations": None,
-    "report_to": _NO_TRACKER,
     "snr_gamma": "it is for noise prediction; SD3 is trained by flow matching, see timestep_sampling",
     "soft_min_snr_sigma_data": None,
     "train_text_encoder": _ONLY_LORA,
-    "tracker_project_name": _NO_TRACKER,
-    "tracker_run_name": _NO_TRACKER,
     "use_dora": "the standard LoRA is what this version trains",
     "use_soft_min_snr": None,
     "validation_using_datasets": "num_eval_images, or a data set of dataset_type eval, measures the loss",

@@ -10,6 +10,7 @@ from simpletune.config.document import Keys
 from simpletune.config.installed import INSTALL_CUDA, is_installed, torch_build
 from simpletune.config.problems import Problem
 from simpletune.config.rules_captions import reads_table
+from simpletune.config.trackers import TRACKER_LIBRARIES, wandb_login
 from simpletune.config.view import View
 
 # Optimizer -> the module to look for and what to install for it.
@@ -34,6 +35,8 @@ def environment_problems(whole: View) -> Iterator[Problem]:
         yield from _data_set(entry)
     if whole.config.fine("optimizer"):
         yield from _optimizer(whole)
+    if whole.config.fine("report_to"):
+        yield from _trackers(whole)
     if whole.config.fine("device"):
         yield from _device(whole)
 
@@ -58,6 +61,20 @@ def _data_set(entry: Keys) -> Iterator[Problem]:
     if in_parquet and entry["caption_strategy"] != "parquet" and not is_installed(module):
         message = f'"metadata_path": a Parquet file needs {module}, which is not installed'
         yield entry.error("metadata_path", message, f"pip install {package}", kind="environment")
+
+
+def _trackers(whole: View) -> Iterator[Problem]:
+    """Packages that are missing, and a login that would be asked for in the middle of the run."""
+    config = whole.config
+    for index, name in enumerate(config["report_to"]):
+        module, package = TRACKER_LIBRARIES[name]
+        if not is_installed(module):
+            message = f'"report_to" {name} needs {module}, which is not installed'
+            yield config.error("report_to", message, f"pip install {package}", item=index, kind="environment")
+        elif name == "wandb" and not (login := wandb_login()).ready:
+            message = f'"report_to" wandb: there is no login for {login.server}'
+            hint = "run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE=offline to keep everything here"
+            yield config.error("report_to", message, hint, item=index, kind="environment")
 
 
 def _device(whole: View) -> Iterator[Problem]:

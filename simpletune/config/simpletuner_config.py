@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune.config.aliases import VALUE_ALIASES
+from simpletune.config.problems import shown
 from simpletune.config.rules import PRECISION_KEYS, exists, looks_like_hub_id
 from simpletune.config.schema import optimizer_arguments
 from simpletune.config.simpletuner_conversion import Conversion, Given
@@ -50,6 +51,7 @@ def convert_config(conversion: Conversion, lora_type: str | None) -> dict[str, t
         _precisions(conversion)
         _numbers(conversion)
         _validation(conversion)
+        _trackers(conversion)
         for_sets = _for_data_sets(conversion)
     conversion.finish()
     if not conversion.native:
@@ -280,6 +282,29 @@ def _validation(c: Conversion) -> None:
         value = _sizes(given.value)
         note = None if value == given.value else "in pixels, in steps of 16"
         c.put(given, given.key, value, None if str(value) == str(given.value) else note)
+
+
+def _trackers(c: Conversion) -> None:
+    """report_to is a text there: "none", "all", or names between commas."""
+    known: list[str] = c.schema["report_to"]["items"]["enum"]
+    for given in c.taken("report_to"):
+        words = str(given.value).lower().split(",") if isinstance(given.value, str) else given.value
+        names = [str(word).strip() for word in words] if isinstance(words, list) else []
+        wanted = known if "all" in names else [name for name in known if name in names]
+        others = [name for name in names if name not in (*known, "all", "none", "")]
+        if not wanted:
+            c.drop(given, f"there is no {shown(', '.join(others))} here" if others else "none there, as here")
+        else:
+            note = f"there is no {shown(', '.join(others))} here" if others else None
+            c.put(given, "report_to", wanted, note, converted=True)
+    for given in c.taken("tracker_project_name"):
+        name = re.sub(r"[^A-Za-z0-9_. -]+", "-", str(given.value)).lstrip("_. -")[:128]
+        if name:
+            c.put(given, given.key, name)
+        else:
+            c.drop(given, "a project's name has letters or digits")
+    for given in c.taken("tracker_run_name"):
+        c.put(given, given.key, str(given.value)[:128])
 
 
 def _sizes(value: Any) -> Any:

@@ -48,7 +48,7 @@ _EVALUATION = "num_eval_images, or a data set of dataset_type eval, measures the
 _LAUNCHED = "torchrun or accelerate launch says it, see docs/how-it-works.md"
 _NO_SCRIPTS = "no other program is started"
 _ALWAYS = "the program's own messages say it"
-_NO_TRACKER = CONFIG_UNSUPPORTED.get("report_to") or "trackers have keys of their own here"
+_NO_TRACKER = "the trackers here are tensorboard, wandb and trackio: report_to"
 _AT_THE_END = CONFIG_UNSUPPORTED.get("push_checkpoints_to_hub") or "the hub has keys of its own here"
 _OWN_CARD = "the model card is written from the run itself, see docs/share.md"
 _STANDARD = "the standard LoRA is what this version trains"
@@ -111,8 +111,8 @@ _DROPPED: Mapping[str, str] = {
     _ALWAYS:
         "debug_aspect_buckets debug_dataset_loader i_know_what_i_am_doing logging_dir print_filenames "
         "print_sampler_statistics",
-    _NO_TRACKER: "report_to",
     _AT_THE_END: "push_checkpoints_to_hub push_to_hub_background",
+    _NO_TRACKER: "tracker_image_layout",
     _STANDARD: "init_lokr_norm lycoris_config peft_lora_mode slider_lora_target use_dora",
     "LoRAs are saved in diffusers' layout": "lora_format",
     _DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay",
@@ -150,7 +150,7 @@ PREFIXES: Mapping[str, str] = {
     **dict.fromkeys(("validation_adapter_", "validation_external_", "validation_preview"), _SAMPLING),
     **dict.fromkeys(("eval_",), _EVALUATION),
     **dict.fromkeys(("fsdp_", "context_parallel_"), _LAUNCHED),
-    **dict.fromkeys(("tracker_", "webhook_"), _NO_TRACKER),
+    **dict.fromkeys(("webhook_",), _NO_TRACKER),
     **dict.fromkeys(("model_card_", "modelspec_", "publishing_"), _OWN_CARD),
     **dict.fromkeys(("lycoris_", "singlora_"), _STANDARD),
     **dict.fromkeys(("nsfw_", "enable_nsfw_"), "pictures are not judged by what they show"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -14,10 +16,13 @@ from torch import Tensor
 
 from simpletune.errors import TrainingFailed
 from simpletune.progress import Phase
+from simpletune.results.curves import STEP, VALIDATION
 from simpletune.results.run_folder import METRICS_FILE
 from simpletune.trainer.metrics import MetricsWriter
 from simpletune.trainer.step import StepResult
 
+Report = Callable[[str, int, Mapping[str, Any]], None]
+"""Takes a line of metrics.jsonl: its kind, its step, its values."""
 _STEPS_BEHIND = 3
 _SCALES_TRIED = 25  # fp16's scale of 65536 is below 1 after 17 halvings: more is no longer a search
 _GIB = 2**30
@@ -70,10 +75,13 @@ class StepLog:
         self._writer: MetricsWriter | None = None
         self._pending: deque[_Pending] = deque()
         self._phase: Phase | None = None
+        self._report: Report | None = None
         self._last = _Mark(device)
 
-    def open(self, resumed_step: int) -> None:
-        """Start writing; lines after `resumed_step` belong to steps that will be taken again."""
+    def open(self, resumed_step: int, report: Report | None = None) -> None:
+        """Start writing; lines after `resumed_step` belong to steps that will be taken again. Each line is also given
+        to `report`, which must not wait for anything."""
+        self._report = report
         if self._writes:
             self._writer = MetricsWriter(self._folder / METRICS_FILE, resumed_step)
         self.restart_clock()
@@ -113,6 +121,7 @@ class StepLog:
     def evaluation(self, step: int, losses: dict[str, float]) -> None:
         if self._writer is not None:
             self._writer.write_validation(step, losses)
+            self._tell(VALIDATION, step, losses)
 
     def close(self) -> None:
         if self._writer is not None:
@@ -126,20 +135,19 @@ class StepLog:
         seconds = pending.end.seconds_since(pending.begin)
         memory = memory_gib(self._device)
         if self._writer is not None:
-            self._writer.write_step(
-                pending.step,
-                {
-                    "epoch": pending.epoch,
-                    "loss": loss,
-                    "learning_rate": pending.learning_rate,
-                    "grad_norm": grad_norm,
-                    "sigma": [round(sigma, 6) for sigma in sigmas],
-                    "sample_loss": [round(one, 6) for one in losses],
-                    "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
-                    "data_wait": round(pending.waited, 6),
-                    "memory_gib": round(memory, 3),
-                },
-            )
+            row = {
+                "epoch": pending.epoch,
+                "loss": loss,
+                "learning_rate": pending.learning_rate,
+                "grad_norm": grad_norm,
+                "sigma": [round(sigma, 6) for sigma in sigmas],
+                "sample_loss": [round(one, 6) for one in losses],
+                "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
+                "data_wait": round(pending.waited, 6),
+                "memory_gib": round(memory, 3),
+            }
+            self._writer.write_step(pending.step, row)
+            self._tell(STEP, pending.step, row)
         if self._phase is not None:
             rate = f"{pending.learning_rate:.1e}".replace("e-0", "e-")
             shown = {"loss": f"{loss:.3f}", "lr": rate}
@@ -154,6 +162,10 @@ class StepLog:
                 "lower learning_rate or max_grad_norm, or use mixed_precision bf16; then run again: "
                 "the last checkpoint is intact",
             )
+
+    def _tell(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        if self._report is not None:
+            self._report(kind, step, values)
 
 
 def memory_gib(device: torch.device) -> float:

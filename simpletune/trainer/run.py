@@ -71,7 +71,7 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
             session = open_session(settings, family, material, processes, phases, reporter, found)
-            with closing(session.log):
+            with closing(session.log), session.trackers:
                 with stop_requests() as stop, phases.measure("train"):
                     loop(session, stop)
                 return finish(session)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +17,7 @@ from simpletune.data.plan import SampleRef
 from simpletune.models.adapters import adapter_enabled, attach_lora
 from simpletune.models.family import Family
 from simpletune.progress import Reporter
-from simpletune.results.run_folder import DATA_FILE, SAMPLES_FOLDER
+from simpletune.results.run_folder import DATA_FILE, METRICS_FILE, SAMPLES_FOLDER
 from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.assemble import assemble
@@ -32,6 +32,8 @@ from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import restore, store
 from simpletune.trainer.schedules import learning_rate_at
 from simpletune.trainer.step import StepResult, TrainingStep
+from simpletune.trainer.tracking.tracker import Picture
+from simpletune.trainer.tracking.trackers import Trackers, open_trackers
 from simpletune.trainer.validation import Validation
 
 BASE = "base"
@@ -57,6 +59,7 @@ class Session:
     log: StepLog
     pictures: Validation
     total_steps: int
+    trackers: Trackers = field(default_factory=Trackers)
     step: int = 0
     validated_at: int | None = None
 
@@ -137,11 +140,24 @@ class Session:
         with adapter_enabled(self.transformer, False):
             self.pictures.take(self.sample_folder(BASE), {"adapter": "none"}, stop)
         if self.step == 0:
+            self._report_pictures([BASE])
             return
         for label in self.weight_sets():
             with self._with_weights(label):
                 about = {"adapter": label, "step": str(self.step)}
                 self.pictures.take(self.sample_folder(label), about, stop)
+        self._report_pictures(self.weight_sets())
+
+    def _report_pictures(self, labels: Sequence[str]) -> None:
+        """To the trackers; a validation that was stopped half-way is reported when it is done again."""
+        pictures = [
+            Picture(f"samples{'' if label == 'raw' else f'-{label}'}/{path.stem}", path, shot.prompt)
+            for label in labels
+            for shot in self.pictures.shots
+            for path in [self.sample_folder(label) / shot.file_name]
+        ]
+        if all(picture.path.is_file() for picture in pictures):
+            self.trackers.pictures(self.step, pictures)
 
     def write_outputs(self) -> outputs.Outputs:
         """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
@@ -199,9 +215,10 @@ def open_session(
     if processes.is_main:
         if session.step < session.total_steps:
             outputs.unfinish(settings)
-        session.log.open(session.step)
         write_run(settings.output_dir, settings, material.files, str(device), total_steps)
         material.manifest.write(settings.output_dir / DATA_FILE)
+        session.trackers = open_trackers(settings, settings.output_dir / METRICS_FILE, session.step, reporter)
+        session.log.open(session.step, session.trackers.row)
     return session
 
 

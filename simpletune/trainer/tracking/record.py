@@ -1,0 +1,69 @@
+"""What a run's folder remembers of its trackers, so that a continued run goes on where each of them is.
+
+    output/tracking.json    {"wandb": {"id": ..., "name": ..., "has": {"step": 300, "validation": 250, ...}}}
+
+Rows are not counted here while a run goes on: a tracker was given those that metrics.jsonl has when the next start
+reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from simpletune import files
+from simpletune.results.curves import STEP, VALIDATION, metric_lines
+from simpletune.trainer.tracking.tracker import PICTURES
+
+FILE = "tracking.json"
+KINDS = (STEP, VALIDATION, PICTURES)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a tracker knows the run by, and the last step it has of each kind; -1 for none."""
+
+    id: str
+    name: str
+    has: Mapping[str, int]
+
+    @classmethod
+    def new(cls, name: str, last_step: int) -> Identity:
+        """One that nothing was reported to; it is spared what comes up to `last_step`."""
+        return cls(uuid.uuid4().hex[:16], name, dict.fromkeys(KINDS, last_step))
+
+    def with_at_least(self, steps: Mapping[str, int]) -> Identity:
+        has = {kind: max(step, steps.get(kind, -1)) for kind, step in self.has.items()}
+        return Identity(self.id, self.name, has)
+
+
+Record = Mapping[str, Identity]
+"""By tracker."""
+
+
+def write_record(folder: Path, record: Record) -> None:
+    said = {name: {"id": one.id, "name": one.name, "has": dict(one.has)} for name, one in record.items()}
+    files.write_json(folder / FILE, said)
+
+
+def read_record(folder: Path) -> dict[str, Identity]:
+    """What the last start left there; nothing where there is none, or none that can be read."""
+    try:
+        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return {
+            name: Identity(str(one["id"]), str(one["name"]), {kind: int(one["has"][kind]) for kind in KINDS})
+            for name, one in said.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def rows_reported(metrics: Path) -> dict[str, int]:
+    """The last step of each kind of line in a metrics.jsonl, -1 where there is none."""
+    steps = {STEP: -1, VALIDATION: -1}
+    for line in metric_lines(metrics) if metrics.exists() else ():
+        steps[line["kind"]] = max(steps[line["kind"]], line["step"])
+    return steps
