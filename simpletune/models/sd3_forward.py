@@ -230,15 +230,17 @@ def run_block(
     normal_text = functional.layer_norm(text, text.shape[-1:], eps=_EPS)
     seen_text = _modulate(normal_text, text_vectors, shift=1 if is_last else 0, scale=0 if is_last else 1)
     from_image, from_text = joint_attention(seen_image, seen_text, block.attention, heads)
-    image = image + _vector(image_vectors, 2) * from_image
+    image = torch.addcmul(image, _vector(image_vectors, 2), from_image)
     if block.second is not None:
         seen_again = _modulate(normal_image, image_vectors, shift=6, scale=7)
-        image = image + _vector(image_vectors, 8) * self_attention(seen_again, block.second, heads)
-    image = image + _vector(image_vectors, 5) * _feed_forward(image, image_vectors, block.feed, joined=True)
+        image = torch.addcmul(image, _vector(image_vectors, 8), self_attention(seen_again, block.second, heads))
+    fed = _feed_forward(image, image_vectors, block.feed, joined=True)
+    image = torch.addcmul(image, _vector(image_vectors, 5), fed)
     if block.text_feed is None or from_text is None:
         return image, text
-    text = text + _vector(text_vectors, 2) * from_text
-    return image, text + _vector(text_vectors, 5) * _feed_forward(text, text_vectors, block.text_feed, joined=False)
+    text = torch.addcmul(text, _vector(text_vectors, 2), from_text)
+    fed = _feed_forward(text, text_vectors, block.text_feed, joined=False)
+    return image, torch.addcmul(text, _vector(text_vectors, 5), fed)
 
 
 def joint_attention(image: Tensor, text: Tensor, attention: Attention, heads: int) -> tuple[Tensor, Tensor | None]:
@@ -284,7 +286,7 @@ def _feed_forward(x: Tensor, vectors: Tensor, groups: tuple[Group, Group], *, jo
 
 
 def _modulate(x: Tensor, vectors: Tensor, *, shift: int, scale: int) -> Tensor:
-    return x * (1 + _vector(vectors, scale)) + _vector(vectors, shift)
+    return torch.addcmul(_vector(vectors, shift), x, 1 + _vector(vectors, scale))  # one kernel, where it isn't compiled
 
 
 def _vector(vectors: Tensor, number: int) -> Tensor:

@@ -206,7 +206,7 @@ def open_session(
             writes=processes.is_main,
             loss_is_scaled=settings.mixed_precision == "fp16",
         ),
-        pictures=_pictures(settings, family, material, transformer, processes, reporter),
+        pictures=_pictures(settings, family, material, transformer, processes, reporter, total_steps),
         total_steps=total_steps,
     )
     if found is not None:
@@ -252,7 +252,9 @@ def _pictures(
     transformer: nn.Module,
     processes: Processes,
     reporter: Reporter,
+    total_steps: int,
 ) -> Validation:
     encodings = {prompt: material.text(prompt, processes.device) for prompt in validation.prompts(settings)}
     studio = Studio(settings, family, material.files, processes.device)
-    return Validation(studio, validation.shots(settings), transformer, encodings, reporter)
+    expected = validation.picture_count(settings, total_steps)
+    return Validation(studio, validation.shots(settings), transformer, encodings, reporter, expected)

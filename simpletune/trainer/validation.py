@@ -32,6 +32,12 @@ def shots(settings: Settings) -> tuple[Shot, ...]:
     )
 
 
+def picture_count(settings: Settings, total_steps: int) -> int:
+    """Of a whole run: the base's, and at every validation those of each set of weights."""
+    validations = -(-total_steps // settings.validation_step_interval)
+    return len(shots(settings)) * (1 + validations * (2 if settings.use_ema else 1))
+
+
 def prompts(settings: Settings) -> list[str]:
     """Every text that validation needs encoded."""
     if not settings.validation_prompts:
@@ -48,7 +54,7 @@ class Validation:
     transformer: nn.Module
     encodings: Mapping[str, TextEncoding]  # prompt -> B = 1, on the transformer's device
     reporter: Reporter
-    expected: int = 0  # pictures of the whole run
+    expected: int  # pictures of the whole run
 
     def take(self, folder: Path, about: Mapping[str, str], stop: StopRequest | None = None) -> None:
         """Sample every shot into `folder` with the weights in force; one that is there already, made by the same

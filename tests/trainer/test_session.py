@@ -7,6 +7,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from simpletune.trainer.session import Session
+from simpletune.trainer.validation import picture_count
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,17 @@ def test_graphs_make_room_only_where_something_is_validated(
     Session.validate(session)  # of one step there is one validation
     assert session.step_function.release_memory.call_count == expected
     assert session.validated_at == 4
+
+
+@pytest.mark.parametrize(("average", "expected"), [(False, 4 * (1 + 3)), (True, 4 * (1 + 2 * 3))])
+def test_pictures_of_a_run_are_the_bases_and_those_of_each_validation(average: bool, expected: int) -> None:
+    """After steps 10, 20 and 25: a prompt in two sizes with two seeds."""
+    settings = MagicMock(
+        validation_prompts={"a": "a cat"},
+        validation_resolution=((64, 64), (96, 64)),
+        num_validation_images=2,
+        validation_seed=42,
+        validation_step_interval=10,
+        use_ema=average,
+    )
+    assert picture_count(settings, 25) == expected
