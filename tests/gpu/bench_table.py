@@ -24,10 +24,21 @@ CASES: dict[str, dict[str, Any]] = {
     "int8-b4": {"base_model_precision": "int8-quanto", "gradient_checkpointing": False, "train_batch_size": 4},
     "int4-b1-ckpt": {"base_model_precision": "int4-quanto"},
     "fp8-b1-ckpt": {"base_model_precision": "fp8-quanto"},
+    "bf16-b4-fp8-products": {
+        "gradient_checkpointing": False, "train_batch_size": 4, "base_model_matmul": "fp8",
+    },
+    "int8-b4-fp8-products": {
+        "base_model_precision": "int8-quanto", "gradient_checkpointing": False, "train_batch_size": 4,
+        "base_model_matmul": "fp8",
+    },
+    "int8-b4-int8-products": {
+        "base_model_precision": "int8-quanto", "gradient_checkpointing": False, "train_batch_size": 4,
+        "base_model_matmul": "int8",
+    },
     "sd35-r128-b3": {**_SD35, "gradient_checkpointing": False},
     "sd35-r128-b3-ckpt": _SD35,
     "sd35-int8-r128-b3-ckpt": {**_SD35, "base_model_precision": "int8-quanto"},
-}
+}  # fmt: skip
 _COMMON = {
     "device": "cuda",
     "model_flavour": "sd3-medium",
