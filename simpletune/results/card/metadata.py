@@ -7,10 +7,19 @@ from typing import Any
 from simpletune.config.families import Licence
 from simpletune.results.card.facts import Facts
 from simpletune.results.card.gallery import Shown
-from simpletune.results.card.text import whole
+from simpletune.results.card.text import whole as without_secrets
 
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody gave."""
+
+
+class Quoted(str):
+    """Text that stands in double quotes, where every character is itself or escaped: otherwise some line ends would
+    come back as others, and some words as numbers where another version of YAML is spoken."""
+
+
+def whole(text: str) -> Quoted:
+    return Quoted(without_secrets(text))
 
 
 def metadata(facts: Facts, pictures: tuple[Shown, ...], licence: Licence | None) -> dict[str, Any]:
@@ -32,9 +41,11 @@ def metadata(facts: Facts, pictures: tuple[Shown, ...], licence: Licence | None)
 
 
 def as_yaml(values: dict[str, Any]) -> str:
-    """The metadata as the hub's own library writes it."""
+    """The metadata as the hub's own library writes it, with text from outside in double quotes."""
+    import yaml  # type: ignore[import-untyped]
     from huggingface_hub import ModelCardData
 
+    yaml.add_representer(Quoted, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
     ordered: str = ModelCardData(**values).to_yaml(original_order=list(values))
     return ordered
 

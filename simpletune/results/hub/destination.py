@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,8 +71,7 @@ def prepare(wish: Wish, tell: Callable[[str], None]) -> Destination:
         who = _asked(hub.whoami, named, endpoint, token, tell)
         _check_kind(who, endpoint)
         repo_id = _repo_id(named, who)
-        new = partial(hub.create_repo, repo_id, private=wish.private, exist_ok=True)
-        _asked(new, repo_id, endpoint, token, tell)
+        _asked(lambda: _have(hub, repo_id, wish.private), repo_id, endpoint, token, tell)
         _asked(lambda: _check_write(hub, repo_id), repo_id, endpoint, token, tell)
         info = _asked(lambda: hub.repo_info(repo_id), repo_id, endpoint, token, tell)
     private = bool(getattr(info, "private", wish.private))
@@ -119,6 +117,15 @@ def _repo_id(named: str, who: Mapping[str, Any]) -> str:
     if not is_hub_name(name) or (slash and not is_hub_name(owner)):
         raise UsageError(f"{named!r} is no name that the hub takes", "write NAME or OWNER/NAME")
     return f"{owner or who['name']}/{name}"
+
+
+def _have(hub: Any, repo_id: str, private: bool) -> None:
+    """Make the repository where there is none; a token that may make none may still write to one that is there."""
+    try:
+        hub.create_repo(repo_id, private=private)
+    except Exception as error:
+        if status_of(error) not in {402, 403, 409} or not hub.repo_exists(repo_id):
+            raise
 
 
 def _check_write(hub: Any, repo_id: str) -> None:
