@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from simpletune.evaluate.results import BASE, Evaluation, Measured, Metric
 
 _WIDTH = 80
-_NAME = 22
+_NAME = 20
 _ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "neither is better"}
 _GROUPS = {
     "adherence": "Does it still follow prompts?",
@@ -62,16 +62,29 @@ def _metric(metric: Metric) -> Iterator[str]:
     n = sorted({measured.n for measured in metric.values.values()} or {metric.ceiling.n if metric.ceiling else 0})
     of = f" ({metric.measured_on})" if metric.group in ("loss", "ceiling") else ""
     yield _cut(f"{metric.title}{unit}, {_ARROWS[metric.better]}, n = {', '.join(map(str, n))}{of}")
+    digits = _digits(metric)
     for name, measured in metric.values.items():
-        yield _row(name, measured, metric.digits)
+        yield _row(name, measured, digits)
     if metric.ceiling is not None:
-        yield _row(f"(real, VAE, n = {metric.ceiling.n})", metric.ceiling, metric.digits)
+        yield _row(f"(real, VAE, n = {metric.ceiling.n})", metric.ceiling, digits)
+
+
+def _digits(metric: Metric) -> int:
+    """Decimals for all of a metric's rows: fewer where its numbers have more digits before the point."""
+    every = [*metric.values.values(), *([metric.ceiling] if metric.ceiling is not None else [])]
+    bounds = [
+        abs(bound)
+        for measured in every
+        for bound in (measured.value, measured.low, measured.high, measured.difference_low, measured.difference_high)
+        if bound is not None
+    ]
+    return max(0, metric.digits - len(str(int(max(bounds, default=0)))) + 1)
 
 
 def _row(name: str, measured: Measured, digits: int) -> str:
     value = f"{measured.value:.{digits}f}"
     own = _interval(measured.low, measured.high, digits)
-    row = f"  {_short(name):<{_NAME}} {value:>8} {own:<20}"
+    row = f"  {_short(name):<{_NAME}} {value:>8} {own:<18}"
     if measured.difference is not None:
         between = _interval(measured.difference_low, measured.difference_high, digits, "+")
         row += f" {measured.difference:>+7.{digits}f} {between}{'*' if measured.differs else ''}"
@@ -94,7 +107,8 @@ def _sigmas(evaluation: Evaluation) -> Iterator[str]:
 
 def _features(evaluation: Evaluation) -> Iterator[str]:
     for use in evaluation.features:
-        yield _wrapped(f"{use.name}: {use.model}; {use.computed} computed, {use.from_cache} from the cache", "  ")
+        counted = f"{use.computed} computed, {use.from_cache} from the cache"
+        yield _wrapped(f"{use.name}: {counted}; {use.model}", "  ")
 
 
 def _copies(evaluation: Evaluation) -> Iterator[str]:
