@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
+from simpletune.machine.estimate import GIB
 from simpletune.machine.forecast import Plan
 
 _MANY = 10_000
@@ -69,4 +70,5 @@ def sketch(settings: Settings) -> Plan:
         base_model_matmul=settings.base_model_matmul,
         execution=settings.execution,
         device=settings.device,
+        device_bytes=None if settings.device_memory_gb is None else int(settings.device_memory_gb * GIB),
     )

@@ -74,13 +74,19 @@ def text(flavour: str, captions: int, t5_tokens: int, use_t5: bool, t5_precision
     if use_t5:
         token = config["d_ff"] * _FEED_FORWARD + config["d_model"] * _STATES
         batch = captions * (t5_tokens * token + t5_tokens**2 * config["num_heads"] * _SCORES)
-        held = max(batch, config["d_ff"] * config["d_model"] * _QUANTIZING.get(t5_precision, 0.0))
+        held = max(batch, _largest_of_t5(flavour) * _QUANTIZING.get(t5_precision, 0.0))
     else:
         states = 2 * config["num_hidden_layers"] + _STATES
         token = config["hidden_size"] * states + config["intermediate_size"] * _FEED_FORWARD
         held = captions * clip_tokens(flavour) * token
     scale = _T5_IN_FP16 if use_t5 and mixed_precision == "fp16" else COMPUTE_BYTES[mixed_precision] / 2
     return round(float(held) * scale * (1 + _TEXT_SPLIT)) + _TEXT_SLACK
+
+
+def quantizing_t5(flavour: str, precision: str, mixed_precision: str) -> int:
+    """What T5's largest matrix takes while it is being quantized."""
+    numbers = _largest_of_t5(flavour) * _QUANTIZING.get(precision, 0.0)
+    return round(numbers * COMPUTE_BYTES[mixed_precision] / 2)
 
 
 def encoding(flavour: str, pixels: int, mixed_precision: str) -> int:
@@ -261,6 +267,11 @@ def transformer_width(flavour: str) -> int:
 def _largest_matrix(flavour: str) -> int:
     tensors = part_tensors(flavour, "transformer")
     return max(count(tensors[f"{layer}.weight"]) for layer in quantized_layers(flavour, "transformer"))
+
+
+def _largest_of_t5(flavour: str) -> int:
+    config = component_config_of(flavour, "text_encoder_3")
+    return int(config["d_ff"] * config["d_model"])
 
 
 def _vae_width(flavour: str) -> int:

@@ -45,14 +45,16 @@ def text_tokens(flavour: str, tokenizer_max_length: int) -> int:
 
 
 @lru_cache(maxsize=256)
-def weight_bytes(flavour: str, part: str, precision: str, mixed_precision: str) -> int:
-    """Bytes of a part's weights once loaded: quantized, or in the compute dtype."""
+def weight_bytes(flavour: str, part: str, precision: str, mixed_precision: str, inside: str = "") -> int:
+    """Bytes of a part's weights once loaded: quantized, or in the compute dtype; of those whose names begin so."""
     numbers, quantized = (
         (VAE_BYTES if part == "vae" else COMPUTE_BYTES)[mixed_precision],
         quantized_layers(flavour, part),
     )
     total = 0
     for name, shape in part_tensors(flavour, part).items():
+        if not name.startswith(inside):
+            continue
         size = 4 if mixed_precision == "fp16" and _stays_fp32(part, name) else numbers
         if precision in _BITS and name.endswith(".weight") and name.removesuffix(".weight") in quantized:
             total += quantized_bytes(shape[0], shape[1], precision, size)

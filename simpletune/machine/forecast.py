@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from simpletune.machine import activations, estimate
-from simpletune.machine.devices import Device
+from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.estimate import GIB
 from simpletune.machine.execution import Known, Way, expected_way
 from simpletune.machine.shapes import lora_layers, lora_parameters
+from simpletune.machine.text_memory import TextNeed, TextWay, text_needs, way_that_fits
 
 ENCODE_TEXT, ENCODE_IMAGES, TRAIN, VALIDATE = "encode text", "encode images", "train", "validate"
 PHASES = (ENCODE_TEXT, ENCODE_IMAGES, TRAIN, VALIDATE)
@@ -28,6 +29,7 @@ class Plan:
     `checkpoints` those kept at once. Of the machine, as far as it is known (`on_device`): `capability` of the card,
     `can_compile`: torch.compile lacks nothing, `keeps_attention`: there is room for attention's results, which a
     compiled step then keeps where it recomputes the rest. Without it a forecast says what a run needs at least.
+    `device_bytes`: what a run can count on of the device; text encoders that don't fit it together come in turn.
     """
 
     flavour: str
@@ -63,14 +65,17 @@ class Plan:
     capability: tuple[int, int] | None = None
     can_compile: bool = True
     keeps_attention: bool = False
+    device_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class PhaseMemory:
-    """The peak of one phase: what it is made of, in bytes of the device's memory."""
+    """The peak of one phase: what it is made of, in bytes of the device's memory; and how it is done, where memory
+    decides that, in a few words."""
 
     phase: str
     parts: Mapping[str, int]
+    how: str = ""
 
     @property
     def bytes(self) -> int:
@@ -79,7 +84,7 @@ class PhaseMemory:
     def __str__(self) -> str:
         """`train: about 4.9 GiB (weights 3.8, activations 0.5, ...)`"""
         parts = ", ".join(f"{what} {_gib(size)}" for what, size in self.parts.items())
-        return f"{self.phase}: about {_gib(self.bytes)} GiB ({parts})"
+        return f"{self.phase}: about {_gib(self.bytes)} GiB ({parts}){self.how and f': {self.how}'}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,10 @@ class Forecast:
 
 
 def on_device(plan: Plan, device: Device, *, can_compile: bool) -> Plan:
-    """The plan of a run on that device."""
+    """The plan of a run on that device, of which it can count on no more than the plan says already."""
+    has = None if device.memory_bytes is None else usable_memory(device.memory_bytes, device.kind)
+    limits = [limit for limit in (plan.device_bytes, has) if limit is not None]
+    plan = replace(plan, device_bytes=min(limits, default=None))
     return replace(plan, device=device.kind, capability=device.capability, can_compile=can_compile)
 
 
@@ -112,7 +120,7 @@ def with_room_of(plan: Plan, usable: int | None) -> Plan:
         return plan
     results = activations.attention_bytes(plan.flavour, plan.train_batch_size * estimate.image_tokens(*plan.bucket))
     left = usable - _transformer(plan) - estimate.gradient_bytes(_lora_numbers(plan), plan.optimizer)
-    return replace(plan, keeps_attention=results <= left / 4)
+    return replace(plan, keeps_attention=results <= left / 4, device_bytes=usable)
 
 
 def way_of(plan: Plan) -> Way:
@@ -145,16 +153,29 @@ def forecast(plan: Plan) -> Forecast:
     return Forecast(phases, _disk(plan))
 
 
-def _encode_text(plan: Plan) -> PhaseMemory:
-    precisions, mixed = plan.text_encoder_precisions, plan.mixed_precision
+def text_way_of(plan: Plan) -> TextWay:
+    """How the text encoders will be loaded. Only a CUDA card tells what is free."""
+    free = plan.device_bytes if plan.device in ("auto", "cuda") else None
+    return way_that_fits(_text_needs(plan), free)
+
+
+def _text_needs(plan: Plan) -> Mapping[TextWay, TextNeed]:
     captions = min(plan.text_encoder_batch_size, max(plan.captions, 1))
-    return _phase(
-        ENCODE_TEXT,
-        weights=estimate.text_encoder_bytes(plan.flavour, precisions, plan.use_t5, mixed),
-        activations=activations.text(
-            plan.flavour, captions, plan.tokenizer_max_length, plan.use_t5, precisions[2], mixed
-        ),
+    return text_needs(
+        plan.flavour,
+        plan.text_encoder_precisions,
+        plan.use_t5,
+        plan.mixed_precision,
+        captions,
+        plan.tokenizer_max_length,
     )
+
+
+def _encode_text(plan: Plan) -> PhaseMemory:
+    way = text_way_of(plan)
+    need = _text_needs(plan)[way]
+    found = _phase(ENCODE_TEXT, weights=need.weights, activations=need.held)
+    return found if way is TextWay.TOGETHER else replace(found, how=way.value)
 
 
 def _encode_images(plan: Plan) -> PhaseMemory:

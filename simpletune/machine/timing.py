@@ -17,8 +17,9 @@ from simpletune.machine import bench_results, cards, estimate
 from simpletune.machine.activations import component_config_of, lora_numbers, transformer_width
 from simpletune.machine.cards import Speed
 from simpletune.machine.execution import COMPILING
-from simpletune.machine.forecast import Plan, way_of
+from simpletune.machine.forecast import Plan, text_way_of, way_of
 from simpletune.machine.shapes import count, family_flavour, linear_layers, part_tensors, quantized_layers
+from simpletune.machine.text_memory import groups
 
 MEASURED_CARD = "NVIDIA H100"
 
@@ -219,9 +220,12 @@ def _launch(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:
 
 
 def _loading(plan: Plan, rate: _Rate) -> float:
-    parts = ("transformer", *_encoders(plan))
-    sizes = [estimate.weight_bytes(plan.flavour, part, "no_change", plan.mixed_precision) for part in parts]
-    return sum(sizes) / rate.load
+    def size(part: str) -> int:
+        return estimate.weight_bytes(plan.flavour, part, "no_change", plan.mixed_precision)
+
+    way = text_way_of(plan)
+    times = groups(way, plan.flavour, plan.mixed_precision, plan.captions, plan.tokenizer_max_length)
+    return (size("transformer") + times * sum(map(size, _encoders(plan)))) / rate.load
 
 
 def _encoding_text(plan: Plan, rate: _Rate) -> float:

@@ -55,6 +55,7 @@ def ways_down(plan: Plan, limit_bytes: int, phases: Collection[str] = PHASES) ->
     () when the plan fits as it is, None when nothing makes it fit. Only what lowers a phase that is over is changed,
     each key no further than needed; a change that turns out not to be needed beside a later one is left out.
     """
+    plan = replace(plan, device_bytes=limit_bytes)
     found: dict[str, Change] = {}
     reached = plan
     while (over := _over(reached, limit_bytes, phases)) is not None:

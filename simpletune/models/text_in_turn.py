@@ -6,18 +6,16 @@ the CLIPs gone T5 in int8 fits 6 GiB where all three would not; what is encoded 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from simpletune.config.architecture import ENCODER_PARTS
 from simpletune.config.settings import Settings
-from simpletune.machine import activations, estimate
+from simpletune.machine.text_memory import WAITING_BYTES, TextNeed, TextWay, text_needs, way_that_fits
 from simpletune.models.family import TextEncoding
 from simpletune.models.memory import ran_out, release
 from simpletune.models.runtime import free_memory
@@ -27,40 +25,7 @@ from simpletune.progress import Reporter
 
 Load = Callable[[Sequence[int]], "list[tuple[Any, nn.Module]]"]
 
-_GROUP_BYTES = 1 << 30  # of states that wait in host memory
-
-
-class Way(Enum):
-    """How the text encoders are loaded, from the fastest to the smallest."""
-
-    TOGETHER = "all at once"
-    IN_TURN = "first both CLIPs, then T5"
-    STREAMED = "first both CLIPs, then T5 block by block"
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes of the device's memory by the estimate's formulas: exact for weights, fitted for what goes through."""
-
-    together: int
-    in_turn: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> Needs:
-        precisions = (
-            settings.text_encoder_1_precision,
-            settings.text_encoder_2_precision,
-            settings.text_encoder_3_precision,
-        )
-        flavour, mixed = settings.model_flavour, settings.mixed_precision
-        batch, tokens = settings.text_encoder_batch_size, settings.tokenizer_max_length
-        held = {
-            use_t5: activations.text(flavour, batch, tokens, use_t5, precisions[2], mixed) for use_t5 in (False, True)
-        }
-        clips = estimate.text_encoder_bytes(flavour, precisions, False, mixed)
-        t5 = estimate.weight_bytes(flavour, ENCODER_PARTS[2], precisions[2], mixed)
-        alone = max(clips + held[False], t5 + held[True])
-        return cls(clips + t5 + held[True] + activations.WORKSPACE, alone + activations.WORKSPACE)
+_GROUP_BYTES = WAITING_BYTES
 
 
 def load_encoders(
@@ -72,14 +37,14 @@ def load_encoders(
     Also when memory runs out in spite of what was reckoned, the next way is tried.
     """
     way = _choose(settings, frame.device, reporter)
-    if way is Way.TOGETHER:
+    if way is TextWay.TOGETHER:
         try:
             loaded = load(range(3 if settings.use_t5 else 2))
             return replace(frame, clips=tuple(loaded[:2]), t5=loaded[2] if settings.use_t5 else None)
         except RuntimeError as error:
             if not settings.use_t5 or not ran_out(error):
                 raise
-        way = Way.IN_TURN
+        way = TextWay.IN_TURN
         _tell(reporter, "the text encoders don't fit into memory together", way)
     release(frame.device)
     return TextEncodersInTurn(frame, load, stream, way, reporter)
@@ -93,7 +58,7 @@ class TextEncodersInTurn:
         frame: SD3TextEncoders,
         load: Load,
         stream: Callable[[], StreamedT5],
-        way: Way,
+        way: TextWay,
         reporter: Reporter | None,
     ) -> None:
         """The arguments are those of `load_encoders`."""
@@ -136,33 +101,42 @@ class TextEncodersInTurn:
 
     def _loaded_t5(self) -> SD3TextEncoders | None:
         """None when it doesn't fit; then it is streamed from now on."""
-        if self._way is Way.STREAMED:
+        if self._way is TextWay.STREAMED:
             return None
         try:
             return replace(self._frame, t5=self._load(range(2, 3))[0])
         except RuntimeError as error:
             if not ran_out(error):
                 raise
-        self._way = Way.STREAMED
+        self._way = TextWay.STREAMED
         release(self._frame.device)
         _tell(self._reporter, "T5 doesn't fit into memory", self._way)
         return None
 
 
-def _choose(settings: Settings, device: torch.device, reporter: Reporter | None) -> Way:
+def _choose(settings: Settings, device: torch.device, reporter: Reporter | None) -> TextWay:
     """Other devices than CUDA ones have nothing that would tell what is free."""
     if device.type != "cuda" or not settings.use_t5:
-        return Way.TOGETHER
-    needs, free = Needs.of(settings), free_memory(settings, device)
-    if needs.together <= free:
-        return Way.TOGETHER
-    way = Way.IN_TURN if needs.in_turn <= free else Way.STREAMED
-    gib = [f"{size / (1 << 30):.1f} GiB" for size in (needs.together, free)]
-    _tell(reporter, f"the text encoders together need {gib[0]} and {gib[1]} are free", way)
+        return TextWay.TOGETHER
+    needs, free = _needs(settings), free_memory(settings, device)
+    way = way_that_fits(needs, free)
+    if way is not TextWay.TOGETHER:
+        gib = [f"{size / (1 << 30):.1f} GiB" for size in (needs[TextWay.TOGETHER].bytes, free)]
+        _tell(reporter, f"the text encoders together need {gib[0]} and {gib[1]} are free", way)
     return way
 
 
-def _tell(reporter: Reporter | None, why: str, way: Way) -> None:
+def _needs(settings: Settings) -> Mapping[TextWay, TextNeed]:
+    precisions = (
+        settings.text_encoder_1_precision,
+        settings.text_encoder_2_precision,
+        settings.text_encoder_3_precision,
+    )
+    batch, tokens = settings.text_encoder_batch_size, settings.tokenizer_max_length
+    return text_needs(settings.model_flavour, precisions, settings.use_t5, settings.mixed_precision, batch, tokens)
+
+
+def _tell(reporter: Reporter | None, why: str, way: TextWay) -> None:
     if reporter is not None:
         reporter.note(f"{why}: loading {way.value}")
 

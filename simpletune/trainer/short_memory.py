@@ -91,7 +91,8 @@ def remedies(shortage: Shortage, plan: Plan) -> tuple[PhaseMemory, Sequence[Chan
 
     Where the estimate had it fit as it is, it was wrong here: then the changes save a tenth at least.
     """
-    plan = replace(plan, vae_batch_size=1, text_encoder_batch_size=1)  # smaller batches have been tried by now
+    # What is smaller has been tried by now: batches, and T5 block by block.
+    plan = replace(plan, vae_batch_size=1, text_encoder_batch_size=1, device_bytes=0)
     need = forecast(plan).phase(TRAIN if shortage.phase == _LOAD else shortage.phase)
     limit = min(shortage.usable or need.bytes, int(need.bytes * _UNFORESEEN))
     return need, ways_down(plan, limit, (need.phase,)) or ()

@@ -114,6 +114,7 @@ def plan(state: State) -> Plan:
         device=device.kind,
         capability=device.device.capability,
         can_compile=state.facts.machine.can_compile or not device.here,
+        device_bytes=device.usable,
     )
 
 

@@ -152,10 +152,21 @@ def test_only_the_phase_that_is_over_is_changed():
 
 
 def test_a_change_that_a_later_one_makes_needless_is_left_out():
+    (change,) = ways_down(replace(MEASURED, train_batch_size=2), int(4.5 * GIB), ("train",))
+    assert (change.key, change.value, change.phase) == ("base_model_precision", "int8-quanto", "train")
+    assert change.saves > GIB
+
+
+def test_text_encoders_that_do_not_fit_together_come_in_turn_and_need_no_change():
     whole = replace(MEASURED, text_encoder_precisions=("no_change",) * 3, vae_batch_size=1)
-    (change,) = ways_down(whole, 8 * GIB)
-    assert (change.key, change.value, change.phase) == ("text_encoder_3_precision", "int8-quanto", "encode text")
-    assert change.saves > 3 * GIB
+    together = forecast(whole).phase("encode text")
+    assert together.how == ""
+    assert ways_down(whole, 8 * GIB, ("encode text",)) == ()
+    found = forecast(replace(whole, device_bytes=8 * GIB)).phase("encode text")
+    assert found.bytes < 8 * GIB < together.bytes
+    assert str(found).endswith(": first both CLIPs, then T5 block by block")
+    on_processor = replace(whole, device_bytes=8 * GIB, device="cpu")
+    assert forecast(on_processor).phase("encode text") == together
 
 
 def test_changes_are_of_keys_that_exist():

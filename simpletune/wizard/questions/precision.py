@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from simpletune.machine.devices import compute_precision
+from simpletune.machine.forecast import Plan
 from simpletune.wizard.measures import gib
-from simpletune.wizard.outlook import ROOM, card, fits, forecast, memory_note, outlook, plan
+from simpletune.wizard.outlook import card, fits, forecast, memory_note, outlook, plan
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import read_key, write_key
@@ -162,11 +163,17 @@ def _mix_options(state: State) -> tuple[Option, ...]:
     for name in MIXES:
         mixed = _mixed(wanted, name)
         least = replace(mixed, text_encoder_batch_size=1)
-        note = memory_note(mixed if fits(state, mixed, "encode text") else least, limit, "encode text")
+        note = _text_note(mixed if fits(state, mixed, "encode text") else least, limit)
         note = f"{note}; long captions are understood less well" if name == "no-t5" else note
         refused = None if fits(state, least, "encode text") else f"too large: {memory_note(least, None, 'encode text')}"
         options.append(Option(name, _MIX_WORDS[name], note, refused))
     return (*options, Option(EACH, "choose for each of the three", "asked next"))
+
+
+def _text_note(wanted: Plan, limit: int | None) -> str:
+    """`text 5.1 GiB (first both CLIPs, then T5)`"""
+    how = forecast(wanted).phase("encode text").how
+    return memory_note(wanted, limit, "encode text") + (how and f" ({how})")
 
 
 def _propose_mix(state: State) -> Proposal[Any]:
@@ -176,9 +183,9 @@ def _propose_mix(state: State) -> Proposal[Any]:
     if device.usable is not None and device.usable >= _ROOMY:
         return Proposal("16-bit", "nothing is lost, and they fit")
     for name in ("t5-int8", "t5-int4", "int4", "no-t5"):
-        if fits(state, _mixed(wanted, name), "encode text", room=ROOM):
+        if fits(state, _mixed(wanted, name), "encode text"):  # if it didn't, T5 would come block by block
             break
-    taken = memory_note(_mixed(wanted, name), None, "encode text")
+    taken = _text_note(_mixed(wanted, name), None)
     return Proposal(name, f"{taken} while captions are encoded, before training; then they leave")
 
 
@@ -250,6 +257,4 @@ def _encoder(index: int) -> Question:
 def _encoder_note(state: State, index: int, name: str) -> str:
     wanted = outlook(state)
     first, second, third = (name if index == at else value for at, value in enumerate(wanted.text_encoder_precisions))
-    return memory_note(
-        replace(wanted, text_encoder_precisions=(first, second, third)), card(state).usable, "encode text"
-    )
+    return _text_note(replace(wanted, text_encoder_precisions=(first, second, third)), card(state).usable)

@@ -88,7 +88,7 @@ def _limit(subject: Subject, device: Device) -> int | None:
 def _phase(phase: PhaseMemory, limit: int, device: Device, changes: Sequence[Change] | None) -> Check:
     name, need = f"to {phase.phase}", phase.bytes
     of = "of the GPU" if device.kind != "cpu" else "of main memory"
-    detail = f"about {gib(need)}, and a run can count on {gib(limit)} {of}"
+    detail = f"about {gib(need)}{phase.how and f' ({phase.how})'}, and a run can count on {gib(limit)} {of}"
     if need > limit:
         return Check(name, FAILED, detail, _way_down(phase.phase, changes))
     if device.kind == "cuda" and device.free_bytes is not None and need > device.free_bytes:
