@@ -83,7 +83,7 @@ def loss_chart(run: RunCurves) -> Chart:
         lines.append(Line("held-out pictures, fixed noise", held_out, POINTS, 1))
     if len(run["validation_loss_ema"].steps):
         lines.append(Line("held-out, averaged weights", run["validation_loss_ema"], POINTS, 2))
-    top, note = _limit(loss, *(line.curve for line in lines))
+    top, note = _limit(loss, loss, held_out)
     bad = loss.steps[~np.isfinite(loss.values)]
     said = [_ends("training loss, smoothed", smoothed(loss)), _ends("held-out loss", held_out), not_finite(bad)]
     return _chart("loss", "Loss", lines, said, top=top, bad=bad, notes=_some(note, not_finite(bad)))

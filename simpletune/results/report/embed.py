@@ -18,6 +18,9 @@ from simpletune.pages import data_uri
 _QUALITY, _QUALITY_OF_SMALL = 80, 92
 _SMALL = 256  # pixels: such pictures are shown enlarged
 _LEAST_EDGE = 48
+_REDUCING_GAP = 2.0
+"""Whole pixels are averaged first while that leaves this many times the final size."""
+
 _THREADS = min(4, os.cpu_count() or 1)
 
 Key = tuple[Path, int, int, int]
@@ -61,7 +64,7 @@ class Embedder:
 def _key(path: Path, edge: int) -> Key | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return None
     return path, status.st_mtime_ns, status.st_size, edge
 
@@ -71,12 +74,22 @@ def _small(key: Key) -> Embedded | None:
     try:
         data = path.read_bytes()
         with open_picture(io.BytesIO(data)) as picture:
-            width, height = reversed(picture.size) if orientation(picture) in SIDEWAYS else picture.size
+            turn = orientation(picture)
+            width, height = reversed(picture.size) if turn in SIDEWAYS else picture.size
+            scale = min(1.0, edge / max(width, height))
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            quality = _QUALITY_OF_SMALL if max(width, height) <= _SMALL else _QUALITY
+            if picture.format == "PNG" and picture.mode == "RGB" and turn == 1 and "icc_profile" not in picture.info:
+                made: bytes | None = _plain_jpeg(picture, size, quality)
+            else:
+                made = small_jpeg(path.name, data, (width, height), edge, quality)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
-    quality = _QUALITY_OF_SMALL if max(width, height) <= _SMALL else _QUALITY
-    made = small_jpeg(path.name, data, (width, height), edge, quality)
-    if made is None:
-        return None
-    scale = min(1.0, edge / max(width, height))
-    return Embedded(data_uri(made), max(1, round(width * scale)), max(1, round(height * scale)))
+    return None if made is None else Embedded(data_uri(made), *size)
+
+
+def _plain_jpeg(picture: Image.Image, size: tuple[int, int], quality: int) -> bytes:
+    """A sample as the trainer writes it needs nothing of what other people's pictures need: half the time."""
+    written = io.BytesIO()
+    picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=_REDUCING_GAP).save(written, "JPEG", quality=quality)
+    return written.getvalue()

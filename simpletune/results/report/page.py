@@ -73,10 +73,11 @@ def state_line(run: Run) -> str:
     total = "" if run.total_steps is None else f" of {run.total_steps:,}"
     if run.state is State.FINISHED:
         return f"Finished after {run.step:,} steps."
-    done = f"step {run.step:,}{total}" if run.step else "before its first step"
     if run.state is State.GOING:
-        return f"This run is still going: {done}{_left(run)}."
-    return f"Stopped at {done}: not finished, and nothing is training it now."
+        done = f"step {run.step:,}{total}{_left(run)}" if run.step else "its first step isn't done yet"
+        return f"This run is still going: {done}."
+    done = f"at step {run.step:,}{total}" if run.step else "before its first step"
+    return f"Stopped {done}: not finished, and nothing is training it now."
 
 
 def tiles(run: Run) -> list[tuple[str, str, str]]:
