@@ -103,7 +103,8 @@ class SD3Sampler:
         return _Inputs(noise_BCHW.float(), none_yet, none_yet, guidance, skip_scale, text, pooled)
 
     def _step(self, inputs: _Inputs, guided: bool, skipped: Sequence[int]) -> tuple[Tensor, ...]:
-        name = "sampling step" + " with guidance" * guided + f" without blocks {list(skipped)}" * bool(skipped)
+        # With the count, so that no room to capture so many says nothing of fewer; inputs say whether it is guided.
+        name = f"sampling of {len(inputs.latents)} pictures" + f" without blocks {list(skipped)}" * bool(skipped)
         function = partial(self._advanced, guided=guided, skipped=skipped)
         try:
             return self._run(name, function, inputs)

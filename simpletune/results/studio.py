@@ -102,13 +102,11 @@ class Studio:
 
     def _request(self, shots: Sequence[Shot], encodings: Mapping[str, TextEncoding]) -> SamplingRequest:
         """Of shots that are of one size."""
-        settings, texts = self.settings, [encodings[shot.prompt] for shot in shots]
+        settings, texts = self.settings, [self._here(encodings[shot.prompt]) for shot in shots]
         return SamplingRequest(
-            encoding=self._here(
-                TextEncoding(
-                    torch.cat([text.prompt_embeds for text in texts]),
-                    torch.cat([text.pooled_prompt_embeds for text in texts]),
-                )
+            encoding=TextEncoding(
+                torch.cat([text.prompt_embeds for text in texts]),
+                torch.cat([text.pooled_prompt_embeds for text in texts]),
             ),
             negative=self._here(encodings[settings.validation_negative_prompt]),
             width=shots[0].width,

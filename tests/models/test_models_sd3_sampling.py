@@ -213,11 +213,14 @@ def test_every_step_of_a_kind_replays_one_graph(made: nn.Module, graphs: list[Gr
     sampler = SD3Sampler(made, scheduler(), CPU, Way(captured=True, compiled=False), pytest.fail)
     wanted = request(2, **{**SKIPPING, "steps": 12})
     first, again, other = (sampler.latents(each) for each in (wanted, wanted, replace(wanted, seeds=(1, 2))))
+    unguided = replace(wanted, guidance=1.0)
     expected = ours(made, wanted)
     assert graphs[0].count == 2  # with blocks left out, and without
     assert_same(first, expected)
     assert_same(again, expected)
     assert_same(other, ours(made, replace(wanted, seeds=(1, 2))))
+    assert_same(sampler.latents(unguided), ours(made, unguided))
+    assert graphs[0].count == 3
     sampler.release()
     assert graphs[0].count == 0
 
