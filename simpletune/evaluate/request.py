@@ -16,7 +16,7 @@ from simpletune.models.parts import open_part
 from simpletune.progress import Reporter
 from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
 from simpletune.results.generate import Order, Variant, order_of
-from simpletune.results.run_folder import list_checkpoints, verify
+from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints, verify
 
 CLIP = "openai/clip-vit-large-patch14"
 DINO = "facebook/dinov2-base"
@@ -100,9 +100,9 @@ def _chosen(settings: Settings, wanted: Sequence[str | Path] | None, reporter: R
     return sorted(by_file.values(), key=lambda choice: (choice.steps is None, choice.steps or 0, choice.name))
 
 
-def _saved(settings: Settings, reporter: Reporter) -> list[str]:
-    """All of a run's intact checkpoints and its final adapter; damaged ones are named."""
-    steps = []
+def _saved(settings: Settings, reporter: Reporter) -> list[str | Path]:
+    """All of a run's intact checkpoints, its final adapter, and the averaged one; damaged ones are named."""
+    steps: list[str | Path] = []
     for step, folder in list_checkpoints(settings.output_dir):
         problems = verify(folder)
         if problems:
@@ -110,7 +110,10 @@ def _saved(settings: Settings, reporter: Reporter) -> list[str]:
         else:
             steps.append(str(step))
     newest = choose_adapter(LATEST, settings, lambda _line: None)
-    return steps if newest is not None and str(newest.steps) in steps else [*steps, LATEST]
+    if newest is None or str(newest.steps) not in steps:
+        steps.append(LATEST)
+    averaged = settings.output_dir / "ema" / ADAPTER_FILE
+    return [*steps, averaged] if averaged.is_file() else steps
 
 
 def _variant(chosen: AdapterChoice, scale: float, taken: set[str]) -> Variant:

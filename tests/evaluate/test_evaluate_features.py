@@ -154,7 +154,7 @@ def test_a_feature_is_computed_once(models: Path, pictures: list[Path], tmp_path
 
 def test_statistics_tell_pictures_apart_without_a_model(pictures: list[Path]):
     rows = Statistics().pictures(opened(pictures)).numpy()
-    assert rows.shape == (3, 384)
+    assert rows.shape == (3, 420)
     cosines = rows @ rows.T / 3
     assert np.diag(cosines) == pytest.approx(np.ones(3), abs=1e-5)
     assert cosines[0, 1] < 0.9

@@ -4,13 +4,14 @@ It knows nothing of what a picture shows. It serves where no feature model is at
 
 Three parts of equal weight, each of length 1, so that the cosine of two pictures is the mean of the three cosines:
 layout, 8x8 means of OKLab less the picture's own mean; edges, histograms of gradient directions in 4x4 fields (as Dalal
-& Triggs 2005, HOG, without their blocks); colours, the roots of a histogram of 4x4x4 OKLab bins, whose cosine is the
+& Triggs 2005, HOG, without their blocks); colours, the roots of a histogram of 4x5x5 OKLab bins, whose cosine is the
 Bhattacharyya coefficient. OKLab: Ottosson 2020, "A perceptual color space for image processing".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
-SIDE, LAYOUT, FIELDS, DIRECTIONS, BINS = 64, 8, 4, 8, 4
+SIDE, LAYOUT, FIELDS, DIRECTIONS = 64, 8, 4, 8
+BINS = (4, 5, 5)  # of L, a and b; with a middle one for colours that are none
 _TO_LMS = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -54,7 +56,7 @@ class Statistics:
 
 
 def describe(image: Image.Image) -> Array:
-    """float64 (384,) of an RGB picture: 192 of layout, 128 of edges, 64 of colours."""
+    """float64 (420,) of an RGB picture: 192 of layout, 128 of edges, 100 of colours."""
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=3.0)
     lab_HWC = oklab(np.asarray(small, np.float64) / 255)
     return np.concatenate([_unit(_layout(lab_HWC)), _unit(_edges(lab_HWC[..., 0])), _unit(_colours(lab_HWC))])
@@ -89,9 +91,24 @@ def _edges(light_HW: Array) -> Array:
 
 
 def _colours(lab_HWC: Array) -> Array:
-    counts, _ = np.histogramdd(np.clip(lab_HWC.reshape(-1, 3), *np.array(_RANGES).T), bins=BINS, range=_RANGES)
-    result: Array = np.sqrt(counts.ravel() / counts.sum())
+    """The roots of a histogram whose pixels count for the bins around them in proportion, so that a slight change of
+    tone, as a VAE makes it, changes it slightly."""
+    histogram = np.zeros(BINS)
+    corners = [_around(lab_HWC[..., channel].ravel(), channel) for channel in range(3)]
+    for chosen in product(range(2), repeat=3):
+        places = tuple(corners[channel][0][end] for channel, end in enumerate(chosen))
+        weights = np.prod([corners[channel][1][end] for channel, end in enumerate(chosen)], axis=0)
+        np.add.at(histogram, places, weights)
+    result: Array = np.sqrt(histogram.ravel() / histogram.sum())
     return result
+
+
+def _around(values: Array, channel: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The two bins that each value lies between, and its share of each."""
+    (least, most), bins = _RANGES[channel], BINS[channel]
+    place = (np.clip(values, least, most) - least) / (most - least) * (bins - 1)
+    low = np.minimum(place.astype(int), bins - 2)
+    return (low, low + 1), (low + 1 - place, place - low)
 
 
 def _unit(values: Array) -> Array:
