@@ -20,6 +20,11 @@ if not os.environ.get("HYPOTHESIS_EXPLORE"):
     settings.load_profile("repeatable")
 
 
+# No test sees the hub's login of whoever runs it.
+os.environ.pop("HF_TOKEN", None)
+os.environ["HF_TOKEN_PATH"] = str(Path(__file__).parent / "nobody-is-logged-in")
+
+
 def pytest_collection_finish() -> None:
     """What was imported for the tests stays, so the collector need not look at it each time: 0.3 s, twice a run."""
     gc.collect()

@@ -84,6 +84,21 @@ def check_access(
     return replace(judged, message=shown(redact(judged.message)), available=judged.available or judged.cached)
 
 
+def has_login() -> bool:
+    """Whether somebody is logged in to the hub here: by the environment, or by the file that its own login writes.
+
+    The library isn't imported for that, and the hub isn't asked whether it takes the token.
+    """
+    if any(os.environ.get(name) for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")):
+        return True
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache"), "huggingface")
+    path = os.environ.get("HF_TOKEN_PATH") or Path(os.environ.get("HF_HOME") or cache, "token")
+    try:
+        return bool(Path(path).expanduser().read_text(encoding="utf-8").strip())
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder
+        return False
+
+
 def host_of(address: str) -> str:
     """The scheme, host and port of an address, without what else it may hold (a user, a password, a path)."""
     try:

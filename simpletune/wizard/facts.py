@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class Facts:
-    """Answers are remembered; `look`, `survey_place` and `ask_hub` are the ways to the world, replaced in tests."""
+    """Answers are remembered; `look`, `survey_place`, `ask_hub` and `has_login` are the ways to the world, which tests
+    replace."""
 
     def __init__(
         self,
@@ -25,11 +26,13 @@ class Facts:
         look: Callable[[Path], Machine] | None = None,
         survey_place: Callable[[Place], Survey] | None = None,
         ask_hub: Callable[[str, str | None, bool], Access] | None = None,
+        has_login: Callable[[], bool] | None = None,
     ) -> None:
         self._folder = folder
         self._look = look
         self._survey = survey_place
         self._ask_hub = ask_hub
+        self._has_login = has_login
         self._known: dict[Any, Any] = {}
         self._lock = threading.RLock()
 
@@ -59,6 +62,18 @@ class Facts:
             return devices(self.machine)
 
         found: tuple[Device, ...] = self._once("devices", find)
+        return found
+
+    @property
+    def hub_login(self) -> bool:
+        """Whether somebody is logged in to the hub on this machine."""
+
+        def find() -> bool:
+            from simpletune.machine.hub_access import has_login
+
+            return (self._has_login or has_login)()
+
+        found: bool = self._once("login", find)
         return found
 
     def device(self, kind: str) -> Device | None:

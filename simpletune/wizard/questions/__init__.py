@@ -13,11 +13,12 @@ from simpletune.wizard.questions.output import output
 from simpletune.wizard.questions.pictures import pictures
 from simpletune.wizard.questions.precision import precision
 from simpletune.wizard.questions.samples import samples
+from simpletune.wizard.questions.sharing import sharing
 from simpletune.wizard.questions.training import training
 from simpletune.wizard.state import State
 
 
 def questions(state: State) -> Iterator[Question]:
     """The questions for the answers so far; each is answered in `state` before the next is taken."""
-    for part in (depth, hardware, model, pictures, precision, adapter, training, samples, output):
+    for part in (depth, hardware, model, pictures, precision, adapter, training, samples, output, sharing):
         yield from part(state)
