@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simpletune.data.preflight_lines import count
 from simpletune.evaluate.results import FILE, FOLDER, Evaluation, FlaggedPair, Measured, Metric, load
 from simpletune.results.charts import POINTS, SIGMA, Chart, Line
 from simpletune.results.curves import Curve
@@ -94,10 +95,8 @@ def _summary(found: Evaluation) -> tuple[str, ...]:
     titles = {variant.name: variant.title for variant in found.variants}
     chosen = "None is recommended" if found.best.variant is None else f"Best: {titles.get(found.best.variant, '?')}"
     sampling = found.sampling
-    asked = (
-        f"{found.pictures:,} pictures of each: {len(sampling.prompts):,} prompts, {len(sampling.seeds):,} seeds, "
-        f"{sampling.steps} steps, guidance {sampling.guidance:g}; beside {found.training_pictures:,} training pictures."
-    )
+    what = f"{count(len(sampling.prompts), 'prompt')}, {count(len(sampling.seeds), 'seed')}"
+    asked = f"{found.pictures:,} pictures of each: {what}, {sampling.steps} steps, guidance {sampling.guidance:g}; beside {found.training_pictures:,} training pictures."
     return f"{chosen}. {found.best.reason}", f"The rule: {found.best.rule}", asked
 
 

@@ -84,7 +84,7 @@ def test_ticks_are_round_numbers_at_their_places():
     assert [tick.text for tick in drawing.xs] == ["0", "200", "400", "600", "800", "1,000"]
     assert [(tick.text, tick.at) for tick in drawing.ys][:2] == [("0", 0.0), ("0.25", 24.78)]
     rates = draw(Chart("x", "X", (Line("x", Curve(np.arange(1.0, 3), np.array([1e-4, 5e-5]))),)))
-    assert [tick.text for tick in rates.ys][-1] == "1.0e-4"
+    assert [tick.text for tick in rates.ys][-1] == "1e-4"
 
 
 def test_outliers_do_not_flatten_the_loss(tmp_path):

@@ -206,8 +206,9 @@ def _decades(low: float, high: float) -> list[float]:
 def _texts(marks: Sequence[float]) -> list[str]:
     """The marks as short text, all with as many places as the finest needs."""
     most = max((abs(mark) for mark in marks), default=0.0)
-    if most and (most < 1e-3 or most >= 1e7):
-        return [f"{mark:.1e}".replace("e-0", "e-").replace("e+0", "e") if mark else "0" for mark in marks]
+    if most and (most < 1e-2 or most >= 1e7):
+        powers = (f"{mark:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e") for mark in marks)
+        return ["0" if float(text) == 0 else text for text in powers]
     return [f"{mark:,.10f}".rstrip("0").rstrip(".") or "0" for mark in marks]
 
 

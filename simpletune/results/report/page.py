@@ -116,9 +116,10 @@ def training_seconds(run: Run) -> float:
 
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, as is readable."""
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+    amount, unit = (
+        (seconds, "s") if seconds < 100 else (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
+    )
+    return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
 
 
 def held_out_rows(curve: Curve) -> list[dict[str, Any]]:
