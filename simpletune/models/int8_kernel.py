@@ -6,7 +6,6 @@ Imported only where it runs: Triton comes with torch for CUDA and with nothing e
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import triton
@@ -53,15 +52,15 @@ def _sizes(device: torch.device, width: int) -> dict[str, int]:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _kernel(
-    a: Any,
-    b: Any,
-    out: Any,
-    a_scale: Any,
-    b_scale: Any,
-    bias: Any,
-    M: Any,
-    N: Any,
+def _kernel(  # type: ignore[no-untyped-def]  # Triton takes an annotation for a value that the kernel reads
+    a,
+    b,
+    out,
+    a_scale,
+    b_scale,
+    bias,
+    M,
+    N,
     K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BM: tl.constexpr,
