@@ -14,5 +14,5 @@ def offloaded_blocks(count: int, blocks: int) -> tuple[int, ...]:
     rest. The last block is always one: the first copy then has a run of blocks to hide behind, and the backward pass
     begins with a block that is still there.
     """
-    count = min(count, blocks)
+    count = min(count, blocks)  # 0 gives none
     return tuple(-(-(place + 1) * blocks // count) - 1 for place in range(count))

@@ -69,6 +69,8 @@ def sketch(settings: Settings) -> Plan:
         lora_dropout=settings.lora_dropout,
         base_model_matmul=settings.base_model_matmul,
         execution=settings.execution,
+        base_model_offload=settings.base_model_offload,
+        activation_offload=settings.activation_offload,
         device=settings.device,
         device_bytes=None if settings.device_memory_gb is None else int(settings.device_memory_gb * GIB),
     )

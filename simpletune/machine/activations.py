@@ -7,6 +7,7 @@ with their size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +28,7 @@ _BLOCK = 24.2  # what a block keeps for its backward pass
 _BLOCK_INPUT = 2  # what is kept instead where it is checkpointed
 _QK_NORM = 12  # query and key before their norm, in 16 and in 32 bits (SD3.5)
 _SECOND_ATTENTION = 25  # of the image's tokens (SD3.5-Medium's first blocks)
+_INPUTS_HERE = 3  # of blocks whose inputs wait in host memory: the last one's, one that is leaving, one that comes
 _OUTSIDE_BLOCKS = 16  # embedding, output projection, loss
 _SAMPLING_BLOCK = 26  # the one block at work when nothing is kept
 _UNPACKED = 1.6  # bytes a number of the largest quantized matrix, unpacked for a product
@@ -112,17 +114,20 @@ def training(
     lora: tuple[str | tuple[str, ...], int],
     gradients: int,
     mixed_precision: str,
+    offloaded: Sequence[int] = (),
+    inputs_away: bool = False,
 ) -> tuple[int, int]:
     """What one micro batch keeps for its backward pass, with the gradients beside it, and what is at work: at the peak.
 
     tokens: of the pictures and of their captions, all samples together. `lora` is its target and rank, `gradients`
     their bytes. A checkpointed block keeps its input and is recomputed when the backward pass gets to it, which frees
-    the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the other.
+    the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the other. The blocks that are
+    `offloaded` are recomputed too; inputs_away: recomputed blocks' inputs wait in host memory.
     """
     blocks = [_on(tokens, each) for each in _blocks(flavour, *lora)]
-    checkpointed = range(0, len(blocks), checkpointed_every) if checkpointed_every else range(0)
+    checkpointed = _recomputed(len(blocks), checkpointed_every, offloaded)
     kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
-    kept += len(checkpointed) * _BLOCK_INPUT * sum(tokens)
+    kept += (min(len(checkpointed), _INPUTS_HERE) if inputs_away else len(checkpointed)) * _BLOCK_INPUT * sum(tokens)
     outside = _OUTSIDE_BLOCKS * sum(tokens)
     scale = transformer_width(flavour) * COMPUTE_BYTES[mixed_precision] / 2
     begin = (kept * scale, (outside + (blocks[-1] if len(blocks) - 1 in checkpointed else 0)) * scale)
@@ -138,22 +143,41 @@ def compiled_training(
     lora: tuple[str | tuple[str, ...], int],
     mixed_precision: str,
     keeps_attention: bool,
+    offloaded: Sequence[int] = (),
+    inputs_away: bool = False,
 ) -> tuple[int, int]:
     """`training`, of the compiled step: without its gradients, which have a buffer of their own all the time.
 
-    keeps_attention: checkpointed blocks keep attention's results beside their input.
+    keeps_attention: checkpointed blocks keep attention's results beside their input, but not those that are offloaded
+    in either way.
     """
     blocks = [_on(tokens, each) for each in _compiled_blocks(flavour, *lora)]
-    checkpointed = range(0, len(blocks), checkpointed_every) if checkpointed_every else range(0)
+    checkpointed = _recomputed(len(blocks), checkpointed_every, offloaded)
     kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
-    kept += len(checkpointed) * _BLOCK_INPUT * sum(tokens)
-    if keeps_attention:
+    kept += (min(len(checkpointed), _INPUTS_HERE) if inputs_away else len(checkpointed)) * _BLOCK_INPUT * sum(tokens)
+    if keeps_attention and not inputs_away:
         results = _attention_results(flavour)
-        kept += sum(_on(tokens, results[place]) for place in checkpointed)
+        kept += sum(_on(tokens, results[place]) for place in checkpointed if place not in offloaded)
     again = _COMPILED_AGAIN * blocks[-1] if len(blocks) - 1 in checkpointed else 0
     at_work = _COMPILED_OUTSIDE * sum(tokens) + again
     scale = transformer_width(flavour) * COMPUTE_BYTES[mixed_precision] / 2
     return round(_COMPILED_KEPT * kept * scale), round(at_work * scale)
+
+
+def _recomputed(blocks: int, every: int | None, offloaded: Sequence[int]) -> frozenset[int]:
+    return frozenset(range(0, blocks, every) if every else ()) | frozenset(offloaded)
+
+
+def unpacked_blocks(flavour: str, precision: str, mixed_precision: str, blocks: int) -> int:
+    """The quantized weights of so many blocks in the compute dtype, but AdaLN's: what the forward pass that can offload
+    keeps for each block's backward pass where it isn't compiled."""
+    if precision == "no_change":
+        return 0
+    tensors, block = part_tensors(flavour, "transformer"), "transformer_blocks.0."
+    layers = [
+        name for name in quantized_layers(flavour, "transformer") if name.startswith(block) and "norm" not in name
+    ]
+    return blocks * sum(count(tensors[f"{name}.weight"]) for name in layers) * COMPUTE_BYTES[mixed_precision]
 
 
 def attention_bytes(flavour: str, image_tokens: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
+from simpletune.config.offload import STAGED, offloaded_blocks
 from simpletune.machine.activations import COMPUTE_BYTES, VAE_BYTES, component_config_of
 from simpletune.machine.shapes import count, part_tensors, quantized_layers
 
@@ -61,6 +62,18 @@ def weight_bytes(flavour: str, part: str, precision: str, mixed_precision: str, 
         else:
             total += count(shape) * size
     return total
+
+
+@lru_cache(maxsize=256)
+def offloaded_bytes(flavour: str, blocks: int, precision: str, mixed_precision: str) -> int:
+    """What the device is spared of the transformer when so many blocks wait in host memory: their weights, less the
+    room for those that it brings."""
+    numbers = offloaded_blocks(blocks, component_config_of(flavour, "transformer")["num_layers"])
+    sizes = [
+        weight_bytes(flavour, "transformer", precision, mixed_precision, f"transformer_blocks.{number}.")
+        for number in numbers
+    ]
+    return sum(sizes) - min(STAGED, len(sizes)) * max(sizes, default=0)
 
 
 def quantized_bytes(rows: int, columns: int, precision: str, scale_bytes: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from simpletune.config.offload import offloaded_blocks
 from simpletune.machine import activations, estimate
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.estimate import GIB
@@ -65,6 +66,8 @@ class Plan:
     capability: tuple[int, int] | None = None
     can_compile: bool = True
     keeps_attention: bool = False
+    base_model_offload: int = 0
+    activation_offload: bool = False
     device_bytes: int | None = None
 
 
@@ -133,12 +136,17 @@ def way_of(plan: Plan) -> Way:
             can_compile=plan.can_compile,
             mixed_precision=plan.mixed_precision,
             base_model_precision=plan.base_model_precision,
-            as_modules=plan.lora_dropout > 0 or _has_lora_elsewhere(plan.flavour, plan.lora_target),
-            blocks=activations.component_config_of(plan.flavour, "transformer")["num_layers"],
+            as_modules=as_modules(plan),
+            blocks=_blocks(plan),
             passes=plan.steps * plan.gradient_accumulation_steps,
             matmul=plan.base_model_matmul,
         ),
     )
+
+
+def as_modules(plan: Plan) -> bool:
+    """Whether only the model's own modules can compute this LoRA: blocks are neither compiled nor offloaded then."""
+    return plan.lora_dropout > 0 or _has_lora_elsewhere(plan.flavour, plan.lora_target)
 
 
 @lru_cache(maxsize=64)
@@ -205,15 +213,42 @@ def _train(plan: Plan) -> PhaseMemory:
 def _held_compiled(plan: Plan) -> tuple[int, int]:
     lora = (plan.lora_target, plan.lora_rank)
     return activations.compiled_training(
-        plan.flavour, _tokens(plan), _interval(plan), lora, plan.mixed_precision, plan.keeps_attention
+        plan.flavour,
+        _tokens(plan),
+        _interval(plan),
+        lora,
+        plan.mixed_precision,
+        plan.keeps_attention,
+        _offloaded(plan),
+        plan.activation_offload,
     )
 
 
 def _held_eagerly(plan: Plan) -> tuple[int, int]:
     lora = (plan.lora_target, plan.lora_rank)
-    return activations.training(
-        plan.flavour, _tokens(plan), _interval(plan), lora, _gradients(plan), plan.mixed_precision
+    offloaded = _offloaded(plan)
+    kept, at_work = activations.training(
+        plan.flavour,
+        _tokens(plan),
+        _interval(plan),
+        lora,
+        _gradients(plan),
+        plan.mixed_precision,
+        offloaded,
+        plan.activation_offload,
     )
+    if offloaded or plan.activation_offload:
+        here = 1 if plan.gradient_checkpointing else 1 + _blocks(plan) - len(offloaded)
+        at_work += activations.unpacked_blocks(plan.flavour, plan.base_model_precision, plan.mixed_precision, here)
+    return kept, at_work
+
+
+def _offloaded(plan: Plan) -> tuple[int, ...]:
+    return offloaded_blocks(plan.base_model_offload, _blocks(plan))
+
+
+def _blocks(plan: Plan) -> int:
+    return int(activations.component_config_of(plan.flavour, "transformer")["num_layers"])
 
 
 def _tokens(plan: Plan) -> tuple[int, int]:
@@ -259,7 +294,10 @@ def _disk(plan: Plan) -> dict[str, int]:
 
 
 def _transformer(plan: Plan) -> int:
-    return estimate.weight_bytes(plan.flavour, "transformer", plan.base_model_precision, plan.mixed_precision)
+    """Of its weights what is on the device."""
+    precision, mixed = plan.base_model_precision, plan.mixed_precision
+    away = estimate.offloaded_bytes(plan.flavour, plan.base_model_offload, precision, mixed)
+    return estimate.weight_bytes(plan.flavour, "transformer", precision, mixed) - away
 
 
 def _vae(plan: Plan) -> int:

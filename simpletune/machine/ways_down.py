@@ -6,7 +6,19 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, PHASES, TRAIN, VALIDATE, Plan, forecast, way_of
+from simpletune.config.offload import STAGED
+from simpletune.machine.forecast import (
+    ENCODE_IMAGES,
+    ENCODE_TEXT,
+    PHASES,
+    TRAIN,
+    VALIDATE,
+    Plan,
+    as_modules,
+    forecast,
+    way_of,
+    with_room_of,
+)
 from simpletune.machine.shapes import family_flavour
 
 _BITS = {"no_change": 16, "int8-quanto": 8, "fp8-quanto": 8, "int4-quanto": 4, "int2-quanto": 2}
@@ -24,6 +36,7 @@ _ORDER = (
     "gradient_accumulation_steps",
     "text_encoder_3_precision",
     "base_model_precision",
+    "base_model_offload",
     "resolution",
     "use_t5",
 )
@@ -156,14 +169,14 @@ def _for_training(plan: Plan) -> Candidates:
             {"train_batch_size": batch, "gradient_accumulation_steps": -(-total // batch)},
             "the same result, at a lower speed",
         )
-    yield from _smaller_base(plan)
+    yield from _smaller_base(plan, TRAIN)
     yield from _smaller_pictures(plan)
 
 
 def _for_validation(plan: Plan) -> Candidates:
     """Smaller samples first, but a quantized base before samples that are too small to judge by."""
     yield from _smaller_samples(plan, (edge for edge in _EDGES if edge >= _SMALLEST_SAMPLE))
-    yield from _smaller_base(plan)
+    yield from _smaller_base(plan, VALIDATE)
     yield from _smaller_samples(plan, _EDGES)
 
 
@@ -176,7 +189,31 @@ def _smaller_samples(plan: Plan, edges: Iterable[int]) -> Candidates:
         yield {"validation_resolution": value}, "sample pictures are smaller; training stays as it is"
 
 
-def _smaller_base(plan: Plan) -> Candidates:
+def _smaller_base(plan: Plan, phase: str) -> Candidates:
+    """In 8 bits; with blocks offloaded, which costs nothing of what is learned; then less exact than that."""
+    if _BITS[plan.base_model_precision] <= 8:
+        yield from _offloaded_base(plan, phase)
+    yield from _fewer_bits(plan)
+    yield from _offloaded_base(plan, phase)
+
+
+def _offloaded_base(plan: Plan, phase: str) -> Candidates:
+    """With as few blocks offloaded as make the phase fit, or with all."""
+    everything = family_flavour(plan.flavour).block_count
+    counts = range(max(plan.base_model_offload, STAGED) + 1, everything + 1)
+    if plan.device in ("cpu", "mps") or not counts or as_modules(plan):
+        return
+
+    def fits(count: int) -> bool:
+        return _bytes(replace(plan, base_model_offload=count), phase) <= (plan.device_bytes or 0)
+
+    yield (
+        {"base_model_offload": next(filter(fits, counts), everything)},
+        "steps get longer, the more the slower the link to the card is; what is learned stays the same",
+    )
+
+
+def _fewer_bits(plan: Plan) -> Candidates:
     compiled = way_of(plan).compiled  # which unpacks 4 and 2 bits at next to no cost
     costs = {
         "int8-quanto": "next to none was seen, neither in speed nor in loss",

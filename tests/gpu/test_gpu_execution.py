@@ -16,7 +16,8 @@ from simpletune.models.adapters import attach_lora, trainable_parameters
 from simpletune.models.graphs import Graphs
 from simpletune.models.quantize import PRECISIONS, frozen_linear, is_quantized
 from simpletune.models.sd3 import QUANTIZED, SD3
-from simpletune.trainer.assemble import enable_checkpointing
+from simpletune.models.sd3_offload import offload_blocks
+from simpletune.trainer.assemble import enable_checkpointing, offloads
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.optimizers import build_optimizer
 from simpletune.trainer.step import TrainingStep
@@ -46,18 +47,26 @@ SETTINGS = {
     "gradient_checkpointing_interval": 1, "model_family": "sd3", "lora_target": "attention", "lora_rank": 8,
     "lora_alpha": 8.0, "lora_dropout": 0.0, "use_rslora": False, "lora_init_type": "default", "init_lora": None,
     "optimizer": "adamw", "optimizer_config": {}, "learning_rate": 1e-3, "resolution": 256, "train_batch_size": 2,
-    "device_memory_gb": None, "activation_offload": False, "base_model_matmul": "auto",
+    "device_memory_gb": None, "base_model_offload": 0, "activation_offload": False, "base_model_matmul": "auto",
 }  # fmt: skip
 STEPS = 12
 SHAPES = ((2, 32, 32), (2, 32, 24), (1, 32, 32))  # B, H, W
 
 
 class Made:
-    """A small transformer with a LoRA and its training step."""
+    """A small transformer with a LoRA and its training step; `sizes` are those of the transformer that are others."""
 
-    def __init__(self, way: str, precision: str = "no_change", *, quick: bool = False, **changes: Any) -> None:
+    def __init__(
+        self,
+        way: str,
+        precision: str = "no_change",
+        *,
+        quick: bool = False,
+        sizes: dict[str, int] | None = None,
+        **changes: Any,
+    ) -> None:
         self.settings: Any = SimpleNamespace(**{**SETTINGS, **changes})
-        self.model = model(precision, self.settings)
+        self.model = model(precision, self.settings, **(sizes or {}))
         self.parameters = dict(trainable_parameters(self.model))
         tensors = list(self.parameters.values())
         self.optimizer = build_optimizer(self.settings, tensors)
@@ -67,7 +76,9 @@ class Made:
         self.said: list[str] = []
         self.graphs = Graphs(DEVICE, self.said.append) if way.startswith("graph") else None
         family = SD3()
-        eager = partial(family.predict, self.model)
+        eager: Any = partial(family.predict, self.model)
+        if offloads(self.settings):
+            eager = family.compiled_predict(self.model, self.settings, compiled=False)
         processes: Any = SimpleNamespace(device=DEVICE, rank=0, sum=lambda _: None)
         self.step = TrainingStep(
             self.settings,
@@ -93,9 +104,9 @@ class Made:
         return torch.cat([parameter.detach().flatten() for parameter in self.parameters.values()])
 
 
-def model(precision: str, settings: Any) -> nn.Module:
+def model(precision: str, settings: Any, **sizes: int) -> nn.Module:
     torch.manual_seed(0)
-    made = SD3Transformer2DModel(**SIZES)
+    made = SD3Transformer2DModel(**{**SIZES, **sizes})
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.05)
     made.to(DEVICE, torch.bfloat16)
@@ -105,6 +116,7 @@ def model(precision: str, settings: Any) -> nn.Module:
                 parent, _, leaf = name.rpartition(".")
                 quantized = frozen_linear(linear.weight, linear.bias, precision, torch.bfloat16)
                 setattr(made.get_submodule(parent), leaf, quantized)
+    offload_blocks(made, settings.base_model_offload, DEVICE)
     attach_lora(made, settings)
     return made.train()
 

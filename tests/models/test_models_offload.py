@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_models_sd3_forward import SD35, inputs, model
+from test_models_sd3_forward import SD35, compiling, inputs, model
 from torch import Tensor, nn
 
 from simpletune.config.offload import offloaded_blocks
@@ -127,6 +127,18 @@ def test_the_modules_own_forward_pass_fetches_the_weights_too_and_refuses_gradie
     assert_same(results[:2], results[4:])
     with pytest.raises(UnsupportedModel, match="give no gradients"):
         made(**given)
+
+
+@compiling
+@pytest.mark.parametrize("count", [3, BLOCKS])
+def test_compiled_blocks_take_the_weights_from_where_they_are(count: int) -> None:
+    plain = made_with(0, "int8-quanto", **SD35)
+    made, kept = made_with(count, "int8-quanto", **SD35), KeptInputs(CPU)
+    forward = SD3Forward(made, 1, compiled=True, inputs=kept)
+    for shape in ((2, 16, 12), (2, 16, 12), (1, 24, 16)):
+        expected = computed(plain, SD3Forward(plain, 1, compiled=False), inputs(*shape))
+        for ours, theirs in zip(computed(made, forward, inputs(*shape)), expected, strict=True):
+            assert (ours - theirs).norm() <= 1e-4 * theirs.norm()
 
 
 def test_a_block_is_one_piece_of_host_memory_and_its_laid_out_rows_stay_together() -> None:
