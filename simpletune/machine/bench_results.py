@@ -51,6 +51,8 @@ class Row:
     execution: str | None = None
     failure: str | None = None
     fits: bool = True
+    base_model_offload: int = 0
+    activation_offload: bool = False
 
     @property
     def ms_per_sample(self) -> float | None:
@@ -82,6 +84,8 @@ def case_of(plan: Plan) -> Row:
         lora_target=plan.lora_target,
         optimizer=plan.optimizer,
         use_ema=plan.use_ema,
+        base_model_offload=plan.base_model_offload,
+        activation_offload=plan.activation_offload,
     )
 
 
@@ -148,7 +152,8 @@ def _torch() -> str:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    known = {field.name: values[field.name] for field in fields(Row)}
+    unsaid = {"base_model_offload": 0, "activation_offload": False}  # by files of before there were these keys
+    known = {field.name: (unsaid | values)[field.name] for field in fields(Row)}
     width, height = known["size"]
     target = known["lora_target"]
     return Row(
