@@ -172,7 +172,7 @@ def _skipped(request: SamplingRequest, number: int) -> tuple[int, ...]:
 
 
 def _noise(seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Drawn in the transformer's dtype, as diffusers does: other numbers than float32's, rounded."""
+    """Drawn in the dtype of the transformer, as diffusers does."""
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 

@@ -22,7 +22,7 @@ from simpletune.models.sd3_sampling import SD3Sampler
 CPU = torch.device("cpu")
 EAGER = Way(captured=False, compiled=False)
 LORA_OUTSIDE = {"lora_target": ["*.attn.*", "*.norm1.linear", "proj_out"]}
-SKIPPING = {"skip_layers": (1,), "skip_layers_start": 0.1, "skip_layers_stop": 0.7, "skip_layers_scale": 2.8}
+SKIPPING = {"skip_layers": (1,), "skip_layers_start": 0.0, "skip_layers_stop": 0.5, "skip_layers_scale": 2.8}
 
 
 def scheduler(**config: Any) -> FlowMatchEulerDiscreteScheduler:
@@ -119,7 +119,7 @@ def test_latents_are_the_stock_pipelines(made: nn.Module, with_others: nn.Module
 
 def test_each_setting_changes_the_picture(made: nn.Module) -> None:
     plain = ours(made, request())
-    for changes in ({"guidance": 1.0}, SKIPPING, {**SKIPPING, "skip_layers_stop": 0.5}, {"seeds": (8,)}, {"steps": 5}):
+    for changes in ({"guidance": 1.0}, SKIPPING, {**SKIPPING, "skip_layers_stop": 0.7}, {"seeds": (8,)}, {"steps": 5}):
         assert not torch.allclose(ours(made, request(**changes)), plain, atol=1e-2)
     prompt, negative = request().encoding, request().negative
     assert not torch.allclose(ours(made, request(negative=prompt, encoding=negative)), plain, atol=1e-2)
