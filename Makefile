@@ -23,6 +23,7 @@ demo: $(READY)  ## train the quickstart on a CPU, and draw what its pictures don
 	$(BIN)/simpletune validate $(QUICKSTART)/config.json
 	$(BIN)/simpletune train $(QUICKSTART)/config.json
 	$(BIN)/simpletune generate $(QUICKSTART)/config.json --prompts $(QUICKSTART)/prompts.txt --seeds 2
+	$(BIN)/simpletune report $(QUICKSTART)/config.json
 
 test: $(READY)  ## the tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist worksteal

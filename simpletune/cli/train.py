@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -32,6 +33,7 @@ def train(config: Path | None, overrides: tuple[str, ...], dry_run: bool) -> Non
     for what, path in (("adapter", outcome.adapter), ("gallery", outcome.gallery), ("plots", outcome.plots)):
         if path is not None:
             reporter.note(f"  {what:8} {_short(path)}")
+    reporter.note(f"all of it on one page: simpletune report {shlex.quote(str(_short(outcome.adapter.parent)))} --open")
 
 
 def _short(path: Path) -> Path:

@@ -96,7 +96,8 @@ def _summary(found: Evaluation) -> tuple[str, ...]:
     chosen = "None is recommended" if found.best.variant is None else f"Best: {titles.get(found.best.variant, '?')}"
     sampling = found.sampling
     what = f"{count(len(sampling.prompts), 'prompt')}, {count(len(sampling.seeds), 'seed')}"
-    asked = f"{found.pictures:,} pictures of each: {what}, {sampling.steps} steps, guidance {sampling.guidance:g}; beside {found.training_pictures:,} training pictures."
+    how = f"{sampling.steps} steps, guidance {sampling.guidance:g}"
+    asked = f"{found.pictures:,} pictures of each: {what}, {how}; {found.training_pictures:,} training pictures."
     return f"{chosen}. {found.best.reason}", f"The rule: {found.best.rule}", asked
 
 
