@@ -28,7 +28,7 @@ def choose(metrics: Sequence[Metric], variants: Sequence[str], chance: float = 0
     reasons = {name: _against(name, adherence, copies, chance) for name in tuned}
     left = [name for name in tuned if reasons[name] is None]
     if not left:
-        return Best(None, rule, "none passes: " + "; ".join(f"{name} {why}" for name, why in reasons.items()))
+        return Best(None, rule, "; ".join(f"{name} {why}" for name, why in reasons.items()))
     sign = 1 if likeness.better == "higher" else -1
     best = max(left, key=lambda name: sign * likeness.values[name].value)
     return Best(best, rule, _reason(best, likeness, reasons))

@@ -96,6 +96,7 @@ class Judge:
             self.family.vae_identity(self.model, settings),
             self.family.text_identity(self.model, settings),
             settings.base_model_precision,
+            settings.base_model_matmul,
             settings.mixed_precision,
             adapter_digest(variant),
             variant.scale,

@@ -138,7 +138,8 @@ class Intervals:
 
 @dataclass(frozen=True)
 class FeatureUse:
-    """A model that pictures were described with, and how many descriptions were made now or were there already."""
+    """A model that pictures were described with (a hub name, or the name of its folder without the path), and how many
+    descriptions were made now or were there already."""
 
     name: str
     model: str

@@ -249,11 +249,13 @@ def _warnings(job: _Job, looked: _Looked, count: int, equal: int) -> Iterator[st
             "--seeds or --prompts make more"
         )
     if 0 < len(material.training) < FEW:
-        yield f"{len(material.training)} training pictures: what is likeness and what a copy is uncertain below {FEW}"
+        trained = f"{len(material.training)} training picture{'s' * (len(material.training) != 1)}"
+        yield f"{trained}: what is likeness, and what a copy, is uncertain below {FEW}"
     if material.of > len(material.training) > 0:
         yield f"{len(material.training):,} of {material.of:,} training pictures were looked at, chosen by seed"
     if 0 < len(material.held_out) < FEW:
-        yield f"{len(material.held_out)} held-out pictures: their loss says little below {FEW}"
+        held_out = f"{len(material.held_out)} held-out picture{'s' * (len(material.held_out) != 1)}"
+        yield f"{held_out}: the loss on them says little below {FEW}"
     if equal:
         yield f"{equal} training pictures have an equal among them"
     if looked.trip is not None and not looked.trip.held_out:

@@ -126,7 +126,7 @@ def _copies(evaluation: Evaluation) -> Iterator[str]:
 
 def _best(evaluation: Evaluation) -> Iterator[str]:
     best = evaluation.best
-    yield _wrapped(f"Best: {best.variant or 'none'} ({best.reason})")
+    yield _wrapped(f"Best: {best.variant or 'none of them'} ({best.reason})")
     yield _wrapped(f"Rule: {best.rule}")
 
 

@@ -53,7 +53,8 @@ def find_describers(models: Models, endpoint: str | None, device: torch.device, 
             return
         model = wish or default
         try:
-            found[name] = kind(find(option, model, endpoint, reporter), model, device)
+            folder = find(option, model, endpoint, reporter)
+            found[name] = kind(folder, folder.name if Path(model).expanduser().is_dir() else model, device)
         except ModelUnavailable as error:
             if wish is not None:
                 raise

@@ -22,7 +22,8 @@ def test_more_training_moves_likeness_up(tmp_path: Path):
     nearer = values(found, "centroid_statistics")
     assert nearer == sorted(nearer)
     assert found.metric("centroid_statistics").values["step-000400"].difference_low > 0
-    assert values(found, "kid_statistics")[-1] < values(found, "kid_statistics")[0]
+    further = values(found, "kid_statistics")
+    assert further == sorted(further, reverse=True)
     losses = values(found, "held_out_loss")
     assert losses == sorted(losses, reverse=True)
     assert not found.flagged
@@ -33,14 +34,16 @@ def test_a_memorizing_run_is_flagged(tmp_path: Path):
     found = sanity.memorizing(tmp_path / "run", SilentReporter())
     copies = found.metric("memorized_statistics").values
     assert copies["base"].value == 0
-    assert copies["step-000800"].difference_low > 0
+    assert copies["step-000800"].low > 0.5
     assert {pair.variant for pair in found.flagged} == {"step-000800"}
     assert found.best.variant is None
     assert (tmp_path / "run" / "output" / "evaluation" / found.memorization_sheet).is_file()
 
 
 def test_a_collapsed_run_loses_diversity(tmp_path: Path):
+    """More than the training pictures' own likeness to each other, which the first run gets to: 0.225 and 2.80."""
     found = sanity.collapsed(tmp_path / "run", SilentReporter())
     for name in ("pairwise_statistics", "vendi_statistics"):
         assert found.metric(name).values["step-000400"].difference_high < 0
-        assert values(found, name)[-1] < 0.7 * values(found, name)[0]
+    assert found.metric("pairwise_statistics").values["step-000400"].high < 0.19
+    assert found.metric("vendi_statistics").values["step-000400"].high < 2.4
