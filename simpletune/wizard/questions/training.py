@@ -10,6 +10,7 @@ from simpletune.config.installed import is_installed
 from simpletune.config.rules_environment import OPTIMIZER_LIBRARIES
 from simpletune.config.schema import config_keys
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, Plan
+from simpletune.machine.ways_down import recomputing_cost
 from simpletune.wizard import proposals
 from simpletune.wizard.outlook import (
     card,
@@ -198,7 +199,7 @@ BATCH = Question(
 def _propose_checkpointing(state: State) -> Proposal[bool]:
     free = replace(plan(state), gradient_checkpointing=False)
     if fits(state, free, TRAIN, room=_ROOM) and card(state).usable is not None:
-        return Proposal(False, "it fits without, and steps are faster by a third")
+        return Proposal(False, f"it fits without; with it {recomputing_cost(plan(state))}")
     return Proposal(True, f"without it, {memory_note(free, None, TRAIN)} would be needed")
 
 
@@ -207,7 +208,7 @@ CHECKPOINTING = Question(
     section=SECTION,
     row="Recalculation",
     title="Save memory by calculating parts twice?",
-    about="Gradient checkpointing: far less memory, and steps take about a third longer.",
+    about="Gradient checkpointing: far less memory, and longer steps.",
     options=lambda state: (_checkpointing(state, True, "yes"), _checkpointing(state, False, "no")),
     propose=_propose_checkpointing,
     read=read_key("gradient_checkpointing"),
@@ -221,7 +222,8 @@ CHECKPOINTING = Question(
 
 def _checkpointing(state: State, value: bool, label: str) -> Option:
     wanted = replace(outlook(state), gradient_checkpointing=value)
-    return Option(value, label, memory_note(wanted, card(state).usable, TRAIN))
+    cost = f"; {recomputing_cost(wanted)}" if value else ""
+    return Option(value, label, memory_note(wanted, card(state).usable, TRAIN) + cost)
 
 
 def _largest_that_fits(state: State, key: str, phase: str) -> Proposal[int]:
