@@ -11,6 +11,7 @@ started, so that the copying stream comes from the captured one and goes back to
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,22 +30,23 @@ Made = TypeVar("Made")
 
 
 class _Place(NamedTuple):
-    """Where a module's tensor lies in the module's piece of memory: of the memory of its own that it came from, which
-    other tensors may share, `start` to `end`, as a view."""
+    """Where a module's tensor lies in the module's piece of memory: what it came from, which other tensors may share,
+    begins there at byte `start`; in that it lies as it did, `offset` numbers behind."""
 
     owner: nn.Module
     name: str
     is_parameter: bool
     start: int
-    end: int
     dtype: torch.dtype
     shape: torch.Size
     stride: tuple[int, ...]
     offset: int
 
     def view(self, memory: Tensor) -> Tensor:
-        piece = memory[self.start : self.end].view(self.dtype)
-        tensor = piece.as_strided(self.shape, self.stride, piece.storage_offset() + self.offset)
+        offset = (memory.storage_offset() + self.start) // self.dtype.itemsize + self.offset
+        # Not a view for autograd and the compiler, who would look after the memory as a whole.
+        tensor = torch.empty(0, dtype=self.dtype, device=memory.device)
+        tensor.set_(memory.untyped_storage(), offset, self.shape, self.stride)
         return nn.Parameter(tensor, requires_grad=False) if self.is_parameter else tensor
 
     def put(self, tensor: Tensor) -> None:
@@ -72,9 +74,8 @@ class Packed:
                 if start == self.bytes:
                     storages.append((start, torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)))
                     self.bytes += -(-storage.nbytes() // ALIGNED) * ALIGNED
-                end = start + storage.nbytes()
                 about = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()
-                self._places.append(_Place(owner, key, is_parameter, start, end, *about))
+                self._places.append(_Place(owner, key, is_parameter, start, *about))
             if not name.startswith(tuple(at_end)):
                 self.core = self.bytes
         self.memory = HostMemory(self.bytes, device)
@@ -244,22 +245,28 @@ def offload_of(transformer: nn.Module) -> Offload | None:
 
 def _hook(transformer: Any, offload: Offload) -> None:
     """Let the modules' own forward pass fetch the weights of each block. It can't be differentiated."""
-
-    def begin(_module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in transformer.parameters()):
-            raise UnsupportedModel("weights in host memory give no gradients through the model's own modules")
-        skipped = kwargs.get("skip_layers") or ()
-        offload.begin(number for number in offload.numbers if number not in skipped)
-
-    transformer.register_forward_pre_hook(begin, with_kwargs=True)
+    transformer.register_forward_pre_hook(_begin, with_kwargs=True)
+    # Not the object itself: block and offload would keep each other, and the places, until garbage is collected.
+    reference = weakref.ref(offload)
     for number in offload.numbers:
-        _hook_block(transformer.transformer_blocks[number], number, offload)
+        _hook_block(transformer.transformer_blocks[number], number, reference)
 
 
-def _hook_block(block: nn.Module, number: int, offload: Offload) -> None:
+def _begin(transformer: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+    offload = offload_of(transformer)
+    assert offload is not None
+    if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in transformer.parameters()):
+        raise UnsupportedModel("weights in host memory give no gradients through the model's own modules")
+    skipped = kwargs.get("skip_layers") or ()
+    offload.begin(number for number in offload.numbers if number not in skipped)
+
+
+def _hook_block(block: nn.Module, number: int, reference: weakref.ref[Offload]) -> None:
     inside: list[Any] = []
 
     def enter(_module: nn.Module, _args: Any) -> None:
+        offload = reference()
+        assert offload is not None  # the transformer has it
         inside.append(offload.bound(number))
         inside[-1].__enter__()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from simpletune.config.offload import offloaded_blocks
 from simpletune.models.adapters import trainable_parameters
 from simpletune.models.family import UnsupportedModel
-from simpletune.models.offload import ALIGNED, Offload, Packed
+from simpletune.models.offload import ALIGNED, Offload, Packed, offload_of
 from simpletune.models.quantize import PRECISIONS
 from simpletune.models.recompute import KeptInputs
 from simpletune.models.sd3_forward import SD3Forward
@@ -47,16 +49,14 @@ def assert_same(first: list[Tensor], second: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_offloaded_blocks_compute_the_same_to_the_bit(precision: str) -> None:
-    expected_of, forwards = {}, []
-    made = made_with(0, precision)
-    for samples in (1, 2):  # AdaLN of one sample is computed in another way
-        expected_of[samples] = computed(made, SD3Forward(made, None, compiled=False), inputs(samples))
-    for count in (1, 2, 3, BLOCKS):
+    plain = made_with(0, precision)
+    forward = SD3Forward(plain, None, compiled=False)
+    expected = [computed(plain, forward, inputs(samples)) for samples in (1, 2)]  # AdaLN of one is computed otherwise
+    for count in (3, BLOCKS):
         made = made_with(count, precision)
-        forwards.append((made, SD3Forward(made, None, compiled=False)))
-    for made, forward in forwards:
-        for samples in (1, 2, 1):
-            assert_same(computed(made, forward, inputs(samples)), expected_of[samples])
+        forward = SD3Forward(made, None, compiled=False)
+        for samples, wanted in enumerate(expected, 1):
+            assert_same(computed(made, forward, inputs(samples)), wanted)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,17 @@ def test_a_block_is_one_piece_of_host_memory_and_its_laid_out_rows_stay_together
     assert places == [places[0] + number * bases[0].data.numel() for number in range(3)]
     frozen = [*(p for p in block.parameters() if not p.requires_grad), *block.buffers()]
     assert len({tensor.untyped_storage().data_ptr() for tensor in frozen}) == 1
+
+
+def test_nothing_is_held_when_the_model_is_gone() -> None:
+    made = made_with(BLOCKS)
+    offload = weakref.ref(offload_of(made))
+    gc.disable()
+    try:
+        del made
+        assert offload() is None
+    finally:
+        gc.enable()
 
 
 def test_what_the_backward_pass_does_without_lies_at_the_end() -> None:
