@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import feature_models
@@ -199,6 +200,14 @@ def test_a_model_that_is_incomplete(tmp_path: Path, pictures: list[Path], change
     change(folder)
     with pytest.raises(ModelUnavailable, match=said):
         Dino(folder, "dino", CPU).pictures(opened(pictures))
+
+
+def test_clip_without_its_vocabulary_is_no_clip(models: Path, tmp_path: Path):
+    """transformers would make up an empty one, and every prompt would be the same."""
+    shutil.copytree(models / "clip", tmp_path / "clip")
+    (tmp_path / "clip" / "tokenizer.json").unlink()
+    with pytest.raises(ModelUnavailable, match=r"no tokenizer\.json"):
+        Clip(tmp_path / "clip", "clip", CPU)
 
 
 def test_what_is_no_style_descriptor_is_said(tmp_path: Path):

@@ -16,6 +16,7 @@ from simpletune.evaluate.features.locate import identity, read_config
 from simpletune.evaluate.features.preprocess import read_preprocessing
 from simpletune.models.captioning import quiet
 
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 CODE = 1
 """Counts up when the same model's features come out otherwise."""
 
@@ -53,12 +54,7 @@ class Clip(_Network):
 
     def __init__(self, folder: Path, model: str, device: torch.device) -> None:
         super().__init__(folder, model, device)
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelUnavailable(f"{folder} has no usable tokenizer", "take all files of the model") from error
+        self._tokenizer = _tokenizer(folder)
         self._length = int(read_config(folder).get("text_config", {}).get("max_position_embeddings", 77))
 
     @torch.no_grad()
@@ -104,6 +100,19 @@ class Dino(_Network):
         from transformers import AutoModel
 
         return self._loaded(AutoModel)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """Raises ModelUnavailable where its vocabulary is missing: transformers would make an empty one up."""
+    from transformers import AutoTokenizer
+
+    hint = "take all files of the model"
+    if not any(all((folder / name).is_file() for name in names) for names in _VOCABULARIES):
+        raise ModelUnavailable(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt", hint)
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelUnavailable(f"the tokenizer in {folder} can't be used: {error}", hint) from error
 
 
 def _from_folder(kind: Any, folder: Path) -> Any:
