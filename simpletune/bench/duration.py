@@ -9,6 +9,7 @@ from simpletune.config.settings import Settings
 from simpletune.data.forecast import plan_of
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.errors import SimpletuneError
+from simpletune.machine.text_memory import TextWay, groups
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def run_time(
     left_out = []
     for name, count, one in (("encode text", extent.captions, text), ("encode images", extent.pictures, images)):
         if isinstance(one, Rate) and count is not None:
-            seconds[name] = count / one.per_second
+            seconds[name] = count / one.per_second + _loading(settings, one, count)
         else:
             left_out.append(name)
     seconds["train"] = extent.steps * train.timing.median
@@ -66,6 +67,14 @@ def validation_pictures(settings: Settings, steps: int) -> int:
     one = len(settings.validation_prompts) * len(settings.validation_resolution) * settings.num_validation_images
     times = max(0, steps - 1) // settings.validation_step_interval + 1
     return one * (1 + times * (2 if settings.use_ema else 1))
+
+
+def _loading(settings: Settings, text: Rate, captions: int) -> float:
+    """Seconds that text encoders which come in turn are loaded, once for each group of captions."""
+    if text.loading_seconds is None:
+        return 0.0
+    way, tokens = TextWay(text.way), settings.tokenizer_max_length
+    return text.loading_seconds * groups(way, settings.model_flavour, settings.mixed_precision, captions, tokens)
 
 
 def _steps(settings: Settings) -> int:

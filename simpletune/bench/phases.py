@@ -14,12 +14,13 @@ from simpletune.bench.batches import Batches, random_text
 from simpletune.bench.clock import fresh_memory, synchronize, time_calls, time_stream
 from simpletune.bench.eager import EagerLoop
 from simpletune.bench.flops import training_work
-from simpletune.bench.report import Rate, Sampling, Training
+from simpletune.bench.report import Memory, Rate, Sampling, Timing, Training
 from simpletune.config.settings import Settings
 from simpletune.machine.estimate import image_tokens
 from simpletune.models.adapters import attach_lora
 from simpletune.models.family import Family, SamplingRequest
 from simpletune.models.random_source import RandomFiles
+from simpletune.models.text_in_turn import TextEncodersInTurn
 from simpletune.results.studio import sampling, way_of
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.optimizers import parameter_dtype
@@ -65,8 +66,29 @@ def encode_text(bench: Bench) -> Rate:
     batch = bench.settings.text_encoder_batch_size
     captions = [f"a drawing of a red parrot, number {number}" for number in range(batch)]
     with fresh_memory(bench.device) as memory:
+        if isinstance(encoders, TextEncodersInTurn):
+            return _encoded_in_turn(encoders, captions, bench.device, memory)
         taken = time_calls(bench.device, lambda _: encoders.encode(captions), ENCODED_BATCHES, 1)
         return Rate(batch / taken.median, batch, taken, memory())
+
+
+def _encoded_in_turn(
+    encoders: TextEncodersInTurn, captions: Sequence[str], device: torch.device, memory: Callable[[], Memory]
+) -> Rate:
+    """One batch is loading and a batch, several are loading and so many: the difference tells the two apart.
+
+    Where blocks are read beside the computation, and take longer, there is none: all of it then counts as loading.
+    """
+
+    def seconds(batches: int) -> float:
+        return time_calls(device, lambda _: list(encoders.encode_batches([captions] * batches)), 1, 0).median
+
+    seconds(1)
+    one, several = seconds(1), seconds(1 + ENCODED_BATCHES)
+    each = max((several - one) / ENCODED_BATCHES, one / 1000)
+    taken = Timing(each, each, each, ENCODED_BATCHES)
+    loading = max(one - each, 0.0)
+    return Rate(len(captions) / each, len(captions), taken, memory(), encoders.way.value, loading)
 
 
 def encode_images(bench: Bench) -> Rate:

@@ -38,12 +38,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Rate:
-    """Captions or pictures a second, `batch` at a time."""
+    """Captions or pictures a second, `batch` at a time.
+
+    Text encoders that don't fit together are loaded for each group of captions: `way` then says how (a TextWay), and
+    loading_seconds how long that takes, which isn't in the rate.
+    """
 
     per_second: float
     batch: int
     timing: Timing
     memory: Memory
+    way: str | None = None
+    loading_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ def sweep(plan: Plan, measure: Measure) -> Iterator[Row]:
             yield row
 
 
+def as_long(steps: int) -> list[str]:
+    """What makes each row's run so long, however many pictures are in its batch: that decides how its steps run."""
+    return [f"max_train_steps={steps}", "num_train_epochs=null"]
+
+
 def overrides_of(row: Row) -> list[str]:
     """What makes a configuration that row's."""
     return [
@@ -120,15 +125,16 @@ def smallest(rows: Sequence[Row]) -> Row | None:
 HEADING = f"{'base':<14}{'checkpointing':<15}{'batch':>5}{'ms/sample':>12}{'GiB reserved':>14}"
 
 
-def line(row: Row) -> str:
-    """A row of the table, below HEADING; at most 80 characters."""
+def line(row: Row, way: str | None = None) -> str:
+    """A row of the table, below HEADING; at most 80 characters. With how it ran where that isn't `way`."""
     kept = "yes" if row.gradient_checkpointing else "no"
     head = f"{row.base_model_precision.removesuffix('-quanto'):<14}{kept:<15}{row.train_batch_size:>5}"
     if row.ms_per_sample is None:
         reason = "doesn't fit" if not row.fits else f"failed: {row.failure}"
         return f"{head}  {reason}"[:80]
     memory = "-" if row.reserved_gib is None else f"{row.reserved_gib:.2f}"
-    return f"{head}{row.ms_per_sample:>12.1f}{memory:>14}"
+    ran = "" if way is None or row.execution is None or row.execution.startswith(way) else f"  {row.execution}"
+    return f"{head}{row.ms_per_sample:>12.1f}{memory:>14}{ran}"[:80]
 
 
 def verdict(rows: Sequence[Row]) -> list[str]:

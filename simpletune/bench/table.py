@@ -68,7 +68,10 @@ def _machine(report: Report) -> str:
 
 def _rate(name: str, unit: str, found: Rate | Failure | None) -> Iterator[str]:
     if isinstance(found, Rate):
-        yield from _block(name, [f"{found.per_second:.1f} {unit}, {found.batch} at a time", _memory(found.memory)])
+        said = [f"{found.per_second:.1f} {unit}, {found.batch} at a time", _memory(found.memory)]
+        if found.loading_seconds is not None:
+            said.append(f"after {duration(found.loading_seconds)} of loading: {found.way}")
+        yield from _block(name, said)
     elif found is not None:
         yield from _block(name, [f"not measured: {found.reason}"])
 

@@ -93,19 +93,22 @@ def _sweep(
     """The table, a line as soon as its row is there."""
     from simpletune.bench import sweep
     from simpletune.machine import bench_results
+    from simpletune.machine.forecast import way_of
 
-    card, rows = subject.device.name, []
+    card, rows, length = subject.device.name, [], subject.extent.steps
+    overrides = (*overrides, *sweep.as_long(length))
     measure = sweep.Subprocess(None if config is None else named_config(config), overrides, asked["steps"])
     cases = len(sweep.PRECISIONS) * 2 * len(sweep.BATCHES)
     if not asked["as_json"]:
-        click.echo(f"{subject.settings.model_flavour} on {card}\n\n{sweep.HEADING}")
+        click.echo(f"{subject.settings.model_flavour} on {card}")
+        click.echo(f"steps as a run of {length:,} takes them: {way_of(subject.plan)}\n\n{sweep.HEADING}")
     try:
         with reporter.phase("Measuring", cases, "row") as phase:
             for row in sweep.sweep(subject.plan, measure):
                 rows.append(row)
                 phase.advance()
                 if not asked["as_json"]:
-                    _print_above_bar(sweep.line(row))
+                    _print_above_bar(sweep.line(row, str(way_of(subject.plan))))
                 try:
                     bench_results.save(card, [row])
                 except OSError as error:

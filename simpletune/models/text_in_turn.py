@@ -65,6 +65,11 @@ class TextEncodersInTurn:
         self._frame, self._load, self._stream, self._way, self._reporter = frame, load, stream, way, reporter
         self._streamed: StreamedT5 | None = None
 
+    @property
+    def way(self) -> TextWay:
+        """How they come now; it may become a smaller one while they encode."""
+        return self._way
+
     def encode(self, captions: Sequence[str]) -> TextEncoding:
         """One batch; `encode_batches` loads no more for many."""
         (encoding,) = self.encode_batches([captions])

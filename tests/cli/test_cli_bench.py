@@ -122,6 +122,8 @@ def test_a_sweep_names_the_best_and_keeps_its_rows(
     assert "failed: the process ended with -11" in printed
     assert len(asked) == 5 * 2 * 3 - 4
     card = printed.splitlines()[0].partition(" on ")[2]
+    assert printed.splitlines()[1] == "steps as a run of 1,000 takes them: eager"
+    assert all({"max_train_steps=1000", "num_train_epochs=null"} <= set(one) for one in asked)
     assert len(load(card)) == 5 * 2 * 3
 
 
