@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Entry] = {
     "card": Entry("simpletune.cli.card:card", "Write the model card of a finished run."),
     "push": Entry("simpletune.cli.push:push", "Upload a finished run to the Hugging Face hub."),
     "evaluate": Entry("simpletune.cli.evaluate:evaluate", "Measure what training made of the model, in figures."),
+    "export": Entry("simpletune.cli.export:export", "Write an adapter for other programs, or merge it into its base."),
     "bench": Entry("simpletune.cli.bench:bench", "Say how fast this machine trains, at real size, without a model."),
     "cache": Entry("simpletune.cli.cache:cache", "See what is in the caches, and remove what nobody needs."),
     "import": Entry("simpletune.cli.import_:import_", "Turn a configuration of SimpleTuner into one of simpletune."),

@@ -22,7 +22,7 @@ from simpletune.errors import ConfigError
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
-_METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
+METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
 _KEY = re.compile(r"(?:transformer\.)?(.+)\.(?:lora_([AB])(?:\.default)?|lora\.(down|up))\.weight")
 _INITIAL = re.compile(r"(?:transformer\.)?(.+)\.initial_([ab])")  # in checkpoints of pissa and olora
 
@@ -48,7 +48,7 @@ def metadata(rank: int, alpha: float, use_rslora: bool, targets: Iterable[str]) 
         "lora_bias": False,
     }
     named = {f"{PREFIX}{key}": value for key, value in config.items()}
-    return {"format": "pt", _METADATA_KEY: json.dumps(named, indent=2, sort_keys=True)}
+    return {"format": "pt", METADATA_KEY: json.dumps(named, indent=2, sort_keys=True)}
 
 
 def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Factors]:
@@ -104,9 +104,9 @@ def trained_with(path: Path) -> dict[str, Any]:
 
 
 def _config(header: Mapping[str, str]) -> dict[str, Any]:
-    parsed = json.loads(header.get(_METADATA_KEY, "{}"))
+    parsed = json.loads(header.get(METADATA_KEY, "{}"))
     if not isinstance(parsed, dict):
-        raise ValueError(f"its {_METADATA_KEY} is not an object")
+        raise ValueError(f"its {METADATA_KEY} is not an object")
     return {key.removeprefix(PREFIX): value for key, value in parsed.items()}
 
 

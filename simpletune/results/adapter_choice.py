@@ -41,12 +41,7 @@ def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], N
     """
     if wish == NONE:
         return None
-    if wish == LATEST:
-        chosen = _latest(settings, warn)
-    elif isinstance(wish, str) and wish.isascii() and wish.isdigit():
-        chosen = _of_step(settings, int(wish))
-    else:
-        chosen = _of_file(Path(wish).expanduser())
+    chosen = adapter_in(settings.output_dir, wish, warn)
     flavour = trained_with(chosen.path).get("model_flavour", settings.model_flavour)
     if flavour != settings.model_flavour:
         raise UsageError(
@@ -56,35 +51,44 @@ def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], N
     return chosen
 
 
-def _latest(settings: Settings, warn: Callable[[str], None]) -> AdapterChoice:
-    final, newest = _final(settings.output_dir), latest(settings.output_dir, warn)
+def adapter_in(output_dir: Path, wish: str | Path, warn: Callable[[str], None]) -> AdapterChoice:
+    """The adapter that `wish` (as in `choose_adapter`, but not "none") means in a run's folder, of whatever model."""
+    if wish == LATEST:
+        return _latest(output_dir, warn)
+    if isinstance(wish, str) and wish.isascii() and wish.isdigit():
+        return _of_step(output_dir, int(wish))
+    return _of_file(Path(wish).expanduser())
+
+
+def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
+    final, newest = _final(output_dir), latest(output_dir, warn)
     if newest is not None:
         saved = _checkpoint(newest)
         if final is None or (final.steps or 0) < (saved.steps or 0):
             return saved
     if final is None:
         raise UsageError(
-            f"there is no trained adapter in {settings.output_dir}",
+            f"there is no trained adapter in {output_dir}",
             "train first (`simpletune train`), name one with --adapter FILE, or see the base alone: --adapter none",
         )
     return final
 
 
-def _of_step(settings: Settings, step: int) -> AdapterChoice:
-    folder = settings.output_dir / f"checkpoint-{step}"
+def _of_step(output_dir: Path, step: int) -> AdapterChoice:
+    folder = output_dir / f"checkpoint-{step}"
     if folder.is_dir():
         problems = verify(folder)
         if problems:
-            raise UsageError(f"--adapter: {folder} is damaged: {'; '.join(problems)}", _steps_there(settings))
+            raise UsageError(f"--adapter: {folder} is damaged: {'; '.join(problems)}", _steps_there(output_dir))
         return _checkpoint(folder)
-    final = _final(settings.output_dir)
+    final = _final(output_dir)
     if final is not None and final.steps == step:
         return final
-    raise UsageError(f"--adapter: {settings.output_dir} has no checkpoint of step {step}", _steps_there(settings))
+    raise UsageError(f"--adapter: {output_dir} has no checkpoint of step {step}", _steps_there(output_dir))
 
 
-def _steps_there(settings: Settings) -> str:
-    steps = [str(step) for step, _ in list_checkpoints(settings.output_dir)]
+def _steps_there(output_dir: Path) -> str:
+    steps = [str(step) for step, _ in list_checkpoints(output_dir)]
     return f"there are checkpoints of step {', '.join(steps)}" if steps else "it has no checkpoints at all"
 
 

@@ -297,3 +297,21 @@ def test_the_document_lists_every_default_that_is_written_down():
     ]
     rows += [(f"`{key}` (data sets)", f"`{json.dumps(value)}`") for key, value in keys.SET_DEFAULTS_THERE.items()]
     assert rows_below("Defaults that are written down") == rows
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("none", None),
+        ("all", ["tensorboard", "wandb", "trackio"]),
+        ("wandb, tensorboard", ["tensorboard", "wandb"]),
+        ("comet_ml", None),
+        ("wandb,comet_ml", ["wandb"]),
+    ],
+)
+def test_trackers_are_a_list_here(there, theirs, ours):
+    done = there.imported({"model_family": "sd3", "report_to": theirs, "tracker_project_name": "a/b c"})
+    assert done.config.get("report_to") == ours
+    assert done.config["tracker_project_name"] == "a-b c"
+    said = next(line for line in done.all.lines if line.key == "report_to")
+    assert ("there is no comet_ml here" in str(said.note)) == ("comet_ml" in theirs)

@@ -1,4 +1,4 @@
-"""Where the result goes, and what an editor gets."""
+"""Where the result goes, which tracker is told, and what an editor gets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 from simpletune.config.continuing import changed_settings, saved_settings
 from simpletune.config.editor_files import vscode_settings_path
+from simpletune.config.installed import is_installed
 from simpletune.config.problems import errors
 from simpletune.errors import UsageError
 from simpletune.wizard.compose import checked, editor_settings
 from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
-from simpletune.wizard.questions.common import some_text, understood_by, unfillable
+from simpletune.wizard.questions.common import read_key, some_text, understood_by, unfillable, write_key
 from simpletune.wizard.questions.source import name_of
 from simpletune.wizard.screen import Option
 from simpletune.wizard.state import MISSING, State
@@ -26,6 +27,7 @@ _MOST_FOLDERS = 100
 
 def output(state: State) -> Iterator[Question]:
     yield FOLDER
+    yield TRACKERS
     if uses_vscode(state):
         yield EDITOR
 
@@ -117,6 +119,42 @@ FOLDER = Question(
     read=_read,
     write=_write,
     keys=("output_dir",),
+)
+
+
+def _trackers(state: State) -> tuple[Option, ...]:
+    """None, each alone, and several together where the files have them."""
+    from simpletune.config.trackers import TRACKER_LIBRARIES, wandb_login
+
+    options = [Option([], "none")]
+    for name, (module, package) in TRACKER_LIBRARIES.items():
+        lacking = None if is_installed(module) else f"needs pip install {package}"
+        if name == "wandb" and lacking is None and not wandb_login().ready:
+            lacking = "needs a login: wandb login"
+        options.append(Option([name], name, disabled=lacking))
+    inherited = state.base.config.get("report_to")
+    if isinstance(inherited, list) and not any(option.value == inherited for option in options):
+        options.append(Option(inherited, _shown_trackers(inherited), "as the file has it"))
+    return tuple(options)
+
+
+def _shown_trackers(names: Any) -> str:
+    return ", ".join(map(str, names)) or "none"
+
+
+TRACKERS = Question(
+    id="trackers",
+    section=SECTION,
+    row="Tracker",
+    title="Shall a tracker show curves and pictures while it trains?",
+    about="Curves, pictures and plots are kept in the result's folder in any case.",
+    options=_trackers,
+    propose=lambda _state: Proposal([], "nothing leaves this machine"),
+    read=read_key("report_to"),
+    write=write_key("report_to", leave_default=True),
+    show=_shown_trackers,
+    fine=True,
+    keys=("report_to",),
 )
 
 

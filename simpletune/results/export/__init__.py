@@ -1,0 +1,1 @@
+"""A trained adapter in the layouts that other programs read, and merged into its base."""

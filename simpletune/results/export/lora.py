@@ -1,0 +1,87 @@
+"""Writing an adapter in one of the layouts, at a lower rank if that is wanted."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from simpletune import files
+from simpletune.errors import EnvironmentNotReady, UsageError
+from simpletune.results.export.layouts import header, tensors
+from simpletune.results.export.rank import Reduced, error_in_all, reduce
+from simpletune.results.export.subject import Subject
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. `layers`: by module, how far each is off after its rank was reduced; {} where none was."""
+
+    path: Path
+    layers: Mapping[str, Reduced]
+
+    @property
+    def error(self) -> float:
+        return error_in_all(self.layers)
+
+
+def export_lora(
+    subject: Subject, layout: str, path: Path, dtype: str, rank: int | None = None, max_error: float | None = None
+) -> Exported:
+    """Write `path`. `max_error` alone: every layer gets the lowest rank that is off by so much at most; with `rank`:
+    nothing is written when that rank is off by more, over all layers.
+
+    Raises UsageError for that, and for numbers that `dtype` can't hold; EnvironmentNotReady when it can't be written.
+    """
+    layers = _reduced(subject, rank, max_error)
+    factors = {module: layer.factors for module, layer in layers.items()} or dict(subject.factors)
+    made = tensors(factors, layout, subject.flavour.block_count - 1, DTYPES[dtype])
+    _check_held(made, dtype)
+    _write(path, made, header(factors, layout))
+    return Exported(path, layers)
+
+
+def _reduced(subject: Subject, rank: int | None, max_error: float | None) -> dict[str, Reduced]:
+    if rank is None and max_error is None:
+        return {}
+    each = max_error if rank is None else None
+    layers = {module: reduce(factor, rank, each) for module, factor in subject.factors.items()}
+    off = error_in_all(layers)
+    if rank is not None and max_error is not None and off > max_error:
+        raise UsageError(
+            f"at rank {rank} the adapter is off by {off:.3g}, which is more than --max-error {max_error:g}",
+            "raise --rank or --max-error; --max-error without --rank finds each layer's rank",
+        )
+    return layers
+
+
+def _check_held(made: Mapping[str, Tensor], dtype: str) -> None:
+    for name, tensor in made.items():
+        if not torch.isfinite(tensor).all():
+            raise UsageError(f"{name} holds numbers beyond what {dtype} has", "use --dtype bf16 or fp32")
+
+
+def _write(path: Path, made: dict[str, Tensor], said: dict[str, str]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_with(path, lambda temporary: safetensors.torch.save_file(made, temporary, said))
+    except (OSError, SafetensorError) as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: Exception) -> EnvironmentNotReady:
+    """The error for a file that the disk or the system refuses."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # safetensors says it in words only.
+    full = any(os.strerror(number) in reason for number in (errno.ENOSPC, errno.EDQUOT))
+    hint = "free some space, or name another place with --output" if full else "name another place with --output"
+    return EnvironmentNotReady(f"{path} can't be written: {reason}", hint)
