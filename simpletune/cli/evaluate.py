@@ -15,6 +15,7 @@ from simpletune.config.document import display
 from simpletune.config.problems import shown
 from simpletune.errors import UsageError
 from simpletune.progress import terminal_reporter
+from simpletune.redact import redact
 
 if TYPE_CHECKING:
     from simpletune.config.settings import Settings
@@ -94,7 +95,7 @@ def evaluate(config: Path | None, overrides: tuple[str, ...], **asked: Any) -> N
     folder = asked["output"] or in_folder(settings)
     evaluation = measure(settings, request, folder, reporter)
     for text in lines(evaluation):
-        click.echo("\n".join(shown(line) for line in text.split("\n")))
+        click.echo("\n".join(shown(redact(line)) for line in text.split("\n")))
     if evaluation.memorization_sheet is not None:
         click.echo(f"side by side: {shown(display(folder / evaluation.memorization_sheet))}")
     click.echo(f"all figures: {shown(display(folder / 'evaluation.json'))}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simpletune.config.problems import shown
 from simpletune.evaluate.features import Picture
 from simpletune.evaluate.measure import Memorized, View
 from simpletune.evaluate.pictures import Found
@@ -51,7 +52,7 @@ def draw_sheet(pairs: Sequence[FlaggedPair], training: Sequence[Found], folder: 
     chosen = sorted(pairs, key=lambda pair: pair.distance)[:_SHOWN]
     rows = [
         GalleryRow(
-            f"{pair.variant}: {Path(pair.picture).name}, nearest to {pair.training} "
+            f"{pair.variant}: {Path(pair.picture).name}, nearest to {shown(pair.training)} "
             f"(distance {pair.distance:.4f}, flagged below {pair.threshold:.4f})",
             {
                 Column("made"): folder / pair.picture,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 
 from simpletune import files
 from simpletune.errors import UsageError
+from simpletune.redact import redact
 
 FORMAT = 1
 FILE = "evaluation.json"
@@ -214,14 +215,15 @@ def load(folder: Path) -> Evaluation | None:
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as what JSON has."""
+    """Dataclasses, mappings and sequences as what JSON has; texts without tokens, and without halves of characters
+    (from file names that aren't UTF-8), which no file takes."""
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {str(name): to_json(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(entry) for entry in value]
-    return value
+    return redact(value.encode("utf-8", "backslashreplace").decode()) if isinstance(value, str) else value
 
 
 def from_json(kind: Any, value: Any) -> Any:

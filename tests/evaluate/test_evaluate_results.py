@@ -1,6 +1,7 @@
 """evaluation.json: written and read back the same; damaged or of another format, an error people understand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_an_evaluation_is_read_back_as_it_was_written(tmp_path: Path):
     assert load(folder) == load(tmp_path) == example()
     assert load(folder).metric("clip_t").values["step-000150"].differs
     assert load(folder).metric("kid") is None
+
+
+def test_odd_file_names_and_tokens(tmp_path: Path):
+    token = "hf_" + "abcdefghijklmnopqrstuvwxyzABCDEFGH"
+    pair = replace(example().flagged[0], training="caf\udce9.jpg", picture=token)
+    save(tmp_path, replace(example(), flagged=(pair,)))
+    assert load(tmp_path).flagged[0].training == "caf\\udce9.jpg"
+    assert token not in (tmp_path / "evaluation.json").read_text(encoding="utf-8")
 
 
 def test_no_evaluation_is_none(tmp_path: Path):
