@@ -41,7 +41,7 @@ def _head(facts: Facts, pictures: tuple[Shown, ...], adapter: str) -> str:
         f"A LoRA for {_base(facts)}, trained on {on}{steps} with simpletune.",
     ]
     if facts.trigger is not None:
-        lines.append(f"**Its captions said**: {plain(facts.trigger)}")
+        lines.append(f"**Trigger words**: {plain(facts.trigger)}")
     if pictures:
         lines.append("<Gallery />")
     return "\n\n".join(lines)
@@ -56,18 +56,16 @@ def _base(facts: Facts) -> str:
 
 
 def _pairs(pictures: tuple[Shown, ...]) -> str:
-    """One row a prompt, both pictures from the same seed."""
+    """Both pictures of each prompt side by side, below it: in a column of its own, a long one would leave no room."""
     if not pictures:
         return ""
-    rows = [
-        (
-            plain(one.prompt) or "(no prompt)",
-            f"![the base's picture]({one.base})" if one.base is not None else "–",
-            f"![with this LoRA]({one.tuned})",
-        )
-        for one in pictures
-    ]
-    return "The same seeds, without and with the LoRA.\n\n" + table(("prompt", "base", "with this LoRA"), rows)
+    pairs = [f"> {plain(one.prompt) or '(an empty prompt)'}\n\n{_pair(one)}" for one in pictures]
+    return "\n\n".join(["The same seeds, without and with the LoRA.", *pairs])
+
+
+def _pair(one: Shown) -> str:
+    base = f"![the base's picture]({one.base})" if one.base is not None else "–"
+    return table(("base", "with this LoRA"), [(base, f"![with this LoRA]({one.tuned})")])
 
 
 def _usage(facts: Facts, pictures: tuple[Shown, ...], adapter: str) -> str:

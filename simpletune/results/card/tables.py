@@ -214,5 +214,5 @@ def _captions(pictures: tuple[Picture, ...]) -> list[str]:
     different = len(set(captions))
     return [
         f"{counted(len(captions), 'caption')}, {different:,} of them different, "
-        f"{counted(round(words), 'word')} long in the middle."
+        f"{counted(round(words), 'word')} in the median."
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from simpletune.config.problems import shown
@@ -9,6 +10,8 @@ from simpletune.redact import redact
 
 _MARKUP = frozenset("\\`*_{}[]<>&#|~$@^")
 """What means something in Markdown, in HTML, or to what a hub makes of both (mathematics, mentions)."""
+_BLOCK = re.compile(r"\A(\d*)([-+=.)])")
+"""What begins a list or makes a heading of the line before, at the beginning of a line."""
 _LITERAL_WIDTH = 88
 
 
@@ -26,6 +29,7 @@ def plain(text: str, longest: int = 400) -> str:
     if len(line) > longest:
         line = line[: longest - 1].rstrip() + "…"
     safe = "".join(f"&#{ord(c)};" if c in _MARKUP else c for c in line)
+    safe = _BLOCK.sub(lambda found: f"{found[1]}&#{ord(found[2])};", safe)
     return safe.replace("://", "&#58;//").replace("www.", "www&#46;")  # no links that nobody made
 
 
