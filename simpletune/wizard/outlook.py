@@ -96,6 +96,8 @@ def plan(state: State) -> Plan:
         gradient_accumulation_steps=value("gradient_accumulation_steps"),
         gradient_checkpointing=value("gradient_checkpointing"),
         gradient_checkpointing_interval=value("gradient_checkpointing_interval"),
+        base_model_offload=value("base_model_offload"),
+        activation_offload=value("activation_offload"),
         vae_batch_size=value("vae_batch_size"),
         text_encoder_batch_size=value("text_encoder_batch_size"),
         bucket=(largest_edge(state), largest_edge(state)),
