@@ -24,7 +24,7 @@ from simpletune.results.report.usage import diffusers_code
 from simpletune.results.run_folder import METRICS_FILE
 
 _VALIDATIONS = 24
-_FLAGGED_EDGE, _FLAGGED_BUDGET = 320, 1_500_000
+_FLAGGED_EDGE, _FLAGGED_BUDGET = 320, 1_000_000
 
 
 def page(run: Run, embedder: Embedder, measures: Measures | None = None, refresh: int | None = None) -> str:

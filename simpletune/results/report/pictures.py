@@ -9,9 +9,9 @@ from pathlib import Path
 from simpletune.results.report.embed import Embedded, Embedder
 from simpletune.results.report.samples import BASE, Album, Column, Shot
 
-_PAIRS, _PAIR_EDGE, _PAIR_BUDGET = 24, 640, 6_000_000
+_PAIRS, _PAIR_EDGE, _PAIR_BUDGET = 24, 640, 5_500_000
 _SMALL = 256
-_IN_STRIPS, _STRIP_EDGE, _STRIP_BUDGET = 400, 224, 4_000_000
+_IN_STRIPS, _STRIP_EDGE, _STRIP_BUDGET = 400, 224, 6_000_000
 
 
 @dataclass(frozen=True)
