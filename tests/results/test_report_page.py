@@ -265,7 +265,7 @@ def test_the_code_is_python_that_samples_as_validation_did(run):
     assert ast.literal_eval(asked["max_sequence_length"]) == 154
     assert ast.literal_eval(asked["negative_prompt"]) == 'a "b"\n'
     assert ast.literal_eval(asked["skip_guidance_layers"]) == [7, 8]
-    assert {word.arg for word in calls["from_pretrained"].keywords} == {"torch_dtype", "text_encoder_3", "tokenizer_3"}
+    assert {word.arg for word in calls["from_pretrained"].keywords} == {"dtype", "text_encoder_3", "tokenizer_3"}
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["light", "dark"])

@@ -26,7 +26,7 @@ def diffusers_code(run: Run, adapter: Path) -> str:
 def _loading(run: Run) -> list[str]:
     model = str(run.value("pretrained_model_name_or_path", ""))
     opener = "from_single_file" if model.endswith(".safetensors") else "from_pretrained"
-    arguments = [f"torch_dtype={_DTYPES.get(run.value('mixed_precision'), 'torch.float32')}"]
+    arguments = [f"dtype={_DTYPES.get(run.value('mixed_precision'), 'torch.float32')}"]
     if revision := run.value("revision"):
         arguments.append(f"revision={_literal(revision)}")
     if run.value("use_t5", True) is False:
