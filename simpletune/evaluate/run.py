@@ -158,22 +158,15 @@ def _look(job: _Job) -> _Looked:
 
 def _summed_up(job: _Job, looked: _Looked) -> Evaluation:
     material, order = job.material, job.order
-    metrics: list[Metric] = []
+    metrics, memorized = _judged(job, looked)
+    limit: Threshold | None = None
     flagged: tuple[results.FlaggedPair, ...] = ()
     sheet: str | None = None
-    limit: Threshold | None = None
-    for seen in looked.seen:
-        if seen.prompts is not None:
-            metrics.append(measure.adherence(seen.view, seen.prompts, seen.captions))
-        metrics += [*measure.likeness(seen.view), *measure.diversity(seen.view)]
-        memorized = measure.memorization(seen.view)
-        if memorized is None:
-            continue
-        metrics += memorized.metrics
-        if limit is None:  # DINO's, where it is there
-            limit = memorized.threshold
-            flagged = flagged_pairs(memorized, looked.made, material.training, job.folder)
-            sheet = draw_sheet(flagged, material.training, job.folder, seen.view)
+    if memorized is not None:
+        judged, view = memorized
+        limit = judged.threshold
+        flagged = flagged_pairs(judged, looked.made, material.training, job.folder)
+        sheet = draw_sheet(flagged, material.training, job.folder, view)
     if looked.losses is not None:
         metrics.append(looked.losses[0])
     if looked.trip is not None:
@@ -199,6 +192,23 @@ def _summed_up(job: _Job, looked: _Looked) -> Evaluation:
         intervals=results.Intervals(intervals.LEVEL, intervals.METHOD, intervals.RESAMPLES, intervals.SEED),
         features=looked.uses,
     )
+
+
+def _judged(job: _Job, looked: _Looked) -> tuple[list[Metric], tuple[measure.Memorized, measure.View] | None]:
+    """All metrics of features, and by whom copies are told: DINO, where it is there."""
+    metrics: list[Metric] = []
+    teller = None
+    with job.reporter.phase("Metrics and intervals", len(looked.seen), "model") as phase:
+        for seen in looked.seen:
+            if seen.prompts is not None:
+                metrics.append(measure.adherence(seen.view, seen.prompts, seen.captions))
+            metrics += [*measure.likeness(seen.view), *measure.diversity(seen.view)]
+            memorized = measure.memorization(seen.view)
+            if memorized is not None:
+                metrics += memorized.metrics
+                teller = teller or (memorized, seen.view)
+            phase.advance()
+    return metrics, teller
 
 
 _GROUPS = ("adherence", "likeness", "diversity", "memorization", "loss", "ceiling")
