@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from page_checks import faults
 from PIL import Image
 
 from simpletune.cli.main import run
@@ -84,6 +85,7 @@ def test_the_page_is_whole_and_escaped(project, capsys):
     page = project / "out.html"
     assert run(["data", str(project / "config.json"), "--html", str(page), "--no-duplicates"]) == 0
     text = page.read_text()
+    assert faults(text) == []
     assert text.count("<figure>") == 8 + 2
     assert text.count("data:image/jpeg;base64,") == 8 + 2
     assert "mute &lt;i&gt;.png" in text
