@@ -102,7 +102,7 @@ def _following(whole: View, origins: dict[str, str]) -> dict[str, Any]:
     if config["max_train_steps"] is None and config["num_train_epochs"] is None:
         chosen["max_train_steps"] = DEFAULT_STEPS, "default"
     if config["tracker_run_name"] is None:
-        chosen["tracker_run_name"] = config.path("output_dir").name, "output_dir"
+        chosen["tracker_run_name"] = config.resolve("output_dir", config["output_dir"]).name, "output_dir"
     if config["validation_resolution"] is None:
         chosen["validation_resolution"] = ((whole.resolution, whole.resolution),), "resolution"
     if endpoint := os.environ.get("HF_ENDPOINT"):

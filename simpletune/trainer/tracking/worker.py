@@ -19,6 +19,7 @@ from simpletune.trainer.tracking.tracker import Picture, Tracker
 WAITING = 4096
 """Calls that may wait for a tracker: minutes of training, a few MB."""
 _LONGEST_MESSAGE = 200
+_SECONDS_MORE_TO_OPEN = 5.0
 _Call = Callable[[Tracker], None]
 
 
@@ -57,8 +58,10 @@ class Worker:
         return lines
 
     def finish(self, exit_code: int, seconds: float) -> None:
-        """Let it write what waits and end; after `seconds` it is left behind, and said so."""
+        """Let it write what waits and end; after `seconds` it is left behind, and said so. One that did not even open
+        in all the time of the run gets little more."""
         if not self.failed and not self._ended.is_set():
+            seconds = seconds if self._opened.is_set() else min(seconds, _SECONDS_MORE_TO_OPEN)
             deadline = time.monotonic() + seconds
             try:
                 self._queue.put(lambda tracker: tracker.finish(exit_code), timeout=seconds)
