@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,9 +15,11 @@ _TOLD = b"\nstopping: the step is finished and the state saved first; again to e
 class StopRequest:
     """Which signal, if any, asked the run to stop; 0 for none."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], bool] = lambda: False) -> None:
+        """tell: called in the signal's handler; whether it tells people what happens now."""
         self.signal = 0
         self._saving = False
+        self._tell = tell
 
     @property
     def requested(self) -> bool:
@@ -38,13 +40,17 @@ class StopRequest:
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
-        os.write(2, _TOLD)  # print and the progress display are not safe inside a signal handler
+        if not self._tell():
+            os.write(2, _TOLD)  # print is not safe inside a signal handler
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; outside the main thread nothing can be caught, so nothing is."""
-    request = StopRequest()
+def stop_requests(tell: Callable[[], bool] = lambda: False) -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM inside the block; outside the main thread nothing can be caught, so nothing is.
+
+    tell: as `StopRequest` takes it.
+    """
+    request = StopRequest(tell)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

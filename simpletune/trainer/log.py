@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from simpletune.errors import TrainingFailed
-from simpletune.progress import Phase
+from simpletune.progress import SilentTraining, StepNumbers, TrainingPhase
 from simpletune.results.curves import STEP, VALIDATION
 from simpletune.results.run_folder import METRICS_FILE
 from simpletune.trainer.metrics import MetricsWriter
@@ -62,7 +62,7 @@ class _Pending:
 
 
 class StepLog:
-    """Takes every step's result, and writes it to metrics.jsonl and the progress bar once the device has it."""
+    """Takes every step's result, and gives it to metrics.jsonl and the display once the device has it."""
 
     def __init__(self, folder: Path, device: torch.device, *, writes: bool, loss_is_scaled: bool) -> None:
         """`writes`: whether this process keeps metrics.jsonl. `loss_is_scaled`: fp16, whose loss scale is found by
@@ -74,7 +74,7 @@ class StepLog:
         self._skipped = 0
         self._writer: MetricsWriter | None = None
         self._pending: deque[_Pending] = deque()
-        self._phase: Phase | None = None
+        self._screen: TrainingPhase = SilentTraining()
         self._report: Report | None = None
         self._last = _Mark(device)
 
@@ -90,8 +90,8 @@ class StepLog:
         """Leave what happened since the last step (a validation, a checkpoint) out of the next step's rate."""
         self._last = _Mark(self._device)
 
-    def show_on(self, phase: Phase) -> None:
-        self._phase = phase
+    def show_on(self, screen: TrainingPhase) -> None:
+        self._screen = screen
 
     def push(self, step: int, epoch: int, rate: float, samples: int, waited: float, result: StepResult) -> None:
         """Take the result of finished step `step`; reads those that are far enough behind.
@@ -148,12 +148,9 @@ class StepLog:
             }
             self._writer.write_step(pending.step, row)
             self._tell(STEP, pending.step, row)
-        if self._phase is not None:
-            rate = f"{pending.learning_rate:.1e}".replace("e-0", "e-")
-            shown = {"loss": f"{loss:.3f}", "lr": rate}
-            if self._device.type == "cuda":
-                shown["mem"] = f"{memory:.1f}G"
-            self._phase.advance(1, **shown)
+        self._screen.step(
+            StepNumbers(pending.step, loss, pending.learning_rate, grad_norm, pending.samples, seconds, memory)
+        )
         self._skipped = 0 if math.isfinite(grad_norm) else self._skipped + 1
         allowed = _SCALES_TRIED if self._loss_is_scaled else 0
         if not math.isfinite(loss) or self._skipped > allowed:
@@ -173,6 +170,18 @@ def memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     return psutil.Process().memory_info().rss / _GIB
+
+
+def usable_gib(device: torch.device, device_memory_gb: float | None) -> float | None:
+    """What `memory_gib` may grow to: what is free now and what the run has, `device_memory_gb` at most. None where
+    nothing tells."""
+    if device.type == "cuda":
+        room = (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) / _GIB
+    elif device.type == "cpu":
+        room = (psutil.virtual_memory().available + psutil.Process().memory_info().rss) / _GIB
+    else:
+        return None
+    return room if device_memory_gb is None else min(room, device_memory_gb)
 
 
 def _on_its_way(numbers: Tensor) -> Tensor:

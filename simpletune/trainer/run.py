@@ -48,6 +48,8 @@ class Outcome:
     adapter: Path
     gallery: Path | None
     plots: Path | None
+    trained: int
+    """Steps of this start; 0 for a run that was finished before."""
 
 
 def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outcome:
@@ -71,10 +73,11 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
             session = open_session(settings, family, material, processes, phases, reporter, found)
-            with closing(session.log), session.trackers:
-                with stop_requests() as stop, phases.measure("train"):
+            began = session.step
+            with closing(session.log), session.trackers, session.shown() as screen:
+                with stop_requests(screen.stopping) as stop, phases.measure("train"):
                     loop(session, stop)
-                return finish(session)
+                return finish(session, began)
     finally:
         processes.close()
 
@@ -97,7 +100,7 @@ def finished(settings: Settings, found: Path | None, total_steps: int, reporter:
     reporter.note(f"this run is finished: {done} steps are done, and {total_steps} were asked for")
     reporter.note('to train on, raise "max_train_steps"; for a new run, name another "output_dir"')
     left = outputs.paths(settings)
-    return Outcome(done, left.adapter, left.gallery, left.plots)
+    return Outcome(done, left.adapter, left.gallery, left.plots, 0)
 
 
 def check_start(settings: Settings, found: Path | None) -> None:
@@ -118,35 +121,31 @@ def check_start(settings: Settings, found: Path | None) -> None:
 def loop(session: Session, stop: StopRequest) -> None:
     """Train from where the session stands to its last step."""
     settings, total, signalled = session.settings, session.total_steps, 0
-    with session.reporter.phase("Training", total, "step", done=session.step) as phase:
-        session.log.show_on(phase)
-        session.validate_if_due(stop)
-        for batch in session.batches():
-            signalled = session.processes.agree(stop.signal, session.step)
-            if signalled:
-                break
-            rate = session.set_learning_rate()
-            result = session.advance(batch)
-            session.log.push(session.step, batch.epoch, rate, batch.sample_count, batch.waited, result)
-            if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
-                session.save_checkpoint()
-            if session.step % settings.validation_step_interval == 0 and session.step < total:
-                session.validate(stop)
-        session.log.drain()
+    session.validate_if_due(stop)
+    for batch in session.batches():
+        signalled = session.processes.agree(stop.signal, session.step)
+        if signalled:
+            break
+        rate = session.set_learning_rate()
+        result = session.advance(batch)
+        session.log.push(session.step, batch.epoch, rate, batch.sample_count, batch.waited, result)
+        if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
+            session.save_checkpoint()
+        if session.step % settings.validation_step_interval == 0 and session.step < total:
+            session.validate(stop)
+    session.log.drain()
     with stop.saving():
         session.save_checkpoint()
     if signalled:
         _end_early(session, signalled)
 
 
-def finish(session: Session) -> Outcome:
-    """The last validation, the adapter, the gallery and the plots."""
+def finish(session: Session, began: int) -> Outcome:
+    """The last validation, the adapter, the gallery and the plots. began: the step this start went on from."""
     session.validate()
     outputs = session.write_outputs()
     session.processes.wait()
-    for line in session.phases.table():
-        session.reporter.note(line)
-    return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots)
+    return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots, session.step - began)
 
 
 def _end_early(session: Session, signalled: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,19 +11,21 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from simpletune.config.document import display
 from simpletune.config.settings import Settings
 from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
 from simpletune.models.adapters import adapter_enabled, attach_lora
 from simpletune.models.family import Family
-from simpletune.progress import Reporter
+from simpletune.progress import Reporter, SilentTraining, TrainingPhase, TrainingPlan
+from simpletune.results.curves import read_curves
 from simpletune.results.run_folder import DATA_FILE, METRICS_FILE, SAMPLES_FOLDER
 from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.ema import Ema
 from simpletune.trainer.interrupt import StopRequest
-from simpletune.trainer.log import StepLog
+from simpletune.trainer.log import StepLog, usable_gib
 from simpletune.trainer.manifest import write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
 from simpletune.trainer.optimizers import parameter_dtype, set_learning_rate
@@ -37,6 +39,7 @@ from simpletune.trainer.tracking.trackers import Trackers, open_trackers
 from simpletune.trainer.validation import Validation
 
 BASE = "base"
+_VALIDATING, _SAVING, _WRITING = "Validating", "Saving", "Writing"  # ten letters fit the display's column
 
 
 @dataclass
@@ -60,8 +63,29 @@ class Session:
     pictures: Validation
     total_steps: int
     trackers: Trackers = field(default_factory=Trackers)
+    screen: TrainingPhase = field(default_factory=SilentTraining)
     step: int = 0
     validated_at: int | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[TrainingPhase]:
+        """Show the training inside the block."""
+        with self.reporter.training(self._plan()) as self.screen:
+            self.log.show_on(self.screen)
+            yield self.screen
+
+    def _plan(self) -> TrainingPlan:
+        asides = {_SAVING: self.settings.checkpoint_step_interval}
+        if self.validates:
+            asides[_VALIDATING] = self.settings.validation_step_interval
+        earlier = read_curves(self.settings.output_dir / METRICS_FILE)["loss"].values if self.step else ()
+        usable = usable_gib(self.processes.device, self.settings.device_memory_gb)
+        return TrainingPlan(self.total_steps, self.step, asides, usable, [float(loss) for loss in earlier])
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is anything to evaluate or to sample."""
+        return bool(self.held_out or self.pictures.shots)
 
     def batches(self) -> Iterator[StepBatch]:
         """The steps still to do, read ahead."""
@@ -81,9 +105,10 @@ class Session:
     def save_checkpoint(self) -> None:
         """Wait for the steps under way, then save; a run that lost its numbers to NaN never gets here."""
         self.log.drain()
-        if self.processes.is_main:
-            store(self)
-        self.processes.wait()
+        with self.screen.aside(_SAVING):
+            if self.processes.is_main:
+                store(self)
+            self.processes.wait()
         self.log.restart_clock()
 
     def validate_if_due(self, stop: StopRequest | None = None) -> None:
@@ -97,13 +122,14 @@ class Session:
             return
         self.log.drain()
         self.validated_at = self.step
-        if self.processes.is_main:
-            if self.held_out or self.pictures.shots:
-                self.step_function.release_memory()
-            with self.phases.measure("validate"):
-                self._evaluate()
-                self._sample(stop)
-        self.processes.wait()
+        with self.screen.aside(_VALIDATING):
+            if self.processes.is_main:
+                if self.validates:
+                    self.step_function.release_memory()
+                with self.phases.measure("validate"):
+                    self._evaluate()
+                    self._sample(stop)
+            self.processes.wait()
         self.log.restart_clock()
 
     def weight_sets(self) -> tuple[str, ...]:
@@ -149,7 +175,7 @@ class Session:
         self._report_pictures(self.weight_sets())
 
     def _report_pictures(self, labels: Sequence[str]) -> None:
-        """To the trackers; a validation that was stopped half-way is reported when it is done again."""
+        """To the display and the trackers; a validation that was stopped half-way is reported when it is done again."""
         pictures = [
             Picture(f"samples{'' if label == 'raw' else f'-{label}'}/{path.stem}", path, shot.prompt)
             for label in labels
@@ -157,12 +183,15 @@ class Session:
             for path in [self.sample_folder(label) / shot.file_name]
         ]
         if all(picture.path.is_file() for picture in pictures):
+            newest = self.sample_folder(labels[0])
+            self.screen.sampled(display(newest if len(self.pictures.shots) > 1 else pictures[0].path))
             self.trackers.pictures(self.step, pictures)
 
     def write_outputs(self) -> outputs.Outputs:
         """The final adapter, gallery and plots; every process gets their paths, the main one writes them."""
         if self.processes.is_main:
-            outputs.write(self)
+            with self.screen.aside(_WRITING):
+                outputs.write(self)
         return outputs.paths(self.settings)
 
 

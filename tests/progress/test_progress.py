@@ -188,8 +188,8 @@ def test_the_live_screen(clock):
             reporter.note("Note")
             wait_for(lambda: "1/4 images" in visible(stream))
     screen = visible(stream)
-    assert re.search(r"Training ━+ +100/1000 steps, 2 steps/s, 7:30 left\n  loss 0.213, lr 1e-4\n", screen)
-    assert re.search(r"A validation with a title f… ━+ +1/4 images", screen)
+    assert re.search(r"Training  ━+─+  100/1000 steps, 2 steps/s, 7:30 left\n  loss 0.213, lr 1e-4\n", screen)
+    assert re.search(r"A validation with a title f…  ━+─+  1/4 images", screen)
     assert "Note\n" in screen
     assert screen.endswith("Training: done, 100 steps in 50 s (2 steps/s), loss 0.213, lr 1e-4\n")
     assert stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back

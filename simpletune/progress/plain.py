@@ -1,0 +1,137 @@
+"""Lines for logs and pipes."""
+
+from __future__ import annotations
+
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TextIO
+
+from simpletune.progress.meter import Cadence, Clock, Meter
+from simpletune.progress.reporter import Phase, TrainingPhase
+from simpletune.progress.training import TRAINING, Facts, StepNumbers, TrainingMeter, TrainingPlan
+from simpletune.progress.words import duration, learning_rate, number, plain_text, rate, time_left
+
+_WIDTH = 80
+
+
+class PlainReporter:
+    """One line when a phase starts, some on the way (see `Cadence`), one when it ends; no control characters."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def phase(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Phase]:
+        meter = Meter(title, total, unit, done, self._clock)
+        self._write_figures(meter.start_line())
+        try:
+            yield _PlainPhase(meter, self._write_figures, self._clock)
+        except BaseException:
+            self._write_figures(meter.end_line("stopped"))
+            raise
+        self._write_figures(meter.end_line("done"))
+
+    @contextmanager
+    def training(self, plan: TrainingPlan) -> Iterator[TrainingPhase]:
+        meter = TrainingMeter(plan, self._clock)
+        already = f", {plan.done:,} already done" if plan.done else ""
+        usable = f", {plan.usable_gib:.1f} GiB of memory usable" if plan.usable_gib else ""
+        self._write_figures(f"{TRAINING}: {plan.total:,} step{'s' * (plan.total != 1)}{already}{usable}")
+        try:
+            yield _PlainTraining(meter, self._write_parts, self._clock)
+        except BaseException:
+            self._write_figures(stopped_line(meter, self._clock))
+            raise
+
+    def note(self, text: str) -> None:
+        self._write_wrapped(text)
+
+    def warn(self, text: str) -> None:
+        self._write_wrapped(f"warning: {text}")
+
+    def _write_figures(self, text: str) -> None:
+        text = plain_text(text)
+        self._write(text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "...")
+
+    def _write_parts(self, parts: list[str]) -> None:
+        """Joined by commas, in as many lines as that takes."""
+        lines = [""]
+        for part in parts:
+            longer = f"{lines[-1]}, {part}" if lines[-1].strip() else lines[-1] + part
+            if len(longer) < _WIDTH or not lines[-1].strip():
+                lines[-1] = longer
+            else:
+                lines[-1] += ","
+                lines.append(f"  {part}")
+        self._write("\n".join(plain_text(line) for line in lines))
+
+    def _write_wrapped(self, text: str) -> None:
+        for line in text.splitlines() or [""]:
+            line = plain_text(line)
+            wrapped = textwrap.wrap(line, _WIDTH, break_long_words=False, break_on_hyphens=False)
+            self._write("\n".join(wrapped) if len(line) > _WIDTH else line)
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+
+class _PlainPhase:
+    def __init__(self, meter: Meter, write: Callable[[str], None], clock: Clock) -> None:
+        self._meter = meter
+        self._write = write
+        self._cadence = Cadence(clock, meter.share)
+
+    def advance(self, amount: float = 1, **shown: str) -> None:
+        self._meter.advance(amount, shown)
+        if not self._meter.complete and self._cadence.due(self._meter.share):
+            self._write(self._meter.line())
+
+
+class _PlainTraining:
+    def __init__(self, meter: TrainingMeter, write: Callable[[list[str]], None], clock: Clock) -> None:
+        self._meter = meter
+        self._write = write
+        self._total = meter.facts().total
+        self._cadence = Cadence(clock, meter.facts().share)
+
+    def step(self, numbers: StepNumbers) -> None:
+        self._meter.take(numbers)
+        if numbers.step >= self._total or self._cadence.due(numbers.step / self._total):
+            self._write(training_parts(self._meter.facts()))
+
+    def aside(self, title: str) -> AbstractContextManager[None]:
+        return self._meter.aside(title)
+
+    def sampled(self, where: str) -> None:
+        self._write([f"samples: {where}"])
+
+    def stopping(self) -> bool:
+        return False
+
+
+def training_parts(facts: Facts) -> list[str]:
+    """The facts in words, the first with the step; short enough for one line of most runs."""
+    parts = [f"step {facts.step:,}/{facts.total:,}"]
+    if facts.last is not None:
+        parts += [
+            f"loss {number(facts.loss, 4)}",
+            f"lr {learning_rate(facts.last.learning_rate)}",
+            f"norm {number(facts.last.grad_norm, 3)}",
+        ]
+    if facts.images_a_second:
+        parts.append(rate(facts.images_a_second, "image"))
+    if facts.last is not None:
+        parts.append(f"{facts.last.memory_gib:.1f} GiB")
+    return parts if facts.seconds_left is None else [*parts, f"{time_left(facts.seconds_left)} left"]
+
+
+def stopped_line(meter: TrainingMeter, clock: Clock) -> str:
+    facts = meter.facts()
+    return f"{TRAINING}: stopped, at step {facts.step:,}/{facts.total:,} after {duration(clock() - meter.began)}"
