@@ -33,9 +33,13 @@ TOKEN = "hf_" + "aB3dE5gH7j" * 3
 class Notes(SilentReporter):
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.warnings: list[str] = []
 
     def note(self, text: str) -> None:
         self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.fixture(autouse=True)
@@ -327,6 +331,18 @@ def test_what_is_reported_again_after_a_crash(tmp_path: Path, monkeypatch: pytes
     assert chosen["wandb"][1] == [3, 4, ("pictures", 4), ("finish", 0)]
     afresh = started(0, range(1, 3))
     assert afresh["wandb"][0].id not in (first["wandb"][0].id, chosen["wandb"][0].id)
+
+
+def test_a_disk_that_takes_no_record_stops_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, _ = load(make_project(tmp_path / "a", report_to=["tensorboard"]).config)
+    told: list[Any] = []
+    monkeypatch.setattr(trackers, "TRACKERS", {"tensorboard": lambda run: Recorded(told)})
+    notes = Notes()
+    with open_trackers(settings, tmp_path / "metrics.jsonl", 0, notes) as opened:  # there is no output folder
+        opened.pictures(1, [Picture("a", tmp_path, "a")])
+    assert told == [("pictures", 1), ("finish", 0)]
+    assert all("tracking.json can't be written (No such file or directory)" in line for line in notes.warnings)
+    assert notes.warnings
 
 
 def test_trackio_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from simpletune import files
 from simpletune.results.curves import STEP, VALIDATION, metric_lines
 from simpletune.trainer.tracking.tracker import PICTURES
 
-FILE = "tracking.json"
+RECORD_FILE = "tracking.json"
 KINDS = (STEP, VALIDATION, PICTURES)
 
 
@@ -46,13 +46,13 @@ Record = Mapping[str, Identity]
 
 def write_record(folder: Path, record: Record) -> None:
     said = {name: {"id": one.id, "name": one.name, "has": dict(one.has)} for name, one in record.items()}
-    files.write_json(folder / FILE, said)
+    files.write_json(folder / RECORD_FILE, said)
 
 
 def read_record(folder: Path) -> dict[str, Identity]:
     """What the last start left there; nothing where there is none, or none that can be read."""
     try:
-        said = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        said = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         return {
             name: Identity(str(one["id"]), str(one["name"]), {kind: int(one["has"][kind]) for kind in KINDS})
             for name, one in said.items()

@@ -13,7 +13,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import SimpletuneError
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.redact import redact
-from simpletune.trainer.tracking.record import Identity, Record, read_record, rows_reported, write_record
+from simpletune.trainer.tracking.record import RECORD_FILE, Identity, Record, read_record, rows_reported, write_record
 from simpletune.trainer.tracking.to_tensorboard import TensorBoard
 from simpletune.trainer.tracking.to_trackio import Trackio
 from simpletune.trainer.tracking.to_wandb import Wandb
@@ -74,8 +74,7 @@ class Trackers:
         for one in self._trackers:
             if step > one.has[PICTURES]:
                 one.worker.pictures(step, pictures)
-        self._record = {name: one.with_at_least({PICTURES: step}) for name, one in self._record.items()}
-        write_record(self._folder, self._record)
+        self.remember({name: one.with_at_least({PICTURES: step}) for name, one in self._record.items()})
         self.tell()
 
     def tell(self) -> None:
@@ -86,8 +85,17 @@ class Trackers:
         failed = [one.name for one in self._trackers if one.worker.failed]
         if failed:
             self._trackers = tuple(one for one in self._trackers if one.name not in failed)
-            self._record = {name: one for name, one in self._record.items() if name not in failed}
+            self.remember({name: one for name, one in self._record.items() if name not in failed})
+
+    def remember(self, record: Record) -> None:
+        """Keep what trackers have now. A disk that takes it no more stops no training."""
+        self._record = dict(record)
+        try:
             write_record(self._folder, self._record)
+        except OSError as error:
+            self._reporter.warn(
+                f"{RECORD_FILE} can't be written ({error.strerror}): a continued run may repeat pictures"
+            )
 
     def wait_opened(self) -> None:
         """Give trackers a moment to open, so that what they say stands before the run's own lines."""
@@ -131,8 +139,8 @@ def open_trackers(settings: Settings, metrics: Path, resumed_step: int, reporter
             identity = Identity.new(_name(settings, resumed_step), last)
         record[name] = identity
         trackers.append(_Open(name, _start(name, settings, identity, resumed_step), identity.has))
-    write_record(settings.output_dir, record)
     opened = Trackers(trackers, record, settings.output_dir, reporter)
+    opened.remember(record)
     opened.wait_opened()
     return opened
 
