@@ -22,8 +22,11 @@ _NARROWEST = 568
 _CAPTION_LINES, _HEADING_LINES = 6, 3
 _SMALLEST_CELL, _LARGEST_CELL = 256, 512  # pixels, width; smaller pictures are enlarged, larger ones reduced
 _WIDEST, _MAXIMUM_PIXELS = 4400, 60_000_000  # what a viewer opens at ease
+_SLIMMEST = 1 / 3  # width to height that a column's width still follows
+_TALLEST = 6000  # pixels: of a sheet whose rows may go on in the next one
 _PAPER, _INK, _FAINT, _EMPTY, _FRAME = (255,) * 3, (34,) * 3, (110,) * 3, (225,) * 3, (205,) * 3
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_Sizes = Sequence[Mapping["Column", tuple[int, int]]]  # of each row's pictures; those that can't be read are left out
 
 
 class Column(NamedTuple):
@@ -35,10 +38,15 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One prompt: its text, and a picture file for each column."""
+    """A picture file for each column, under a prompt and a fainter line that tells rows of one prompt apart.
+
+    `again`: the row before is of the same prompt, which is written over the first of them on a sheet.
+    """
 
     prompt: str
     pictures: Mapping[Column, Path]
+    note: str = ""
+    again: bool = False
 
 
 def gallery(
@@ -51,7 +59,7 @@ def gallery(
     whose first line is the title.
 
     Pictures may have any sizes; they keep their aspect. One that is missing or unreadable is a grey field. Prompts are
-    wrapped, and cut after six lines; the file's PNG text entries hold them whole, with `about`.
+    wrapped, and cut after six lines; the file's PNG text entries hold each of them whole, with `about`.
     """
     layout = _Layout.fit(rows, list(dict.fromkeys(column for row in rows for column in row.pictures)), heading)
     sheet = Image.new("RGB", (layout.width, layout.height), _PAPER)
@@ -61,8 +69,24 @@ def gallery(
     y = layout.top
     for row, block in zip(rows, layout.blocks, strict=True):
         y = _draw_row(sheet, draw, layout, row, block, y)
-    described = {**(about or {}), **{f"prompt {i}": row.prompt for i, row in enumerate(rows, 1)}}
+    prompts = dict.fromkeys(row.prompt for row in rows)
+    described = {**(about or {}), **{f"prompt {i}": prompt for i, prompt in enumerate(prompts, 1)}}
     save_picture(png_path, np.asarray(sheet), described)
+
+
+def pages(rows: Sequence[GalleryRow], heading: Sequence[str] = ()) -> list[list[GalleryRow]]:
+    """The rows in groups for sheets of a height that can be looked at, each of at least one row."""
+    columns = list(dict.fromkeys(column for row in rows for column in row.pictures))
+    layout = _Layout.large(rows, columns, heading, _sizes(rows))
+    found: list[list[GalleryRow]] = []
+    height = _TALLEST
+    for row, block in zip(rows, layout.blocks, strict=True):
+        if height + block.height > _TALLEST:
+            found.append([])
+            height = layout.top
+        found[-1].append(row)
+        height += block.height
+    return found
 
 
 class _Line(NamedTuple):
@@ -86,11 +110,12 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where everything goes, in pixels. `lefts` are the columns' left edges, `name` says how their names look, `top` is
-    where the rows begin."""
+    """Where everything goes, in pixels. `lefts` are the columns' left edges, `widths` their own; `cell` is what these
+    are on average, `name` says how the columns' names look, `top` is where the rows begin."""
 
     columns: tuple[Column, ...]
     lefts: tuple[int, ...]
+    widths: tuple[int, ...]
     cell: int
     width: int
     height: int
@@ -102,14 +127,20 @@ class _Layout:
     @classmethod
     def fit(cls, rows: Sequence[GalleryRow], columns: Sequence[Column], heading: Sequence[str]) -> _Layout:
         """The largest cells, up to the pictures' own size, whose sheet isn't too large."""
-        sizes = [[_size(path) for path in row.pictures.values()] for row in rows]
-        widest = max((size[0] for row in sizes for size in row if size), default=_SMALLEST_CELL)
-        cell = min(max(widest, _SMALLEST_CELL), _LARGEST_CELL, _WIDEST // max(1, len(columns)))
-        layout = cls._with_cell(rows, columns, heading, sizes, cell)
-        while layout.width * layout.height > _MAXIMUM_PIXELS and cell > 32:
-            cell = cell * 3 // 4
-            layout = cls._with_cell(rows, columns, heading, sizes, cell)
+        sizes = _sizes(rows)
+        layout = cls.large(rows, columns, heading, sizes)
+        while layout.width * layout.height > _MAXIMUM_PIXELS and layout.cell > 32:
+            layout = cls._with_cell(rows, columns, heading, sizes, layout.cell * 3 // 4)
         return layout
+
+    @classmethod
+    def large(
+        cls, rows: Sequence[GalleryRow], columns: Sequence[Column], heading: Sequence[str], sizes: _Sizes
+    ) -> _Layout:
+        """Cells as large as the pictures, of a sheet that may be as high as it likes."""
+        widest = max((size[0] for row in sizes for size in row.values()), default=_SMALLEST_CELL)
+        cell = min(max(widest, _SMALLEST_CELL), _LARGEST_CELL, _WIDEST // max(1, len(columns)))
+        return cls._with_cell(rows, columns, heading, sizes, cell)
 
     @classmethod
     def _with_cell(
@@ -117,21 +148,23 @@ class _Layout:
         rows: Sequence[GalleryRow],
         columns: Sequence[Column],
         heading: Sequence[str],
-        sizes: Sequence[Sequence[tuple[int, int] | None]],
+        sizes: _Sizes,
         cell: int,
     ) -> _Layout:
-        lefts = _lefts(columns, cell)
-        width = max(lefts[-1] + cell + _MARGIN, _NARROWEST)
+        widths = _widths(columns, sizes, cell)
+        lefts = _lefts(columns, widths)
+        width = max(lefts[-1] + widths[-1] + _MARGIN, _NARROWEST)
         title, name, text = (
             round(size * min(max(width / _PLAIN_WIDTH, 1), _LARGEST_ZOOM))
             for size in (_TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE)
         )
+        by_column = dict(zip(columns, widths, strict=False))
         blocks = tuple(
             _Block(
-                _wrapped(row.prompt, _Line("", text), width, _CAPTION_LINES),
-                max((_scaled(size, cell)[1] for size in of_row if size), default=cell // 4),
+                _caption(row, number == 0, _Line("", text), width),
+                max((_scaled(size, by_column[column])[1] for column, size in of_row.items()), default=cell // 4),
             )
-            for row, of_row in zip(rows, sizes, strict=True)
+            for number, (row, of_row) in enumerate(zip(rows, sizes, strict=True))
         )
         looks = [_Line("", title, bold=True), *[_Line("", name, colour=_FAINT)] * len(heading)]
         lines = tuple(
@@ -142,15 +175,31 @@ class _Layout:
         grouped = any(column.group for column in columns)
         top = _MARGIN + _height(lines) + (_ROW_GAP if lines else 0) + (1 + grouped) * line_height(name) + _ROW_GAP // 2
         height = top + sum(block.height for block in blocks) + _MARGIN - (_ROW_GAP if blocks else 0)
-        return cls(tuple(columns), lefts, cell, width, height, top, _Line("", name), lines, blocks)
+        return cls(tuple(columns), lefts, widths, cell, width, height, top, _Line("", name), lines, blocks)
 
 
-def _lefts(columns: Sequence[Column], cell: int) -> tuple[int, ...]:
+def _widths(columns: Sequence[Column], sizes: _Sizes, cell: int) -> tuple[int, ...]:
+    """The columns' widths, at least one: where each has pictures of one shape, all pictures become equally high."""
+    shapes = [{size[0] / size[1] for row in sizes for at, size in row.items() if at == column} for column in columns]
+    if not columns or any(len(of_one) != 1 for of_one in shapes):
+        return (cell,) * max(1, len(columns))
+    aspects = [min(max(max(of_one), _SLIMMEST), 1 / _SLIMMEST) for of_one in shapes]
+    height = cell * len(aspects) / sum(aspects)
+    return tuple(round(aspect * height) for aspect in aspects)
+
+
+def _lefts(columns: Sequence[Column], widths: Sequence[int]) -> tuple[int, ...]:
     """The columns' left edges, groups further apart than neighbours; at least one."""
     lefts = [_MARGIN]
-    for before, column in pairwise(columns):
-        lefts.append(lefts[-1] + cell + (_GAP if before.group == column.group else _GROUP_GAP))
+    for (before, column), width in zip(pairwise(columns), widths, strict=False):
+        lefts.append(lefts[-1] + width + (_GAP if before.group == column.group else _GROUP_GAP))
     return tuple(lefts)
+
+
+def _caption(row: GalleryRow, first: bool, look: _Line, width: int) -> tuple[_Line, ...]:
+    """A row's prompt, unless it stands over the row before, and its note."""
+    prompt = () if row.again and not first else _wrapped(row.prompt, look, width, _CAPTION_LINES)
+    return (*prompt, *_wrapped(row.note, look._replace(colour=_FAINT), width, 1))
 
 
 def _wrapped(text: str, look: _Line, sheet_width: int, maximum_lines: int) -> tuple[_Line, ...]:
@@ -176,10 +225,10 @@ def _draw_column_names(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
     y = layout.top - _ROW_GAP // 2 - line_height(look.size)
     grouped = any(column.group for column in layout.columns)
     before = ""
-    for column, x in zip(layout.columns, layout.lefts, strict=False):
+    for column, x, width in zip(layout.columns, layout.lefts, layout.widths, strict=False):
         if column.group != before:
-            _draw_name(draw, column.group, heavy, x, y - line_height(look.size), layout.cell)
-        _draw_name(draw, column.name, look if grouped else heavy, x, y, layout.cell)
+            _draw_name(draw, column.group, heavy, x, y - line_height(look.size), width)
+        _draw_name(draw, column.name, look if grouped else heavy, x, y, width)
         before = column.group
 
 
@@ -198,10 +247,10 @@ def _draw_row(
 ) -> int:
     """Draw one row at height y; returns where the next one begins."""
     top = _draw_lines(draw, block.lines, y) + _GAP
-    for column, x in zip(layout.columns, layout.lefts, strict=False):
-        picture = _open(row.pictures.get(column), layout.cell)
+    for column, x, width in zip(layout.columns, layout.lefts, layout.widths, strict=False):
+        picture = _open(row.pictures.get(column), width)
         if picture is None:
-            draw.rectangle((x, top, x + layout.cell - 1, top + block.picture_height - 1), fill=_EMPTY)
+            draw.rectangle((x, top, x + width - 1, top + block.picture_height - 1), fill=_EMPTY)
             draw.text((x + _GAP, top + _GAP), "no picture", font=font(_NAME_SIZE), fill=_FAINT)
         else:
             # A frame just outside, as pictures are often white at their edges.
@@ -219,6 +268,11 @@ def _open(path: Path | None, cell: int) -> Image.Image | None:
             return image.convert("RGB").resize(_scaled(image.size, cell), Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError, ValueError):
         return None
+
+
+def _sizes(rows: Sequence[GalleryRow]) -> _Sizes:
+    found = [{column: _size(path) for column, path in row.pictures.items()} for row in rows]
+    return [{column: size for column, size in of_row.items() if size} for of_row in found]
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Pictures from prompts and seeds, base beside fine-tuned: `simpletune generate`.
 
+    check       sizes, skipped blocks and adapters against the model's shapes, before anything is loaded
     plan        every picture with all that decides it; what is there already is kept, and with nothing to do ends here
-    check       sizes and adapters against the model's shapes, before anything is loaded
     encode      the text encoders load, read the prompts, and leave
     sample      the transformer, quantized as configured; each variant puts its adapter on and takes it off
     sheet       all pictures side by side
@@ -12,17 +12,19 @@ weights, as both work in `studio.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from simpletune import files as file_tools
+from simpletune import locks
 from simpletune.config.settings import Settings
 from simpletune.data.captions.tokens import count_tokens, text_encoders
-from simpletune.errors import Interrupted, OutOfMemory, UsageError
+from simpletune.errors import ConfigError, EnvironmentNotReady, Interrupted, OutOfMemory, UsageError
 from simpletune.models.adapters import attach_factors, detach
 from simpletune.models.lora_file import Factors, check_fits, read_adapter
 from simpletune.models.memory import ran_out
@@ -30,14 +32,17 @@ from simpletune.models.parts import open_part
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import choose_device, quiet_libraries
 from simpletune.progress import Reporter
-from simpletune.results.contact_sheet import contact_sheet
 from simpletune.results.encodings import encode_prompts
-from simpletune.results.order import Order, Variant, order_of
+from simpletune.results.grid_sheet import grid_sheets
+from simpletune.results.order import Order, SkipLayers, Variant, order_of
 from simpletune.results.studio import Planned, Studio, check_sizes
+from simpletune.results.variants import number_text
 
-__all__ = ["Generated", "Order", "Picture", "Variant", "generate", "order_of"]
+__all__ = ["Generated", "Order", "Picture", "SkipLayers", "Variant", "generate", "order_of"]
 
-SHEET_FILE = "sheet.png"
+LOCK_FILE = ".generate.lock"
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,27 @@ class Picture:
 
 @dataclass(frozen=True)
 class Generated:
-    """All pictures of an order, variant by variant, and how many of them were `made` now and `kept` from before."""
+    """All pictures of an order, variant by variant, and how many of them were `made` now and `kept` from before.
+    `sheets` are the sheet's pages."""
 
     folder: Path
     pictures: tuple[Picture, ...]
-    sheet: Path | None
+    sheets: tuple[Path, ...]
     made: int
     kept: int
 
+    @property
+    def sheet(self) -> Path | None:
+        """The first one."""
+        return self.sheets[0] if self.sheets else None
+
 
 def generate(settings: Settings, order: Order, folder: Path, reporter: Reporter, *, sheet: bool = True) -> Generated:
-    """Make the pictures of `order` in `folder`/VARIANT/, and with `sheet` the contact sheet `folder`/sheet.png.
+    """Make the pictures of `order` in `folder`/VARIANT/, and with `sheet` the contact sheets `folder`/sheet.png etc.
 
-    Raises UsageError for sizes the model can't draw and adapters that don't fit it, ModelUnavailable and
-    EnvironmentNotReady as a run does, OutOfMemory, and Interrupted after Ctrl-C, when what is done stays.
+    Raises UsageError for sizes the model can't draw, adapters that don't fit it, and a folder that another process
+    writes to; ModelUnavailable and EnvironmentNotReady as a run does, the latter also for a full disk; OutOfMemory; and
+    Interrupted after Ctrl-C. What is done stays.
     """
     quiet_libraries()
     device = choose_device(settings)
@@ -75,46 +87,95 @@ def generate(settings: Settings, order: Order, folder: Path, reporter: Reporter,
     family = get_family(settings.model_family)
     studio = Studio(settings, family, family.locate(settings, reporter), device)
     check_sizes(settings, studio.files, order.sizes, "--size")
-    plan = {variant: _planned(studio, order, variant, folder) for variant in order.variants}
-    todo = {variant: [planned for planned in of_one if not planned.done] for variant, of_one in plan.items()}
-    count = sum(map(len, todo.values()))
-    total = sum(map(len, plan.values()))
-    if count:
-        _tell_of_long_prompts(settings, order, reporter)
-        _make_folder(folder)
-        _make(studio, order, todo, count, reporter)
-    path = folder / SHEET_FILE if sheet else None
-    if path is not None:
-        contact_sheet(order.shots(), {v.title: folder / v.name for v in order.variants}, path, _heading(studio, order))
-    return Generated(folder, _pictures(plan), path, count, total - count)
+    _check_skipped(studio, order)
+    _check_adapters(studio, order)
+    with _held(folder):
+        plan = {variant: _planned(studio, order, variant, folder) for variant in order.variants}
+        todo = {variant: [planned for planned in of_one if not planned.done] for variant, of_one in plan.items()}
+        count, total = (sum(map(len, of_each.values())) for of_each in (todo, plan))
+        with _kept_if_stopped(folder, todo, count):
+            if count:
+                reporter.note(_beforehand(order, todo, count, total))
+                _tell_of_long_prompts(settings, order, reporter)
+                _make(studio, order, todo, count, reporter)
+            sheets = grid_sheets(order, folder, _heading(studio, order), reporter) if sheet else ()
+    return Generated(folder, _pictures(plan), sheets, count, total - count)
+
+
+def _check_skipped(studio: Studio, order: Order) -> None:
+    """Raise UsageError for skipped blocks that the model doesn't have."""
+    if order.skip is None:
+        return
+    blocks = int(open_part(studio.files, "transformer").config["num_layers"])
+    for layer in order.skip.layers:
+        if layer >= blocks:
+            message = f"--skip-layers: {studio.files.source} has no block {layer}"
+            raise UsageError(message, f"its blocks are 0 to {blocks - 1}")
+
+
+def _check_adapters(studio: Studio, order: Order) -> None:
+    """Read every adapter and see that it fits the model, before that is loaded; none is kept in memory."""
+    empty = open_part(studio.files, "transformer").empty_module()
+    for variant in {one.adapter: one for one in order.variants if one.adapter}.values():
+        factors = _read(variant)
+        try:
+            check_fits(factors, empty, f"--adapter: {_path(variant)}")
+        except ConfigError as error:
+            raise ConfigError(f"{error.message}; this model is {studio.files.source}", error.hint) from error
+
+
+def _read(variant: Variant) -> dict[str, Factors]:
+    return {} if variant.adapter is None else read_adapter(variant.adapter.path, "--adapter")
+
+
+def _path(variant: Variant) -> Path | None:
+    return None if variant.adapter is None else variant.adapter.path
 
 
 def _planned(studio: Studio, order: Order, variant: Variant, folder: Path) -> list[Planned]:
     about = {"adapter": "none"}
     if variant.adapter is not None:
         digest = file_tools.sha256(variant.adapter.path)
-        about = {"adapter": variant.adapter.name, "adapter_sha256": digest, "scale": f"{variant.scale:g}"}
+        scale = number_text(variant.scale)
+        about = {"adapter": variant.adapter.name, "adapter_sha256": digest, "scale": scale}
     return studio.plan(folder / variant.name, order.shots(), about)
+
+
+def _beforehand(order: Order, todo: Mapping[Variant, Sequence[Planned]], count: int, total: int) -> str:
+    """How many pictures it will be, and of what; how long is said while they are made."""
+    axes = (
+        (len(order.prompts), "prompt"),
+        (len(order.seeds), "seed"),
+        (len(order.sizes), "size"),
+        (len(order.variants), "model"),
+    )
+    said = f"{_counted(total, 'picture')}: {' x '.join(_counted(number, name) for number, name in axes)}"
+    if count < total:
+        said += f"; {total - count:,} of them are there already"
+    old = sum(planned.path.exists() for of_one in todo.values() for planned in of_one)
+    if old:
+        said += f"; {old:,} that {'is' if old == 1 else 'are'} there, made otherwise or damaged, will be made again"
+    return said
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"
 
 
 def _make(
     studio: Studio, order: Order, todo: Mapping[Variant, Sequence[Planned]], count: int, reporter: Reporter
 ) -> None:
-    todo = {variant: planned for variant, planned in todo.items() if planned}
-    adapters = _read_adapters(studio, todo)
     prompts = [*order.prompts.values(), order.negative_prompt]
     settings, family, files, device = studio.settings, studio.family, studio.files, studio.device
     try:
         encodings = encode_prompts(prompts, settings, family, files, device, reporter)
         transformer = family.load_transformer(files, settings, device, reporter)
+        vae = family.load_vae(files, settings, device)
         with reporter.phase("Making pictures", count, "image") as phase:
             for variant, planned in todo.items():
-                with _put_on(transformer, adapters.get(variant), variant.scale):
-                    studio.take(planned, transformer, encodings, phase, reporter.note, expected=count)
-    except KeyboardInterrupt:
-        made = sum(planned.done for of_one in todo.values() for planned in of_one)
-        message = f"stopped with {made} of {count} pictures made; they are kept"
-        raise Interrupted(message, "the same command makes the rest") from None
+                if planned:
+                    with _put_on(transformer, _read(variant), variant.scale):
+                        studio.take(planned, transformer, encodings, phase, reporter.note, expected=count, vae=vae)
     except RuntimeError as error:
         if not ran_out(error):
             raise
@@ -124,21 +185,10 @@ def _make(
         ) from error
 
 
-def _read_adapters(studio: Studio, variants: Iterable[Variant]) -> dict[Variant, dict[str, Factors]]:
-    """Every adapter's weights, found to fit the model before it is loaded."""
-    empty = open_part(studio.files, "transformer").empty_module()
-    adapters = {}
-    for variant in variants:
-        if variant.adapter is not None:
-            adapters[variant] = read_adapter(variant.adapter.path, "--adapter")
-            check_fits(adapters[variant], empty, f"--adapter: {variant.adapter.path}")
-    return adapters
-
-
 @contextmanager
-def _put_on(transformer: nn.Module, adapter: Mapping[str, Factors] | None, scale: float) -> Iterator[None]:
+def _put_on(transformer: nn.Module, adapter: Mapping[str, Factors], scale: float) -> Iterator[None]:
     """Inside the block the transformer has the adapter; without one it is the base."""
-    if adapter is None:
+    if not adapter:
         yield
         return
     attach_factors(transformer, adapter, scale)
@@ -148,12 +198,46 @@ def _put_on(transformer: nn.Module, adapter: Mapping[str, Factors] | None, scale
         detach(transformer)
 
 
-def _make_folder(folder: Path) -> None:
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for this process alone: two would make the same pictures."""
+
+    def busy(holder: str) -> UsageError:
+        return UsageError(
+            f"--output: another generate ({holder}) is making pictures in {folder}",
+            "wait for it to end, or name another folder",
+        )
+
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locks.hold(folder / LOCK_FILE, busy))
+        except OSError as error:
+            raise UsageError(
+                f"--output: {folder} can't be made: {error.strerror}", "name a folder you may write to"
+            ) from error
+        yield
+
+
+@contextmanager
+def _kept_if_stopped(folder: Path, todo: Mapping[Variant, Sequence[Planned]], count: int) -> Iterator[None]:
+    """Whatever stops the work, what is made is kept, and that is said."""
+
+    def so_far() -> str:
+        made = sum(planned.done for of_one in todo.values() for planned in of_one)
+        return f"{made} of {count} pictures made; they are kept"
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped with {so_far()}", "the same command makes the rest") from None
     except OSError as error:
-        raise UsageError(
-            f"--output: {folder} can't be made: {error.strerror}", "name a folder you may write to"
+        if error.errno not in (*_FULL, *_REFUSED):
+            raise
+        hint = "free some space" if error.errno in _FULL else "see that you may write there"
+        raise EnvironmentNotReady(
+            f"{folder} can't be written to: {error.strerror}, with {so_far()}",
+            f"{hint}; the same command makes the rest",
         ) from error
 
 
@@ -171,12 +255,21 @@ def _heading(studio: Studio, order: Order) -> list[str]:
     settings = studio.settings
     weights = "unquantized" if settings.base_model_precision == "no_change" else settings.base_model_precision
     computing = {"bf16": "bfloat16", "fp16": "float16"}.get(settings.mixed_precision, "float32")
-    used = [f"adapter {v.adapter.name}, scale {v.scale:g}" for v in order.variants if v.adapter is not None]
+    scales: dict[str, list[str]] = {}
+    for variant in order.variants:
+        if variant.adapter is not None:
+            scales.setdefault(variant.adapter.name, []).append(number_text(variant.scale))
+    used = [f"adapter {name}, scale {', '.join(of_one)}" for name, of_one in scales.items()]
     seeds = ", ".join(map(str, order.seeds[:12])) + (" ..." if len(order.seeds) > 12 else "")
     sizes = ", ".join(f"{width} x {height}" for width, height in order.sizes)
-    how = f"{order.steps} steps, guidance {order.guidance:g}, seed{'s' * (len(order.seeds) > 1)} {seeds}, {sizes}"
+    guided = f"guidance {number_text(order.guidance)}" + (_skipped(order.skip) if order.skip else "")
+    how = f"{order.steps} steps, {guided}, seed{'s' * (len(order.seeds) > 1)} {seeds}, {sizes}"
     negative = [f"without: {order.negative_prompt}"] if order.negative_prompt else []
     return [studio.files.source, "; ".join([f"{weights}, in {computing}", *used]), how, *negative]
+
+
+def _skipped(skip: SkipLayers) -> str:
+    return f", without blocks {', '.join(map(str, skip.layers))} at scale {number_text(skip.scale)}"
 
 
 def _pictures(plan: Mapping[Variant, Sequence[Planned]]) -> tuple[Picture, ...]:

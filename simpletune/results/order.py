@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +10,25 @@ from pathlib import Path
 from simpletune.config.settings import Settings
 from simpletune.errors import UsageError
 from simpletune.progress import Reporter, SilentReporter
-from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
+from simpletune.results.adapter_choice import LATEST, NONE
 from simpletune.results.prompts import named_prompts
 from simpletune.results.run_folder import GENERATED_FOLDER
 from simpletune.results.studio import Shot
+from simpletune.results.variants import Variant, choose_adapters, number_text, variants_of
 
-BASE = "base"
+__all__ = ["Order", "SkipLayers", "Variant", "order_of"]
+
 _LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A model to draw with: the base, or the base with an adapter at a strength. `name` is its folder's."""
+class SkipLayers:
+    """Skip-layer guidance: which blocks are left out, how strongly, and in which part of sampling (0 to 1)."""
 
-    name: str
-    title: str
-    adapter: AdapterChoice | None = None
-    scale: float = 1.0
+    layers: tuple[int, ...]
+    scale: float
+    start: float
+    stop: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Order:
     steps: int
     guidance: float
     negative_prompt: str
+    skip: SkipLayers | None
     variants: tuple[Variant, ...]
 
     def shots(self) -> list[Shot]:
@@ -53,18 +55,28 @@ class Order:
 
     def applied(self, settings: Settings) -> Settings:
         """The run's settings, sampling as ordered."""
+        skip = self.skip
         return replace(
             settings,
             validation_num_inference_steps=self.steps,
             validation_guidance=self.guidance,
             validation_negative_prompt=self.negative_prompt,
+            validation_guidance_skip_layers=skip.layers if skip else None,
+            validation_guidance_skip_scale=skip.scale if skip else settings.validation_guidance_skip_scale,
+            validation_guidance_skip_layers_start=skip.start
+            if skip
+            else settings.validation_guidance_skip_layers_start,
+            validation_guidance_skip_layers_stop=skip.stop if skip else settings.validation_guidance_skip_layers_stop,
         )
 
     def folder_in(self, output_dir: Path) -> Path:
         """Where the pictures go when nothing else is said: pictures sampled otherwise have another folder."""
-        name = f"{self.steps}-steps-guidance-{self.guidance:g}"
+        name = f"{self.steps}-steps-guidance-{number_text(self.guidance)}"
+        if self.skip is not None:
+            numbers = map(number_text, (*self.skip.layers, self.skip.scale, self.skip.start, self.skip.stop))
+            name += f"-skip-{'-'.join(map(str, self.skip.layers[:6]))}-{_digits(' '.join(numbers))}"
         if self.negative_prompt:
-            name += f"-negative-{hashlib.sha256(self.negative_prompt.encode('utf-8', 'replace')).hexdigest()[:6]}"
+            name += f"-negative-{_digits(self.negative_prompt)}"
         return output_dir / GENERATED_FOLDER / name
 
 
@@ -77,15 +89,20 @@ def order_of(
     steps: int | None = None,
     guidance: float | None = None,
     negative: str | None = None,
-    adapter: str | Path | None = LATEST,
+    skip_layers: Sequence[int] | None = None,
+    skip_scale: float | None = None,
+    skip_start: float | None = None,
+    skip_stop: float | None = None,
+    adapter: str | Path | Sequence[str | Path] | None = LATEST,
     base: bool = True,
-    scale: float = 1.0,
+    scale: float | Sequence[float] = 1.0,
     reporter: Reporter | None = None,
 ) -> Order:
     """An order with what isn't given taken from the config's validation_* keys.
 
-    adapter: "latest", a step, a file or folder, or None ("none") for the base alone; `base`: the base beside it.
-    Raises UsageError for what can't be ordered: no prompts, no such adapter, neither base nor adapter, odd numbers.
+    adapter: "latest", "all", a step, a file or folder, several of these, or None ("none") for the base alone; each is
+    drawn at every `scale`. `base`: the base beside them. skip_layers: () for no skip-layer guidance. Raises UsageError
+    for what can't be ordered: no prompts, no such adapter, neither base nor adapter, odd numbers.
     """
     if prompts is None:
         named = dict(settings.validation_prompts)
@@ -98,14 +115,18 @@ def order_of(
         )
     start, count = settings.validation_seed, settings.num_validation_images
     wanted = range(start, start + count) if seeds is None else seeds
+    wishes: Sequence[str | Path] = [adapter or NONE] if isinstance(adapter, str | Path | None) else adapter
+    chosen = choose_adapters(wishes, settings, (reporter or SilentReporter()).warn)
+    guided = settings.validation_guidance if guidance is None else float(guidance)
     return Order(
         prompts=named,
         seeds=_seeds(wanted),
         sizes=tuple(dict.fromkeys(settings.validation_resolution if sizes is None else sizes)),
         steps=settings.validation_num_inference_steps if steps is None else steps,
-        guidance=settings.validation_guidance if guidance is None else float(guidance),
+        guidance=guided,
         negative_prompt=settings.validation_negative_prompt if negative is None else negative,
-        variants=_variants(settings, adapter, base, scale, reporter or SilentReporter()),
+        skip=_skip(settings, guided, skip_layers, skip_scale, skip_start, skip_stop),
+        variants=variants_of(chosen, [scale] if isinstance(scale, int | float) else scale, base),
     )
 
 
@@ -117,17 +138,37 @@ def _seeds(wanted: Sequence[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def _variants(
-    settings: Settings, adapter: str | Path | None, base: bool, scale: float, reporter: Reporter
-) -> tuple[Variant, ...]:
-    if not math.isfinite(scale):
-        raise UsageError(f"--scale: {scale} is no strength", "1 is the adapter as it was trained")
-    chosen = choose_adapter(NONE if adapter is None else adapter, settings, reporter.warn)
-    if chosen is None and not base:
-        raise UsageError("neither the base nor an adapter is asked for", "take --no-base or --adapter none away")
-    variants = [Variant(BASE, BASE)] if base else []
-    if chosen is not None:
-        marked = scale != 1
-        name = f"{chosen.name}-scale-{scale:g}" if marked else chosen.name
-        variants.append(Variant(name, f"{chosen.title}, scale {scale:g}" if marked else chosen.title, chosen, scale))
-    return tuple(variants)
+def _skip(
+    settings: Settings,
+    guidance: float,
+    layers: Sequence[int] | None,
+    scale: float | None,
+    start: float | None,
+    stop: float | None,
+) -> SkipLayers | None:
+    """Which blocks the model has is checked where its files are known."""
+    asked = layers is not None or not (scale is start is stop is None)
+    if layers is None:
+        layers = settings.validation_guidance_skip_layers or ()
+        if not layers and asked:
+            message = "--skip-scale, --skip-start and --skip-stop say nothing without blocks to skip"
+            raise UsageError(message, "name them, for instance --skip-layers 7,8,9")
+    if not layers:
+        return None
+    if asked and guidance <= 1:
+        message = f"--skip-layers has no effect with guidance {number_text(guidance)}, which is none"
+        raise UsageError(message, "set --guidance above 1")
+    skip = SkipLayers(
+        tuple(dict.fromkeys(layers)),
+        settings.validation_guidance_skip_scale if scale is None else scale,
+        settings.validation_guidance_skip_layers_start if start is None else start,
+        settings.validation_guidance_skip_layers_stop if stop is None else stop,
+    )
+    if skip.start >= skip.stop:
+        message = f"--skip-stop {number_text(skip.stop)} must be above --skip-start {number_text(skip.start)}"
+        raise UsageError(message, "both are parts of sampling, from 0 to 1")
+    return skip
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:6]

@@ -69,24 +69,24 @@ class _Reader:
 
     def __init__(self, prompt: str) -> None:
         self._prompt = prompt
-        self._tokens = [token for token in re.split(r"([{}|])", prompt) if token]
+        self._pieces = [piece for piece in re.split(r"([{}|])", prompt) if piece]
         self._at = 0
 
     def all(self) -> list[str]:
         found = self._sequence(depth=0)
-        if self._at < len(self._tokens):
+        if self._at < len(self._pieces):
             raise self._wrong("a } closes nothing", "take it away, or write the { before it")
         return found
 
     def _sequence(self, depth: int) -> list[str]:
         """What stands here up to a brace that closes it (in braces also a bar), in every wording."""
         found = [""]
-        while self._at < len(self._tokens):
-            token = self._tokens[self._at]
-            if token == "}" or (depth and token == "|"):
+        while self._at < len(self._pieces):
+            piece = self._pieces[self._at]
+            if piece == "}" or (depth and piece == "|"):
                 break
             self._at += 1
-            more = self._choice(depth + 1) if token == "{" else [token]
+            more = self._choice(depth + 1) if piece == "{" else [piece]
             self._check_count(len(found) * len(more))
             found = [before + after for before in found for after in more]
         return found
@@ -96,11 +96,11 @@ class _Reader:
         if depth > _DEEPEST:
             raise self._wrong(f"its braces are nested more than {_DEEPEST} deep", "write some of it out")
         found = self._sequence(depth)
-        while self._at < len(self._tokens) and self._tokens[self._at] == "|":
+        while self._at < len(self._pieces) and self._pieces[self._at] == "|":
             self._at += 1
             found += self._sequence(depth)
             self._check_count(len(found))
-        if self._at == len(self._tokens):
+        if self._at == len(self._pieces):
             raise self._wrong("a { is never closed", "end the alternatives with }")
         self._at += 1
         return found

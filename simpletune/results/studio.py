@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from simpletune import __version__
 from simpletune.config.families import FAMILIES
 from simpletune.errors import UsageError
 from simpletune.machine.execution import Known, Way
@@ -48,7 +50,10 @@ class Shot:
 
 
 DECODED = "decoded"
-"""The PNG entry of a picture that was decoded in tiles. Nobody plans that, so it has no say in whether it is done."""
+"""The PNG entry of a picture that was decoded in tiles. Nobody plans that."""
+
+_NOTED = frozenset({DECODED, "software", "model_commit", "text_encoders"})
+"""PNG entries that have no say in whether a picture is done: nobody plans them, or others say the same exactly."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Planned:
     def done(self) -> bool:
         """Whether the picture is there, whole, and made as it would be made now."""
         found = read_description(self.path)
-        return found is not None and {name: found[name] for name in found if name != DECODED} == self.about
+        return found is not None and {name: found[name] for name in found if name not in _NOTED} == self.about
 
 
 TOGETHER = {"cuda": 4}
@@ -129,14 +134,15 @@ class Studio:
         tell: Callable[[str], None],
         stopped: Callable[[], bool] = lambda: False,
         expected: int = 0,
+        vae: LatentCoder | None = None,
     ) -> None:
         """Sample and save them size by size, each file whole or not at all; `stopped` is asked before each batch.
 
         encodings: by prompt, B = 1, on any device; the negative prompt's is among them. `tell` takes a line for people
         when something goes another way than it was meant to. expected: pictures in all, with those of other calls, if
-        they are more than these; with enough of them compiling pays off.
+        they are more than these; with enough of them compiling pays off. vae: where it is loaded already.
         """
-        vae = self.family.load_vae(self.files, self.settings, self.device)
+        vae = vae or self.family.load_vae(self.files, self.settings, self.device)
         vae.tile = self._learned.tile
         way = way_of(self.settings, self.device, transformer, max(expected, len(todo)))
         with sampling(transformer):
@@ -193,7 +199,7 @@ class Studio:
     def _develop(self, planned: Planned, latents: Tensor, vae: LatentCoder, tell: Callable[[str], None]) -> None:
         planned.path.parent.mkdir(parents=True, exist_ok=True)
         pixels = vae.decode(latents)[0]
-        save_picture(planned.path, pixels, {**planned.about, **self._decoding(vae, planned.shot, tell)})
+        save_picture(planned.path, pixels, {**planned.about, **self._notes, **self._decoding(vae, planned.shot, tell)})
 
     def _decoding(self, vae: LatentCoder, shot: Shot, tell: Callable[[str], None]) -> dict[str, str]:
         """What the PNG says of how the picture was decoded; people are told when that has changed."""
@@ -210,6 +216,22 @@ class Studio:
 
     def _here(self, encoding: TextEncoding) -> TextEncoding:
         return TextEncoding(encoding.prompt_embeds.to(self.device), encoding.pooled_prompt_embeds.to(self.device))
+
+    @cached_property
+    def _notes(self) -> dict[str, str]:
+        """What people will want to know of a picture beside what decides it."""
+        settings, commit = self.settings, self.files.commit
+        precisions = (
+            settings.text_encoder_1_precision,
+            settings.text_encoder_2_precision,
+            settings.text_encoder_3_precision,
+        )
+        torch_and_diffusers = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "diffusers"))
+        return {
+            "software": f"simpletune {__version__}, {torch_and_diffusers}, on {self.device.type}",
+            "text_encoders": f"{', '.join(precisions)}; {settings.tokenizer_max_length} tokens",
+            **({"model_commit": commit} if commit else {}),
+        }
 
     @cached_property
     def _text_identity(self) -> str:

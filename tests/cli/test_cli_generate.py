@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from project import Project, make_project
 from safetensors.torch import load_file, save_file
 
 from simpletune.cli.main import run
+from simpletune.config.load import load
 from simpletune.errors import UsageError
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
@@ -60,7 +62,11 @@ def test_pictures_are_the_trainers_own(trained: Project, tmp_path: Path, capsys:
     """Its prompt, seed and weights give the sample it took after the last step, and of the base, to the last bit."""
     assert command(trained, tmp_path, "--prompt", PROMPT, "--prompt", OTHER, "--seed", "42", "--seed", "7") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out == [f"8 pictures in {tmp_path}", f"side by side: {tmp_path / 'sheet.png'}"]
+    assert out == [
+        f"8 pictures in {tmp_path}",
+        f"side by side: {tmp_path / 'sheet.png'}",
+        f"next: simpletune evaluate {trained.config}",
+    ]
     samples = trained.output / "samples"
     tuned = tmp_path / "step-000002" / "a-red-ball-64x64-42.png"
     base = tmp_path / "base" / "a-red-ball-64x64-42.png"
@@ -108,12 +114,16 @@ def test_what_is_there_is_kept_and_nothing_loads_for_it(
 
 
 def test_a_strength_of_zero_is_the_base(trained: Project, tmp_path: Path) -> None:
-    assert command(trained, tmp_path, "--prompt", OTHER, "--scale", "0") == 0
-    assert command(trained, tmp_path, "--prompt", OTHER, "--scale", "0.5", "--no-base") == 0
-    name = next(path.name for path in (tmp_path / "base").iterdir())
-    base = pixels(tmp_path / "base" / name)
-    assert np.array_equal(base, pixels(tmp_path / "step-000002-scale-0" / name))
-    assert not np.array_equal(base, pixels(tmp_path / "step-000002-scale-0.5" / name))
+    """So it is drawn as that, once; and an adapter put on at 0 changes no bit."""
+    order = order_of(load(trained.config)[0], prompts=[OTHER], scale=(0, 0.5))
+    assert [variant.name for variant in order.variants] == ["base", "step-000002-scale-0.5"]
+    assert order_of(load(trained.config)[0], scale=0.0, base=False).variants == order.variants[:1]
+    idle = replace(order.variants[1], name="idle", scale=0.0)
+    order = replace(order, variants=(*order.variants, idle))
+    made = generate(load(trained.config)[0], order, tmp_path, SilentReporter()).pictures
+    base, half, zero = (pixels(picture.path) for picture in made)
+    assert np.array_equal(base, zero)
+    assert not np.array_equal(base, half)
 
 
 def test_ctrl_c_keeps_what_is_done(
@@ -255,8 +265,6 @@ def test_the_files_own_prompts_sizes_and_settings(trained: Project, tmp_path: Pa
 
 def test_from_python(trained: Project, tmp_path: Path) -> None:
     """As docs/generate.md shows it."""
-    from simpletune.config.load import load
-
     settings, _ = load(trained.config, ["validation_num_inference_steps=1"])
     order = order_of(settings, prompts=[PROMPT], seeds=[1, 2, 1], adapter=trained.output, guidance=1)
     made = generate(settings, order, tmp_path, SilentReporter(), sheet=False)

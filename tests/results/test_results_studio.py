@@ -27,6 +27,10 @@ SETTINGS: Any = SimpleNamespace(
     validation_guidance_skip_layers_stop=0.2,
     validation_guidance_skip_scale=2.8,
     base_model_precision="int8-quanto",
+    text_encoder_1_precision="no_change",
+    text_encoder_2_precision="no_change",
+    text_encoder_3_precision="int8-quanto",
+    tokenizer_max_length=154,
     mixed_precision="bf16",
     execution="auto",
 )
@@ -84,7 +88,7 @@ def take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Famil
 
     def run(shots: list[tuple[tuple[int, int], int]], family: Family | None = None, **how: Any) -> Family:
         family = family or Family()
-        studio = Studio(SETTINGS, family, SimpleNamespace(source="model"), torch.device("cpu"))  # type: ignore[arg-type]
+        studio = Studio(SETTINGS, family, SimpleNamespace(source="model", commit="abc"), torch.device("cpu"))  # type: ignore[arg-type]
         texts = {
             str(number): TextEncoding(torch.full((1, 2, 3), float(number)), torch.ones(1, 3)) for number in range(9)
         }
