@@ -120,7 +120,9 @@ def hub_takes_the_name(whole: View) -> Iterator[Problem]:
     named = whole.config["hub_model_id"]
     if named is not None and any(not is_hub_name(part) for part in named.split("/")):
         message = f'"hub_model_id" {quoted(named)} is no name that the hub takes'
-        hint = "a name has up to 96 letters, digits, '-', '_' and '.'; none with '--' or '..', or a '.' or '-' at an end"
+        hint = (
+            "a name has up to 96 letters, digits, '-', '_' and '.'; none with '--' or '..', or a '.' or '-' at an end"
+        )
         yield whole.config.error("hub_model_id", message, hint)
 
 
