@@ -154,7 +154,8 @@ VALUES = {
     "model_card_private": _FLAGS,
     **dict.fromkeys(
         ("push_checkpoints_to_hub", "report_to", "tracker_run_name", "webhook_config", "vae_dtype", "t5_padding",
-         "snr_gamma", "dynamo_mode", "aspect_bucket_rounding", "a_key_of_tomorrow", "validation_prompt_library", "num_processes"),
+         "snr_gamma", "dynamo_mode", "aspect_bucket_rounding", "a_key_of_tomorrow",
+         "validation_prompt_library", "num_processes"),
         _ANYTHING),
 }  # fmt: skip
 
