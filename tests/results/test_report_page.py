@@ -23,6 +23,7 @@ from simpletune.results.report.embed import Embedder
 from simpletune.results.report.measures import MeasureGroup, MeasureRow, Measures, Pair, Value
 from simpletune.results.report.page import page
 from simpletune.results.report.run import State, labels, read
+from simpletune.results.report.samples import albums
 from simpletune.results.report.usage import diffusers_code
 from simpletune.results.report.write import Page
 
@@ -287,3 +288,13 @@ def test_pictures_shrink_until_they_fit(made):
     assert sum(len(one.uri) for one in fitted.values()) <= budget
     assert 48 <= max(one.width for one in fitted.values()) < 64
     assert math.isclose(len(fitted), len(paths))
+
+
+def test_the_fine_tuned_side_is_the_run_after_most_steps(run):
+    for name in ("step-000060-ema", "step-000060-scale-0.7", "paintings"):
+        shutil.copytree(run / "samples" / "step-000060", run / "samples" / name)
+    (album,) = albums(run)
+    assert [column.title for column in album.columns] == [
+        "base", "step 20", "step 40", "step 60", "step 60, averaged", "paintings", "step-000060-scale-0.7"
+    ]  # fmt: skip
+    assert album.tuned.name == "step-000060"

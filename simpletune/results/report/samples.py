@@ -46,9 +46,10 @@ class Album:
 
     @property
     def tuned(self) -> Column | None:
-        """The last weights as they are; without them whatever isn't the base."""
+        """The weights after the most steps, as they are; without them whatever isn't the base."""
         found = [column for column in self.columns if column.name != BASE]
-        return next((column for column in reversed(found) if not column.averaged), found[-1] if found else None)
+        plain = [column for column in found if column.step is not None and not column.averaged]
+        return next(reversed(plain or found), None)
 
 
 def albums(folder: Path) -> list[Album]:
