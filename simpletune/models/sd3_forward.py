@@ -18,24 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo_config
-from torch._functorch import config as functorch_config
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from simpletune.models.adapters import LoraLinear
+from simpletune.models.compiled import compile_for_all
 from simpletune.models.family import UnsupportedModel
 from simpletune.models.offload import offload_of
 from simpletune.models.projection import Group, group_of, in_eight_bits, project
 from simpletune.models.recompute import Hold, KeptInputs, Run, recomputed
 
 _EPS = 1e-6
-_GRAPHS = 64  # of a function: three kinds of blocks, in sizes of picture and batch
 _KEPT = frozenset(
     f"_scaled_dot_product_{kind}"
     for kind in ("cudnn_attention", "flash_attention", "efficient_attention", "flash_attention_for_cpu")
@@ -105,7 +103,7 @@ class SD3Forward:
         self._parameters = [[given for given in block.parameters() if given.requires_grad] for block in blocks]
         self._first = next((number for number, block in enumerate(blocks) if _has_lora(block)), 0)
         heads = blocks[0].attn.heads
-        compiler: Callable[..., Any] = _compile if compiled else partial
+        compiler: Callable[..., Any] = compile_for_all if compiled else partial
         self._modulation = compiler(modulation)
         self._plain = compiler(run_block, heads=heads)
         self._checkpointed = compiler(_checkpointed, heads=heads, keep_attention=keep_attention)
@@ -185,27 +183,6 @@ class SD3Forward:
         width = embedded.shape[1]
         image, text = (self._modulation(embedded, norm).unflatten(1, (-1, width)) for norm in weights.norms)
         return image, text
-
-
-@cache
-def _compile(function: Any, **fixed: Any) -> Any:
-    """One for all who ask, so that what was compiled for one SD3Forward is there for the next."""
-    compiled = torch.compile(partial(function, **fixed), fullgraph=True)
-
-    def run(*inputs: Any) -> Any:
-        with _keeping_little(), dynamo_config.patch(recompile_limit=_GRAPHS):
-            return compiled(*inputs)
-
-    return run
-
-
-def _keeping_little() -> Any:
-    """The partitioner's settings while blocks are compiled; at other times they change nothing.
-
-    By default it keeps whatever the backward pass has to have in memory anyway, such as each unpacked weight; with this
-    it keeps what is smallest, such as the packed one. Equal blocks share graphs, of which there are few kinds.
-    """
-    return functorch_config.patch(ban_recompute_materialized_backward=False)
 
 
 def modulation(embedded: Tensor, group: Group) -> Tensor:
@@ -330,7 +307,7 @@ def _checkpointed(
 
     policy: dict[str, Any] = {}
     if keep_attention:
-        policy["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
+        policy["context_fn"] = _KEEPING
     result: tuple[Tensor, Tensor] = checkpoint(run, image, text, use_reentrant=False, **policy)
     return result
 
@@ -338,6 +315,10 @@ def _checkpointed(
 def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
     name = getattr(operation, "_opname", "")
     return CheckpointPolicy.MUST_SAVE if name in _KEPT else CheckpointPolicy.MUST_RECOMPUTE
+
+
+_KEEPING: Any = partial(create_selective_checkpoint_contexts, _policy)
+_KEEPING.cache_hash = "attention"
 
 
 def weights_of(module: Any, matmul: str | None = None) -> Weights:

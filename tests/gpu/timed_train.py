@@ -102,12 +102,17 @@ def watch_steps(count: int) -> None:
 
 
 def compiled() -> dict[str, int]:
-    """What torch.compile did: graphs, and whether their code came from the cache."""
+    """What torch.compile did: graphs, and whether their code came from its caches."""
     if "torch._dynamo" not in sys.modules:
         return {}
     from torch._dynamo.utils import counters
 
-    kept = {f"inductor {name}": number for name, number in counters["inductor"].items() if "cache" in name}
+    kept = {
+        f"{kind} {name}": number
+        for kind in ("inductor", "aot_autograd")
+        for name, number in counters[kind].items()
+        if "cache" in name
+    }
     return {"graphs": counters["stats"].get("unique_graphs", 0), **kept}
 
 
