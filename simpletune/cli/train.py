@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import click
 
 from simpletune.cli.display import find_config
 from simpletune.cli.keys import KeyValue
-from simpletune.progress import terminal_reporter
+from simpletune.errors import UsageError
+from simpletune.progress import Look, terminal_reporter
 
 
 @click.command()
@@ -18,25 +18,25 @@ from simpletune.progress import terminal_reporter
     "--set", "overrides", type=KeyValue(), multiple=True, metavar="KEY=VALUE", help="Override a key for this run."
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan (pictures, buckets, steps, memory) and stop.")
-def train(config: Path | None, overrides: tuple[str, ...], dry_run: bool) -> None:
+@click.option(
+    "--plain",
+    is_flag=True,
+    help="No live display but a line every 10 seconds or tenth of the run, later every minute; as in a pipe.",
+)
+@click.option("--quiet", is_flag=True, help="Only warnings, errors, and the summary at the end.")
+def train(config: Path | None, overrides: tuple[str, ...], dry_run: bool, plain: bool, quiet: bool) -> None:
     """Train a LoRA as CONFIG says (default: config.json here, else config/config.json).
 
     Run it again to continue where it stopped; Ctrl-C saves first.
+
+    In a terminal it shows the step, the loss (smoothed) with its curve so far, learning rate, images and steps a
+    second, memory (used/usable), the gradient's norm, the time left with validations and checkpoints, and where the
+    last sample pictures are. All of it goes to stderr.
     """
+    if quiet and (plain or dry_run):
+        raise UsageError("--quiet says nothing of what --plain and --dry-run are to show", "give only one of them")
     from simpletune.trainer.launch import launch
 
-    reporter = terminal_reporter()
-    outcome = launch(find_config(config), overrides, reporter, dry_run=dry_run)
-    if outcome is None:
-        return
-    reporter.note(f"done: {outcome.steps} steps")
-    for what, path in (("adapter", outcome.adapter), ("gallery", outcome.gallery), ("plots", outcome.plots)):
-        if path is not None:
-            reporter.note(f"  {what:8} {_short(path)}")
-    reporter.note(f"all of it on one page: simpletune report {shlex.quote(str(_short(outcome.adapter.parent)))} --open")
-
-
-def _short(path: Path) -> Path:
-    """The path as one would type it here."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    look: Look = "quiet" if quiet else "plain" if plain else "auto"
+    reporter = terminal_reporter(look=look)
+    launch(find_config(config), overrides, reporter, dry_run=dry_run, say=lambda line: click.echo(line, err=True))

@@ -22,7 +22,7 @@ def plain_text(text: Any) -> str:
 def duration(seconds: float) -> str:
     """0.42 s, 12 s, 3:05, 2:03:05, 1 d 2 h."""
     if seconds < 10:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.2g} s" if seconds >= 0.001 else "0 s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

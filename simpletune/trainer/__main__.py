@@ -17,12 +17,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simpletune.trainer", description="Train what CONFIG describes.")
     parser.add_argument("config", type=Path, help="config.json")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument("--plain", dest="look", action="store_const", const="plain", default="auto")
+    look.add_argument("--quiet", dest="look", action="store_const", const="quiet")
     arguments = parser.parse_args()
     map_in_pages()
     from simpletune.trainer.launch import launch  # it imports torch
 
     try:
-        launch(arguments.config, arguments.overrides, terminal_reporter())
+        reporter = terminal_reporter(look=arguments.look)
+        launch(arguments.config, arguments.overrides, reporter, say=lambda line: print(line, file=sys.stderr))  # noqa: T201
     except SimpletuneError as error:
         if isinstance(error, ConfigError) and error.problems:
             print(redact(render_all(error.problems)), file=sys.stderr)  # noqa: T201

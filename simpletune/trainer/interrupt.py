@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_TOLD = b"\nstopping: the step is finished and the state saved first; again to end without saving\n"
+_TOLD = b"\nstopping: the step is finished and saved first; again to end without saving\n"
 
 
 class StopRequest:

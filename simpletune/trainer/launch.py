@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,25 +16,38 @@ from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.data.preflight_lines import tells
-from simpletune.errors import ConfigError
-from simpletune.progress import Reporter
+from simpletune.errors import ConfigError, Interrupted, Terminated
+from simpletune.progress import Reporter, SilentReporter, WarningsKept
+from simpletune.results.card import FILE as CARD_FILE
 from simpletune.results.hub.share import check as check_hub
 from simpletune.results.hub.share import share
+from simpletune.results.summary import Ending, summary
 
 if TYPE_CHECKING:
     from simpletune.trainer.run import Outcome
 
 
-def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_run: bool = False) -> Outcome | None:
-    """Train what `config` describes, or with `dry_run` only say what that would be (and return None).
+_WIDTH = 80
+Say = Callable[[str], None]
+
+
+def launch(
+    config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_run: bool = False, say: Say | None = None
+) -> Outcome | None:
+    """Train what `config` describes, or with `dry_run` only say what that would be (and return None). Of several
+    processes only the main one shows anything.
+
+    `say` takes the summary's lines once the run is done, or is stopped and saved.
 
     Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises.
     """
+    began = time.monotonic()
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    reporter = kept = WarningsKept(reporter if is_main else SilentReporter())
     if note := recover(config):
         reporter.note(note)
     # A plan can be looked at anywhere; what this machine lacks is said with it.
     settings, warnings = (load_for_elsewhere if dry_run else load)(config, overrides)
-    is_main = int(os.environ.get("RANK", "0")) == 0
     destination = check_hub(settings, reporter) if is_main and not dry_run else None
     # A dry run fetches nothing: it says what would have to be.
     plan = preflight(settings, int(os.environ.get("WORLD_SIZE", "1")), None if dry_run else reporter)
@@ -44,10 +60,28 @@ def launch(config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_ru
         return None
     from simpletune.trainer.run import train
 
-    outcome = train(settings, plan, reporter)
-    if is_main:
-        share(settings, destination, reporter)
+    def tell(trained: int | None) -> None:
+        if is_main and say is not None:
+            seconds, shared = time.monotonic() - began, destination is not None
+            _tell(Ending(settings.output_dir, config, overrides, seconds, trained, shared, kept.warnings), say)
+
+    try:
+        outcome = train(settings, plan, reporter)
+    except (Interrupted, Terminated):
+        tell(None)
+        raise
+    try:
+        if is_main and (outcome.trained or destination is not None or not (settings.output_dir / CARD_FILE).exists()):
+            share(settings, destination, reporter)
+    finally:
+        tell(outcome.trained)
     return outcome
+
+
+def _tell(ending: Ending, say: Say) -> None:
+    columns = shutil.get_terminal_size((_WIDTH, 24)).columns if sys.stderr.isatty() else _WIDTH
+    for line in summary(ending, min(_WIDTH, columns)):
+        say(line)
 
 
 def _raise_errors(config: Path, problems: Sequence[Problem]) -> None:

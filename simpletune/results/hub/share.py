@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from simpletune.config.document import display
-from simpletune.config.problems import shown
 from simpletune.config.settings import Settings
 from simpletune.errors import SimpletuneError
 from simpletune.progress import Reporter
@@ -28,11 +26,10 @@ def share(settings: Settings, destination: Destination | None, reporter: Reporte
     Raises UploadFailed when the hub doesn't take the run.
     """
     try:
-        card = write_card(settings.output_dir, destination.repo_id if destination is not None else None)
+        write_card(settings.output_dir, destination.repo_id if destination is not None else None)
     except (SimpletuneError, OSError) as error:
         reporter.warn(f"no model card was written: {error}; `simpletune card` tries again")
         return
-    reporter.note(f"model card: {shown(display(card.path))}")
     if destination is not None:
         tell(push(settings.output_dir, destination, reporter), destination, reporter)
 
