@@ -23,7 +23,7 @@ _CAPTION_LINES, _HEADING_LINES = 6, 3
 _SMALLEST_CELL, _LARGEST_CELL = 256, 512  # pixels, width; smaller pictures are enlarged, larger ones reduced
 _WIDEST, _MAXIMUM_PIXELS = 4400, 60_000_000  # what a viewer opens at ease
 _SLIMMEST = 1 / 3  # width to height that a column's width still follows
-_TALLEST = 6000  # pixels: of a sheet whose rows may go on in the next one
+_TALLEST = 3600, 2  # pixels, and times the width: of a sheet whose rows may go on in the next one
 _PAPER, _INK, _FAINT, _EMPTY, _FRAME = (255,) * 3, (34,) * 3, (110,) * 3, (225,) * 3, (205,) * 3
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _Sizes = Sequence[Mapping["Column", tuple[int, int]]]  # of each row's pictures; those that can't be read are left out
@@ -38,7 +38,8 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """A picture file for each column, under a prompt and a fainter line that tells rows of one prompt apart.
+    """A picture file for each column it has one in, under a prompt and a fainter line that tells rows of one prompt
+    apart.
 
     `again`: the row before is of the same prompt, which is written over the first of them on a sheet.
     """
@@ -79,9 +80,10 @@ def pages(rows: Sequence[GalleryRow], heading: Sequence[str] = ()) -> list[list[
     columns = list(dict.fromkeys(column for row in rows for column in row.pictures))
     layout = _Layout.large(rows, columns, heading, _sizes(rows))
     found: list[list[GalleryRow]] = []
-    height = _TALLEST
+    tallest = max(_TALLEST[0], _TALLEST[1] * layout.width)
+    height = tallest
     for row, block in zip(rows, layout.blocks, strict=True):
-        if height + block.height > _TALLEST:
+        if height + block.height > tallest:
             found.append([])
             height = layout.top
         found[-1].append(row)
@@ -172,8 +174,8 @@ class _Layout:
             for said, look in zip(heading, looks, strict=False)
             for line in _wrapped(said, look, width, _HEADING_LINES)
         )
-        grouped = any(column.group for column in columns)
-        top = _MARGIN + _height(lines) + (_ROW_GAP if lines else 0) + (1 + grouped) * line_height(name) + _ROW_GAP // 2
+        named = sum(any(text.strip() for text in texts) for texts in zip(*columns, strict=False))
+        top = _MARGIN + _height(lines) + (_ROW_GAP if lines else 0) + named * line_height(name) + _ROW_GAP // 2
         height = top + sum(block.height for block in blocks) + _MARGIN - (_ROW_GAP if blocks else 0)
         return cls(tuple(columns), lefts, widths, cell, width, height, top, _Line("", name), lines, blocks)
 
@@ -223,7 +225,7 @@ def _draw_column_names(draw: ImageDraw.ImageDraw, layout: _Layout) -> None:
     """The names, the groups' above them, in the lines that end at the rows' top."""
     look, heavy = layout.name, layout.name._replace(bold=True)
     y = layout.top - _ROW_GAP // 2 - line_height(look.size)
-    grouped = any(column.group for column in layout.columns)
+    grouped = any(column.group.strip() for column in layout.columns)
     before = ""
     for column, x, width in zip(layout.columns, layout.lefts, layout.widths, strict=False):
         if column.group != before:
@@ -248,7 +250,9 @@ def _draw_row(
     """Draw one row at height y; returns where the next one begins."""
     top = _draw_lines(draw, block.lines, y) + _GAP
     for column, x, width in zip(layout.columns, layout.lefts, layout.widths, strict=False):
-        picture = _open(row.pictures.get(column), width)
+        if column not in row.pictures:
+            continue
+        picture = _open(row.pictures[column], width)
         if picture is None:
             draw.rectangle((x, top, x + width - 1, top + block.picture_height - 1), fill=_EMPTY)
             draw.text((x + _GAP, top + _GAP), "no picture", font=font(_NAME_SIZE), fill=_FAINT)
@@ -259,10 +263,8 @@ def _draw_row(
     return y + block.height
 
 
-def _open(path: Path | None, cell: int) -> Image.Image | None:
+def _open(path: Path, cell: int) -> Image.Image | None:
     """The picture scaled to the cell's width, or None where there is none that can be read."""
-    if path is None:
-        return None
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return image.convert("RGB").resize(_scaled(image.size, cell), Image.Resampling.LANCZOS)

@@ -260,12 +260,17 @@ def _heading(studio: Studio, order: Order) -> list[str]:
         if variant.adapter is not None:
             scales.setdefault(variant.adapter.name, []).append(number_text(variant.scale))
     used = [f"adapter {name}, scale {', '.join(of_one)}" for name, of_one in scales.items()]
-    seeds = ", ".join(map(str, order.seeds[:12])) + (" ..." if len(order.seeds) > 12 else "")
     sizes = ", ".join(f"{width} x {height}" for width, height in order.sizes)
     guided = f"guidance {number_text(order.guidance)}" + (_skipped(order.skip) if order.skip else "")
-    how = f"{order.steps} steps, {guided}, seed{'s' * (len(order.seeds) > 1)} {seeds}, {sizes}"
+    how = f"{order.steps} steps, {guided}, seed{'s' * (len(order.seeds) > 1)} {_seeds(order.seeds)}, {sizes}"
     negative = [f"without: {order.negative_prompt}"] if order.negative_prompt else []
-    return [studio.files.source, "; ".join([f"{weights}, in {computing}", *used]), how, *negative]
+    return [studio.files.source, "; ".join([f"{weights}, in {computing}", *(used or ["no adapter"])]), how, *negative]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and tuple(seeds) == tuple(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds[:12])) + (" ..." if len(seeds) > 12 else "")
 
 
 def _skipped(skip: SkipLayers) -> str:

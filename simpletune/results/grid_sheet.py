@@ -1,6 +1,6 @@
 """Sheets of an order's pictures: its axes as rows and columns, on as many pages as can be looked at.
 
-columns    the variants; beside each other for each seed, else for each size, where that is not too many
+columns    the variants, for as many seeds as fit side by side; with one seed for every size, where these fit
 rows       the prompts, and whatever of seeds and sizes is not in the columns
 pages      a few thousand pixels high; more variants than fit side by side go on pages of their own, each with the base
 """
@@ -8,7 +8,7 @@ pages      a few thousand pixels high; more variants than fit side by side go on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from math import ceil
 from pathlib import Path
@@ -48,21 +48,12 @@ def grid_sheets(order: Order, folder: Path, heading: Sequence[str], reporter: Re
     return paths
 
 
-class _Axes(NamedTuple):
-    """What stands in the columns beside the variants, and what in the rows."""
-
-    seeds_across: bool
-    sizes_across: bool
-
-
 def _arranged(order: Order, folder: Path) -> Iterator[list[GalleryRow]]:
     """Rows that have the same columns, for one sheet or several of their own."""
-    if len(order.variants) == 1 and len(order.seeds) > _MOST_COLUMNS:
-        yield _seeds_in_lines(order, folder)
-        return
-    for variants in _strips(order.variants):
-        axes = _axes(order, variants)
-        yield list(_rows(order, axes, _columns(variants, axes), folder))
+    strips = _strips(order.variants)
+    axes = _axes(order, max(map(len, strips)))
+    for variants in strips:
+        yield list(_rows(order, axes, variants, folder))
 
 
 def _strips(variants: Sequence[Variant]) -> list[list[Variant]]:
@@ -78,78 +69,72 @@ def _strips(variants: Sequence[Variant]) -> list[list[Variant]]:
     return [base + [variant for group in of_one for variant in group] for of_one in together]
 
 
-def _axes(order: Order, variants: Sequence[Variant]) -> _Axes:
-    """Groups of columns are the adapters' where there are several at several scales; else seeds, or sizes."""
-    if _scaled(variants) and len({variant.adapter for variant in variants if variant.adapter}) > 1:
-        return _Axes(seeds_across=False, sizes_across=False)
-    seeds_across = len(variants) * len(order.seeds) <= _MOST_COLUMNS
-    sizes_across = len(order.seeds) == 1 < len(order.sizes) and len(variants) * len(order.sizes) <= _MOST_COLUMNS
-    return _Axes(seeds_across, sizes_across)
+class _Axes(NamedTuple):
+    """What stands in the columns beside the variants; the rest is in the rows. `lines` are the seeds of each row."""
+
+    lines: list[list[int]]
+    sizes_across: bool
 
 
-def _scaled(variants: Sequence[Variant]) -> bool:
-    return len({variant.scale for variant in variants if variant.adapter is not None}) > 1
+def _axes(order: Order, variants: int) -> _Axes:
+    """For so many variants side by side. Groups of columns are the adapters' where there are several at several scales;
+    else seeds, or sizes."""
+    by_adapter = _scaled(order) and len({variant.adapter for variant in order.variants if variant.adapter}) > 1
+    lines = _evenly(order.seeds, 1 if by_adapter else max(1, _MOST_COLUMNS // variants))
+    sizes_across = len(order.seeds) == 1 < len(order.sizes) and variants * len(order.sizes) <= _MOST_COLUMNS
+    return _Axes(lines, sizes_across and not by_adapter)
 
 
-def _columns(variants: Sequence[Variant], axes: _Axes) -> Callable[[Shot], list[tuple[Column, Variant]]]:
-    """What gives a shot's columns: one for each variant."""
-    scaled = _scaled(variants)
+def _rows(order: Order, axes: _Axes, variants: Sequence[Variant], folder: Path) -> Iterator[GalleryRow]:
+    """Rows of one prompt stand one below the other."""
+    beside = [order.sizes] if axes.sizes_across else [(size,) for size in order.sizes]
+    for name, prompt in order.prompts.items():
+        again = False
+        for sizes in beside:
+            for seeds in axes.lines:
+                said = _said(axes, seeds)
+                if len(beside) > 1:
+                    said.append("{} x {}".format(*sizes[0]))
+                shots = [Shot(name, prompt, *size, seed) for size in sizes for seed in seeds]
+                pictures = {
+                    _column(order, axes, variant, shot, place): folder / variant.name / shot.file_name
+                    for place, shot in enumerate(shots)
+                    for variant in variants
+                }
+                yield GalleryRow(prompt, pictures, ", ".join(said), again)
+                again = True
 
-    def name(variant: Variant) -> str:
-        return f"scale {number_text(variant.scale)}" if scaled and variant.adapter else variant.title
 
-    def group(variant: Variant, shot: Shot) -> str:
-        if axes.sizes_across:
-            return f"{shot.width} x {shot.height}"
-        if axes.seeds_across:
-            return f"seed {shot.seed}"
-        return _adapter_title(variant, variants) if scaled and variant.adapter else ""
-
-    return lambda shot: [(Column(name(variant), group(variant, shot)), variant) for variant in variants]
+def _said(axes: _Axes, seeds: Sequence[int]) -> list[str]:
+    """A row's seeds, where the columns don't name them."""
+    return [f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"] if len(axes.lines) > 1 else []
 
 
-def _adapter_title(variant: Variant, variants: Sequence[Variant]) -> str:
+def _column(order: Order, axes: _Axes, variant: Variant, shot: Shot, place: int) -> Column:
+    """Of a variant at one of the shots in a row."""
+    scaled = _scaled(order) and variant.adapter is not None
+    name = f"scale {number_text(variant.scale)}" if scaled else variant.title
+    if axes.sizes_across:
+        return Column(name, f"{shot.width} x {shot.height}")
+    if max(map(len, axes.lines)) == 1 and _scaled(order):
+        return Column(name, _adapter_title(order, variant) if scaled else "")
+    if len(axes.lines) == 1:
+        return Column(name, f"seed {shot.seed}")
+    # Seeds are other ones in each row, which names them: spaces tell the columns apart.
+    return Column(" " * place) if len(order.variants) == 1 else Column(name, " " * place)
+
+
+def _scaled(order: Order) -> bool:
+    return len({variant.scale for variant in order.variants if variant.adapter is not None}) > 1
+
+
+def _adapter_title(order: Order, variant: Variant) -> str:
     """The adapter's, with its name where another is called the same."""
     adapter = variant.adapter
     if adapter is None:
         return variant.title
-    alike = {other.adapter for other in variants if other.adapter and other.adapter.title == adapter.title}
-    return adapter.title if len(alike) == 1 else f"{adapter.title} ({adapter.name})"
-
-
-def _rows(
-    order: Order, axes: _Axes, columns: Callable[[Shot], list[tuple[Column, Variant]]], folder: Path
-) -> Iterator[GalleryRow]:
-    """A row for each prompt, and in it for each seed and size that is not in the columns."""
-    rows: dict[tuple[str, tuple[int, int] | None, int | None], dict[Column, Path]] = {}
-    for shot in order.shots():
-        size = None if axes.sizes_across or len(order.sizes) == 1 else (shot.width, shot.height)
-        seed = None if axes.seeds_across or len(order.seeds) == 1 else shot.seed
-        pictures = rows.setdefault((shot.prompt, size, seed), {})
-        pictures |= {column: folder / variant.name / shot.file_name for column, variant in columns(shot)}
-    before = None
-    for (prompt, size, seed), pictures in rows.items():
-        said = [f"seed {seed}"] if seed is not None else []
-        said += [f"{size[0]} x {size[1]}"] if size is not None else []
-        yield GalleryRow(prompt, pictures, ", ".join(said), again=prompt == before)
-        before = prompt
-
-
-def _seeds_in_lines(order: Order, folder: Path) -> list[GalleryRow]:
-    """One variant at many seeds: they go on in the next row, as words do."""
-    (variant,) = order.variants
-    rows: list[GalleryRow] = []
-    of_each: dict[tuple[str, int, int], list[Shot]] = {}
-    for shot in order.shots():
-        of_each.setdefault((shot.prompt, shot.width, shot.height), []).append(shot)
-    for (prompt, width, height), shots in of_each.items():
-        for start in range(0, len(shots), _MOST_COLUMNS):
-            line = shots[start : start + _MOST_COLUMNS]
-            note = f"seeds {', '.join(str(shot.seed) for shot in line)}"
-            note += f", {width} x {height}" if len(order.sizes) > 1 else ""
-            pictures = {Column(" " * place): folder / variant.name / shot.file_name for place, shot in enumerate(line)}
-            rows.append(GalleryRow(prompt, pictures, note, again=bool(rows) and rows[-1].prompt == prompt))
-    return rows
+    titles = [other.title for other in dict.fromkeys(other.adapter for other in order.variants) if other]
+    return adapter.title if titles.count(adapter.title) == 1 else f"{adapter.title} ({adapter.name})"
 
 
 def _evenly(items: Sequence[_T], most: int) -> list[list[_T]]:
