@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,13 +20,14 @@ from PIL import Image
 from project import Project, make_project
 from safetensors.torch import load_file, save_file
 
+from simpletune import locks
 from simpletune.cli.main import run
 from simpletune.config.load import load
 from simpletune.errors import UsageError
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
 from simpletune.results import studio as taking
-from simpletune.results.generate import generate, order_of
+from simpletune.results.generate import LOCK_FILE, generate, order_of
 from simpletune.results.run_folder import ADAPTER_FILE
 from simpletune.trainer.launch import launch
 
@@ -141,11 +144,89 @@ def test_ctrl_c_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(taking, "save_picture", interrupted)
         assert command(trained, tmp_path, "--prompt", PROMPT, "--seeds", "2") == 130
-    assert "stopped with 2 of 4 pictures made; they are kept" in capsys.readouterr().err
+    err = " ".join(capsys.readouterr().err.split())
+    assert "stopped with 2 of 4 pictures made; they are kept" in err
+    again = ["simpletune", "generate", trained.config, "--output", tmp_path, "--prompt", PROMPT, "--seeds", "2"]
+    assert f"hint: the same command makes the rest: {shlex.join(map(str, again))}" in err
     assert sorted(pictures(tmp_path)) == sorted(path.relative_to(tmp_path).as_posix() for path in taken)
     assert command(trained, tmp_path, "--prompt", PROMPT, "--seeds", "2") == 0
     assert "4 pictures in" in (out := capsys.readouterr().out)
     assert "2 of them there before" in out
+
+
+def test_a_grid_is_made_once_and_grows(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wordings x checkpoints x scales on one base, which is loaded once; a second command makes only what is new."""
+    loaded: list[str] = []
+    for part in ("load_vae", "load_transformer"):
+        _count_calls(monkeypatch, part, loaded)
+    asked = ["--prompt", "a {red|blue} ball", "--vary", "--adapter", "all", "--scale", "0.5", "--steps", "1"]
+    assert command(trained, tmp_path, *asked, "--scale", "1") == 0
+    out, err = capsys.readouterr()
+    assert "10 pictures: 2 prompts x 1 seed x 1 size x 5 models" in err
+    assert sorted(loaded) == ["load_transformer", "load_vae"]
+    folders = {"base", "step-000001", "step-000001-scale-0.5", "step-000002", "step-000002-scale-0.5"}
+    before = pictures(tmp_path)
+    files = {"a-red-ball-64x64-42.png", "a-blue-ball-64x64-42.png"}
+    assert set(before) == {f"{folder}/{file}" for folder in folders for file in files}
+    assert len(set(before.values())) == 10
+    assert "side by side: " in out
+    (tmp_path / "base" / "a-red-ball-64x64-42.png").write_bytes(b"")
+    assert command(trained, tmp_path, *asked, "--scale", "1", "--scale", "1.5") == 0
+    after = pictures(tmp_path)
+    assert before.items() <= after.items()
+    assert len(after) == 14
+    said = " ".join(capsys.readouterr().err.split())
+    assert "14 pictures: 2 prompts x 1 seed x 1 size x 7 models; 9 of them are there already; 1 that is there" in said
+    assert not list(tmp_path.glob(".*")), "no lock and no half a file is left"
+
+
+def _count_calls(monkeypatch: pytest.MonkeyPatch, part: str, called: list[str]) -> None:
+    before = getattr(SD3, part)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        called.append(part)
+        return before(*arguments, **named)
+
+    monkeypatch.setattr(SD3, part, counted)
+
+
+def test_skipped_layers_are_a_folder_of_their_own(trained: Project, tmp_path: Path) -> None:
+    """As the config's own keys would have it."""
+    settings, _ = load(trained.config)
+    plain = order_of(settings)
+    skipping = order_of(settings, skip_layers=[1, 2], skip_scale=3, skip_stop=1.0)
+    assert len({one.folder_in(tmp_path) for one in (plain, skipping, order_of(settings, skip_layers=[1, 2]))}) == 3
+    keys = ["layers=[1,2]", "scale=3", "layers_stop=1"]
+    configured, _ = load(trained.config, [f"validation_guidance_skip_{key}" for key in keys])
+    assert skipping.applied(settings) == replace(order_of(configured).applied(configured), origins=settings.origins)
+    assert order_of(configured, skip_layers=[]).skip is None
+
+
+def test_a_folder_has_one_generate_at_a_time(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locks.hold(tmp_path / LOCK_FILE, lambda _: UsageError("held")):
+        assert command(trained, tmp_path) == 2
+    assert f"another generate (process {os.getpid()}) is making pictures in {tmp_path}" in capsys.readouterr().err
+    assert not pictures(tmp_path)
+
+
+def test_a_full_disk_keeps_what_is_done(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, *rest: Any) -> None:
+        if pictures(tmp_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save(path, *rest)
+
+    save = taking.save_picture
+    monkeypatch.setattr(taking, "save_picture", full)
+    assert command(trained, tmp_path) == 3
+    err = capsys.readouterr().err
+    assert "can't be written to: No space left on device, with 1 of 2 pictures made; they are kept" in err
+    assert "hint: free some space; the same command makes the rest" in err
 
 
 def test_every_way_to_name_an_adapter(trained: Project, tmp_path: Path) -> None:
@@ -231,6 +312,14 @@ def test_an_adapter_of_another_model(
         (["--seed", "1", "--seeds", "2"], "give either one"),
         (["--seed", str(2**70)], "is no seed"),
         (["--scale", "nan"], "--scale: nan is no strength"),
+        (["--adapter", "none", "--adapter", "1"], "--adapter none beside other adapters"),
+        (["--skip-layers", "0,x"], "'0,x' names no blocks: write 7,8,9, or none"),
+        (["--skip-layers", "1,4"], "has no block 4\nhint: its blocks are 0 to 3"),
+        (["--skip-layers", "1", "--guidance", "1"], "--skip-layers has no effect with guidance 1"),
+        (["--skip-layers", "1", "--skip-stop", "0.01"], "--skip-stop 0.01 must be above --skip-start 0.01"),
+        (["--skip-scale", "2"], "without blocks to skip"),
+        (["--vary"], "--vary: no prompt has alternatives"),
+        (["--vary", "--prompt", "a {red|blue fox"], "a { is never closed"),
         (["--set", "lora_rnk=3"], 'unknown key "lora_rnk"'),
         (["--set", "validation_prompt=null"], "there are no prompts"),
         (["--set", "output_dir=elsewhere"], "there is no trained adapter in"),

@@ -47,6 +47,18 @@ def test_base_and_tuned_stand_side_by_side_in_their_own_aspect(tmp_path, size):
     assert width <= 512
 
 
+def test_columns_of_different_shapes_are_equally_high(tmp_path):
+    row = GalleryRow(
+        "a fox",
+        {BASE: picture(tmp_path, "a.png", (1024, 576), RED), TUNED: picture(tmp_path, "b.png", (576, 1024), BLUE)},
+    )
+    gallery([row], tmp_path / "gallery.png")
+    pixels = drawn(tmp_path / "gallery.png")
+    wide, high = extent(pixels, RED), extent(pixels, BLUE)
+    assert wide[3] - wide[1] == pytest.approx(high[3] - high[1], abs=2)
+    assert wide[2] - wide[0] == pytest.approx(3.16 * (high[2] - high[0]), rel=0.02)
+
+
 def test_prompts_and_settings_are_in_the_file(tmp_path):
     path = picture(tmp_path, "a.png", (64, 64), RED)
     rows = [GalleryRow("ein Füchslein 🦊 " * 300, {BASE: path}), GalleryRow("second", {BASE: path})]
