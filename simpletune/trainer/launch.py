@@ -24,6 +24,7 @@ from simpletune.results.hub.share import share
 from simpletune.results.summary import Ending, summary
 
 if TYPE_CHECKING:
+    from simpletune.results.hub.destination import Destination
     from simpletune.trainer.run import Outcome
 
 
@@ -70,12 +71,18 @@ def launch(
     except (Interrupted, Terminated):
         tell(None)
         raise
-    try:
-        if is_main and (outcome.trained or destination is not None or not (settings.output_dir / CARD_FILE).exists()):
-            share(settings, destination, reporter)
-    finally:
-        tell(outcome.trained)
+    if is_main:
+        try:
+            _share(settings, outcome, destination, reporter)
+        finally:
+            tell(outcome.trained)
     return outcome
+
+
+def _share(settings: Settings, outcome: Outcome, destination: Destination | None, reporter: Reporter) -> None:
+    """Nothing is written for a run that was finished before, unless something is missing."""
+    if outcome.trained or destination is not None or not (settings.output_dir / CARD_FILE).exists():
+        share(settings, destination, reporter)
 
 
 def _tell(ending: Ending, say: Say) -> None:

@@ -76,16 +76,11 @@ class Session:
 
     def _plan(self) -> TrainingPlan:
         asides = {_SAVING: self.settings.checkpoint_step_interval}
-        if self.validates:
+        if _validates(self):
             asides[_VALIDATING] = self.settings.validation_step_interval
         earlier = read_curves(self.settings.output_dir / METRICS_FILE)["loss"].values if self.step else ()
         usable = usable_gib(self.processes.device, self.settings.device_memory_gb)
         return TrainingPlan(self.total_steps, self.step, asides, usable, [float(loss) for loss in earlier])
-
-    @property
-    def validates(self) -> bool:
-        """Whether there is anything to evaluate or to sample."""
-        return bool(self.held_out or self.pictures.shots)
 
     def batches(self) -> Iterator[StepBatch]:
         """The steps still to do, read ahead."""
@@ -124,7 +119,7 @@ class Session:
         self.validated_at = self.step
         with self.screen.aside(_VALIDATING):
             if self.processes.is_main:
-                if self.validates:
+                if _validates(self):
                     self.step_function.release_memory()
                 with self.phases.measure("validate"):
                     self._evaluate()
@@ -249,6 +244,11 @@ def open_session(
         session.trackers = open_trackers(settings, settings.output_dir / METRICS_FILE, session.step, reporter)
         session.log.open(session.step, session.trackers.row)
     return session
+
+
+def _validates(session: Session) -> bool:
+    """Whether there is anything to evaluate or to sample."""
+    return bool(session.held_out or session.pictures.shots)
 
 
 def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> None:
