@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -26,12 +26,13 @@ from simpletune.config.settings import Settings
 from simpletune.data.captions.tokens import count_tokens, text_encoders
 from simpletune.errors import ConfigError, EnvironmentNotReady, Interrupted, OutOfMemory, UsageError
 from simpletune.models.adapters import attach_factors, detach
-from simpletune.models.lora_file import Factors, check_fits, read_adapter
+from simpletune.models.lora_file import check_fits, read_adapter
 from simpletune.models.memory import ran_out
 from simpletune.models.parts import open_part
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import choose_device, quiet_libraries
 from simpletune.progress import Reporter
+from simpletune.results.adapter_origin import model_of
 from simpletune.results.encodings import encode_prompts
 from simpletune.results.grid_sheet import grid_sheets
 from simpletune.results.order import Order, SkipLayers, Variant, order_of
@@ -116,20 +117,13 @@ def _check_skipped(studio: Studio, order: Order) -> None:
 def _check_adapters(studio: Studio, order: Order) -> None:
     """Read every adapter and see that it fits the model, before that is loaded; none is kept in memory."""
     empty = open_part(studio.files, "transformer").empty_module()
-    for variant in {one.adapter: one for one in order.variants if one.adapter}.values():
-        factors = _read(variant)
+    for path in {variant.adapter.path: None for variant in order.variants if variant.adapter}:
         try:
-            check_fits(factors, empty, f"--adapter: {_path(variant)}")
+            check_fits(read_adapter(path, "--adapter"), empty, f"--adapter: {path}")
         except ConfigError as error:
-            raise ConfigError(f"{error.message}; this model is {studio.files.source}", error.hint) from error
-
-
-def _read(variant: Variant) -> dict[str, Factors]:
-    return {} if variant.adapter is None else read_adapter(variant.adapter.path, "--adapter")
-
-
-def _path(variant: Variant) -> Path | None:
-    return None if variant.adapter is None else variant.adapter.path
+            made_for = model_of(path)
+            seems = f"; it seems to be for {made_for}, and this model is {studio.files.source}" if made_for else ""
+            raise ConfigError(error.message + seems, error.hint) from error
 
 
 def _planned(studio: Studio, order: Order, variant: Variant, folder: Path) -> list[Planned]:
@@ -174,7 +168,7 @@ def _make(
         with reporter.phase("Making pictures", count, "image") as phase:
             for variant, planned in todo.items():
                 if planned:
-                    with _put_on(transformer, _read(variant), variant.scale):
+                    with _put_on(transformer, variant):
                         studio.take(planned, transformer, encodings, phase, reporter.note, expected=count, vae=vae)
     except RuntimeError as error:
         if not ran_out(error):
@@ -186,12 +180,14 @@ def _make(
 
 
 @contextmanager
-def _put_on(transformer: nn.Module, adapter: Mapping[str, Factors], scale: float) -> Iterator[None]:
-    """Inside the block the transformer has the adapter; without one it is the base."""
-    if not adapter:
+def _put_on(transformer: nn.Module, variant: Variant) -> Iterator[None]:
+    """Inside the block the transformer has the variant's adapter; the base has none."""
+    if variant.adapter is None:
         yield
         return
-    attach_factors(transformer, adapter, scale)
+    factors = read_adapter(variant.adapter.path, "--adapter")
+    # The scale goes into the factors, as compiled code would be made anew for another number beside them.
+    attach_factors(transformer, {name: replace(each, b=each.b * variant.scale) for name, each in factors.items()})
     try:
         yield
     finally:

@@ -266,8 +266,10 @@ def test_a_run_that_goes_on_is_seen_at_its_newest_whole_checkpoint(
 def wrong_adapter(project: Project, folder: Path, kind: str) -> Path:
     """An adapter that this model can't use."""
     tensors = load_file(project.output / ADAPTER_FILE)
-    metadata = {}
-    if kind == "flavour":
+    metadata = {"simpletune": json.dumps({"model_flavour": "tiny"})} if kind == "layer" else {}
+    if kind == "unet":
+        tensors = {name.replace("transformer.", "unet.down_blocks."): tensor for name, tensor in tensors.items()}
+    elif kind == "flavour":
         metadata = {"simpletune": json.dumps({"model_flavour": "sd3-medium"})}
     elif kind == "layer":
         tensors = {name.replace("blocks.0", "blocks.30"): tensor for name, tensor in tensors.items()}
@@ -286,6 +288,8 @@ def wrong_adapter(project: Project, folder: Path, kind: str) -> Path:
         ("flavour", "was trained for sd3-medium, and this config's model is tiny"),
         ("layer", "is for a layer transformer_blocks.30."),
         ("width", "wide, the model's"),
+        ("layer", "it seems to be for tiny, and this model is tiny"),
+        ("unet", "it seems to be for Stable Diffusion 1, 2 or XL, and this model is tiny"),
         ("broken", "can't be read"),
     ],
 )
