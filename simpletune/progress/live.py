@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class RichReporter:
     """A few lines for each running phase. They are drawn by a thread of their own, and whole in one write."""
 
-    def __init__(self, console: Console, clock: Clock = time.monotonic, refresh_per_second: float = 4) -> None:
+    def __init__(self, console: Console, clock: Clock = time.monotonic, refresh_per_second: float = 2) -> None:
         from rich.live import Live
 
         self._console = console
