@@ -32,6 +32,14 @@ else:
 
 _WORDS = "simpletune.words"
 _LONGEST_COMMAND = 1000
+_DECIDING = (
+    "base_model_precision",
+    "mixed_precision",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "text_encoder_3_precision",
+    "tokenizer_max_length",
+)
 
 
 class Size(SizeParameter):
@@ -152,7 +160,7 @@ def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, .
     from simpletune.results.generate import generate as make
 
     order = _order(settings, asked, reporter)
-    folder = asked["output"] or order.folder_in(settings.output_dir)
+    folder = asked["output"] or _folder(settings, order)
     try:
         done = make(settings, order, folder, reporter, sheet=asked["sheet"])
     except Interrupted as error:
@@ -211,6 +219,13 @@ def _seeds(settings: Settings, asked: Mapping[str, Any]) -> tuple[int, ...] | No
         return None
     start = settings.validation_seed if asked["seed_start"] is None else asked["seed_start"]
     return tuple(range(start, start + (asked["seeds"] or settings.num_validation_images)))
+
+
+def _folder(settings: Settings, order: Order) -> Path:
+    """That of the order; what --set says of precision is in its name, as it makes other pictures."""
+    folder = order.folder_in(settings.output_dir)
+    said = [str(getattr(settings, key)) for key in _DECIDING if settings.origins.get(key) == "--set"]
+    return folder.with_name("-".join([folder.name, *said]))
 
 
 def _lines(done: Generated) -> list[str]:

@@ -145,7 +145,7 @@ def _beforehand(order: Order, todo: Mapping[Variant, Sequence[Planned]], count: 
     )
     said = f"{_counted(total, 'picture')}: {' x '.join(_counted(number, name) for number, name in axes)}"
     if count < total:
-        said += f"; {total - count:,} of them are there already"
+        said += f"; {total - count:,} of them {'is' if total - count == 1 else 'are'} there already"
     old = sum(planned.path.exists() for of_one in todo.values() for planned in of_one)
     if old:
         said += f"; {old:,} that {'is' if old == 1 else 'are'} there, made otherwise or damaged, will be made again"

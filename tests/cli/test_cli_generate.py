@@ -347,13 +347,26 @@ def test_the_files_own_prompts_sizes_and_settings(trained: Project, tmp_path: Pa
     """Options over config: prompts of a file, several sizes, and how it is sampled, in a folder named after that."""
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n{OTHER}\n", encoding="utf-8")
     arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--size", "64", "--size", "32x48", "--steps", "1"]
-    assert run(["generate", str(trained.config), *arguments, "--guidance", "1.5", "--adapter", "none"]) == 0
+    arguments += ["--guidance", "1.5", "--adapter", "none"]
+    assert run(["generate", str(trained.config), *arguments]) == 0
     folder = trained.output / "generated" / "1-steps-guidance-1.5"
     made = {path.name for path in (folder / "base").iterdir()}
     assert len(made) == 4
     assert {"a-red-ball-64x64-42.png", "a-red-ball-32x48-42.png"} <= made
     with Image.open(folder / "base" / "a-red-ball-32x48-42.png") as image:
         assert image.size == (32, 48)
+
+
+def test_another_precision_fits_in_beside(trained: Project) -> None:
+    """In a folder of its own, so that neither takes the other's place; --set reaches base and encoders."""
+    keys = ["base_model_precision=int8-quanto", "text_encoder_3_precision=int8-quanto"]
+    arguments = ["--steps", "1", *(word for key in keys for word in ("--set", key))]
+    assert run(["generate", str(trained.config), "--prompt", "a green fox", *arguments]) == 0
+    folder = trained.output / "generated" / "1-steps-guidance-5-int8-quanto-int8-quanto"
+    said = entries(folder / "step-000002" / "a-green-fox-64x64-42.png")
+    assert said["precision"] == "int8-quanto, no"
+    assert said["text_encoders"] == "no_change, no_change, int8-quanto; 32 tokens"
+    assert said["software"].startswith("simpletune ")
 
 
 def test_from_python(trained: Project, tmp_path: Path) -> None:
