@@ -7,6 +7,7 @@ its pages are registered with the driver.
 from __future__ import annotations
 
 import mmap
+import sys
 import weakref
 from contextlib import suppress
 
@@ -23,14 +24,22 @@ class HostMemory:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        whole_pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        memory = torch.empty(whole_pages + mmap.PAGESIZE, dtype=torch.uint8)
-        start = -memory.data_ptr() % mmap.PAGESIZE
-        pages = memory[start : start + whole_pages]  # nobody else's, so that they can be registered one by one
+        pages = _pages(size)
         self.bytes = pages[:size]
         self.is_pinned = size > 0 and device.type == "cuda" and _register(pages, device)
         if self.is_pinned:
             weakref.finalize(self, _unregister, pages, device).atexit = False
+
+
+def _pages(size: int) -> Tensor:
+    """Whole pages that are nobody else's, uint8.
+
+    The tensor's memory has to begin where the registered pages do: PyTorch asks about its first byte, whichever part is
+    copied, and refuses to capture a copy of what it takes for unpinned.
+    """
+    length = max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
+    own = mmap.mmap(-1, length) if sys.platform == "win32" else mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANON)
+    return torch.frombuffer(own, dtype=torch.uint8)
 
 
 def _register(pages: Tensor, device: torch.device) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import weakref
 from typing import Any
 
@@ -214,3 +215,12 @@ def test_the_next_block_is_copied_ahead_and_what_is_there_at_the_turn_is_not_cop
 )
 def test_which_blocks_are_offloaded(count: int, blocks: int, chosen: tuple[int, ...]) -> None:
     assert offloaded_blocks(count, blocks) == chosen
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 100_000])
+def test_host_memory_begins_with_a_page_and_with_its_storage(size: int) -> None:
+    """PyTorch takes memory for pinned by the first byte of its storage."""
+    memory = HostMemory(size, torch.device("cpu"))
+    assert memory.bytes.shape == (size,)
+    assert memory.bytes.data_ptr() == memory.bytes.untyped_storage().data_ptr()
+    assert memory.bytes.data_ptr() % mmap.PAGESIZE == 0
