@@ -135,7 +135,7 @@ class _Remembered(click.Command):
     "--skip-layers",
     type=Layers(),
     metavar="N,N|none",
-    help="Skip-layer guidance, away from what these blocks' lack gives. [validation_guidance_skip_layers]",
+    help="Blocks to leave out in an extra pass that sharpens anatomy. [validation_guidance_skip_layers]",
 )
 @click.option("--skip-scale", type=click.FloatRange(0, 100), metavar="X", help="[validation_guidance_skip_scale]")
 @click.option("--skip-start", type=click.FloatRange(0, 1), metavar="X", help="[validation_guidance_skip_layers_start]")
