@@ -43,7 +43,7 @@ class PlainReporter:
         usable = f", {plan.usable_gib:.1f} GiB of memory usable" if plan.usable_gib else ""
         self._write_figures(f"{TRAINING}: {plan.total:,} step{'s' * (plan.total != 1)}{already}{usable}")
         try:
-            yield _PlainTraining(meter, self._write_parts, self._clock)
+            yield _PlainTraining(meter, self._write_record, self._clock)
         except BaseException:
             self._write_figures(stopped_line(meter, self._clock))
             raise
@@ -58,17 +58,9 @@ class PlainReporter:
         text = plain_text(text)
         self._write(text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "...")
 
-    def _write_parts(self, parts: list[str]) -> None:
-        """Joined by commas, in as many lines as that takes."""
-        lines = [""]
-        for part in parts:
-            longer = f"{lines[-1]}, {part}" if lines[-1].strip() else lines[-1] + part
-            if len(longer) < _WIDTH or not lines[-1].strip():
-                lines[-1] = longer
-            else:
-                lines[-1] += ","
-                lines.append(f"  {part}")
-        self._write("\n".join(plain_text(line) for line in lines))
+    def _write_record(self, text: str) -> None:
+        """Whole: a log is searched by its lines."""
+        self._write(plain_text(text))
 
     def _write_wrapped(self, text: str) -> None:
         for line in text.splitlines() or [""]:
@@ -95,7 +87,7 @@ class _PlainPhase:
 
 
 class _PlainTraining:
-    def __init__(self, meter: TrainingMeter, write: Callable[[list[str]], None], clock: Clock) -> None:
+    def __init__(self, meter: TrainingMeter, write: Callable[[str], None], clock: Clock) -> None:
         self._meter = meter
         self._write = write
         self._total = meter.facts().total
@@ -104,32 +96,34 @@ class _PlainTraining:
     def step(self, numbers: StepNumbers) -> None:
         self._meter.take(numbers)
         if numbers.step >= self._total or self._cadence.due(numbers.step / self._total):
-            self._write(training_parts(self._meter.facts()))
+            self._write(training_line(self._meter.facts()))
 
     def aside(self, title: str) -> AbstractContextManager[None]:
         return self._meter.aside(title)
 
     def sampled(self, where: str) -> None:
-        self._write([f"samples: {where}"])
+        self._write(f"samples: {where}")
 
     def stopping(self) -> bool:
         return False
 
 
-def training_parts(facts: Facts) -> list[str]:
-    """The facts in words, the first with the step; short enough for one line of most runs."""
+def training_line(facts: Facts) -> str:
+    """The facts in words; within 80 columns for most runs."""
     parts = [f"step {facts.step:,}/{facts.total:,}"]
     if facts.last is not None:
         parts += [
             f"loss {number(facts.loss, 4)}",
             f"lr {learning_rate(facts.last.learning_rate)}",
-            f"norm {number(facts.last.grad_norm, 3)}",
+            f"norm {number(facts.last.grad_norm, 2)}",
         ]
     if facts.images_a_second:
         parts.append(rate(facts.images_a_second, "image"))
     if facts.last is not None:
         parts.append(f"{facts.last.memory_gib:.1f} GiB")
-    return parts if facts.seconds_left is None else [*parts, f"{time_left(facts.seconds_left)} left"]
+    if facts.seconds_left is not None:
+        parts.append(f"{time_left(facts.seconds_left)} left")
+    return ", ".join(parts)
 
 
 def stopped_line(meter: TrainingMeter, clock: Clock) -> str:

@@ -113,4 +113,4 @@ def test_in_a_pipe_there_is_nothing_but_lines():
     assert done.stdout == "from somebody else\n"
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
-    assert "step 40/40, loss 0.0292, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, " in done.stderr
+    assert "step 40/40, loss 0.0292, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, " in done.stderr

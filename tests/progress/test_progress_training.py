@@ -193,15 +193,15 @@ def test_plain_lines():
 
 PLAIN = """\
 Training: 40 steps, 10 already done, 22.4 GiB of memory usable
-step 12/40, loss 0.0867, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 14 s left
-step 16/40, loss 0.0721, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 12 s left
-step 20/40, loss 0.0603, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 10 s left
+step 12/40, loss 0.0867, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 14 s left
+step 16/40, loss 0.0721, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 12 s left
+step 20/40, loss 0.0603, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 10 s left
 samples: output/samples/step-000020
-step 24/40, loss 0.0508, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 11 s left
-step 28/40, loss 0.0432, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 9 s left
-step 32/40, loss 0.0373, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 7 s left
-step 36/40, loss 0.0326, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 5 s left
-step 40/40, loss 0.0288, lr 1.0e-4, norm 0.250, 8 images/s, 0.5 GiB, 3 s left
+step 24/40, loss 0.0508, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 11 s left
+step 28/40, loss 0.0432, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 9 s left
+step 32/40, loss 0.0373, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 7 s left
+step 36/40, loss 0.0326, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 5 s left
+step 40/40, loss 0.0288, lr 1.0e-4, norm 0.25, 8 images/s, 0.5 GiB, 3 s left
 """
 
 

@@ -2,7 +2,7 @@
 
 A block of a document is one of these if `<!-- screen: NAME -->` stands above it. What the program shows there depends
 on the machine and the hub, so both are described here: a card of 12 GB, and a hub that asks for a licence. All else is
-the program itself. To take them again:
+the program itself; a training's figures are made up in training_screens.py. To take them again:
 
     UPDATE_SNAPSHOTS=1 .venv/bin/python -m pytest tests/wizard/test_wizard_documents.py
 """
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import training_screens
 from PIL import Image
 
 HOME = "/home/someone"  # as long as what tempfile.mkdtemp makes in /tmp, so that lines break at the same place
@@ -95,7 +96,7 @@ def shortened(lines: list[str], first: int, last: int) -> list[str]:
 def taken() -> dict[str, str]:
     """Every screen by its name: a first time through with everything as recommended, and what may come after it."""
     with home() as folder:
-        found = {**_first_time(folder), **_stopped(folder), **_changed(folder)}
+        found = {**_first_time(folder), **_stopped(folder), **_changed(folder), **training_screens.screens()}
         return {name: "\n".join(lines).replace(str(folder), HOME) for name, lines in found.items()}
 
 
