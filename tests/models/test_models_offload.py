@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from simpletune.config.offload import offloaded_blocks
 from simpletune.models.adapters import trainable_parameters
 from simpletune.models.family import UnsupportedModel
+from simpletune.models.host_memory import HostMemory
 from simpletune.models.offload import ALIGNED, Offload, Packed, offload_of
 from simpletune.models.quantize import PRECISIONS
 from simpletune.models.recompute import KeptInputs
