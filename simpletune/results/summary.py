@@ -126,10 +126,10 @@ def _effort(run: Run, ending: Ending) -> Iterator[_Line]:
     long = [(name, seconds) for name, seconds, _ in phases if seconds >= _SHORT * sum(each for _, each, _ in phases)]
     parts = [f"{name} {duration(seconds)}" for name, seconds in sorted(long, key=lambda one: -one[1])]
     speeds = [speed for speed in run.numbers["samples_per_second"].values if np.isfinite(speed)]
-    if speeds:
-        parts.append(f"{rate(median(speeds), 'image')} while training")
     if parts:
         yield _Line("time", ", ".join(parts))
+    if speeds:
+        yield _Line("speed", f"{rate(median(speeds), 'image')} while training")
     peak = max(phases, key=lambda one: float(one[2].get("peak_allocated_gib", 0)), default=None)
     used = [gib for gib in run.numbers["memory_gib"].values if np.isfinite(gib)]
     if peak is not None:

@@ -68,16 +68,6 @@ class PhaseLog:
             for phase in self.rows()
         ]
 
-    def table(self) -> list[str]:
-        """The phases as aligned lines for people."""
-        on_gpu = self._device.type == "cuda"
-        heads = ("allocated", "reserved") if on_gpu else ("resident", "")
-        lines = [f"{'phase':<18}{'time':>9}{heads[0]:>13}{heads[1]:>13}".rstrip()]
-        for phase in self.rows():
-            reserved = f"{phase.reserved_gib:9.2f} GiB" if on_gpu else ""
-            lines.append(f"{phase.name:<18}{phase.seconds:7.1f} s{phase.allocated_gib:9.2f} GiB{reserved}".rstrip())
-        return lines
-
     def _settle(self) -> None:
         """Give what happened since the last call to the innermost open phase, and start afresh."""
         now = time.perf_counter()

@@ -24,6 +24,7 @@ done: 4 steps in TIME
   card      output/README.md
   held out  loss N -> N, on 2 pictures kept back
   time      TIMES
+  speed     N images/s while training
   memory    N GiB at most, in PHASE
 
 next

@@ -50,8 +50,10 @@ def test_a_finished_run(run):
     lines = summary(ended(run))
     assert "\n".join(lines[:6]) + "\n" == FINISHED
     assert lines[6] == "  held out  loss 0.7847 -> 0.4138, on 2 pictures kept back"
-    assert lines[7].startswith("  time      train 3:10, validate 12 s, ")
-    assert lines[8:] == [
+    assert lines[7] == "  time      train 3:10, validate 12 s"
+    assert lines[8].startswith("  speed     ")
+    assert lines[8].endswith(" images/s while training")
+    assert lines[9:] == [
         "  memory    4.10 GiB at most (4.50 GiB reserved), in encode text",
         "",
         "next",
