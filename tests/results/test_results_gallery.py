@@ -59,6 +59,17 @@ def test_columns_of_different_shapes_are_equally_high(tmp_path):
     assert wide[2] - wide[0] == pytest.approx(3.16 * (high[2] - high[0]), rel=0.02)
 
 
+def test_rows_of_one_prompt_have_it_once_on_a_sheet(tmp_path):
+    pictures = {BASE: picture(tmp_path, "a.png", (64, 64), RED)}
+    first, next_ = GalleryRow("a fox", pictures, "seed 1"), GalleryRow("a fox", pictures, "seed 2", again=True)
+    sheets = {"once": [first, next_], "twice": [first, first], "first": [first], "further": [next_]}
+    for name, rows in sheets.items():
+        gallery(rows, tmp_path / f"{name}.png")
+    heights = {name: len(drawn(tmp_path / f"{name}.png")) for name in sheets}
+    assert heights["once"] < heights["twice"]
+    assert heights["further"] == heights["first"], "a page that begins with it has the prompt again"
+
+
 def test_prompts_and_settings_are_in_the_file(tmp_path):
     path = picture(tmp_path, "a.png", (64, 64), RED)
     rows = [GalleryRow("ein Füchslein 🦊 " * 300, {BASE: path}), GalleryRow("second", {BASE: path})]
