@@ -68,7 +68,11 @@ class Planned:
     def done(self) -> bool:
         """Whether the picture is there, whole, and made as it would be made now."""
         found = read_description(self.path)
-        return found is not None and {name: found[name] for name in found if name not in _NOTED} == self.about
+        return found is not None and _deciding(found) == _deciding(self.about)
+
+
+def _deciding(about: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in about.items() if name not in _NOTED}
 
 
 TOGETHER = {"cuda": 4}
