@@ -113,6 +113,8 @@ def order_of(
             "there are no prompts: none was given, and the config has no validation_prompt",
             'say what to draw: --prompt "a red parrot", or --prompts FILE',
         )
+    if sizes is not None and not sizes:
+        raise UsageError("there are no sizes, so there is nothing to draw", "name one: --size 1024x1024")
     start, count = settings.validation_seed, settings.num_validation_images
     wanted = range(start, start + count) if seeds is None else seeds
     wishes: Sequence[str | Path] = [adapter or NONE] if isinstance(adapter, str | Path | None) else adapter
@@ -135,6 +137,8 @@ def _seeds(wanted: Sequence[int]) -> tuple[int, ...]:
     for seed in wanted:
         if not 0 <= seed <= _LARGEST_SEED:
             raise UsageError(f"--seed: {seed} is no seed", "seeds are whole numbers from 0 up")
+    if not wanted:
+        raise UsageError("there are no seeds, so there is nothing to draw", "name one: --seed 42")
     return tuple(dict.fromkeys(wanted))
 
 

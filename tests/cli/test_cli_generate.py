@@ -382,5 +382,6 @@ def test_from_python(trained: Project, tmp_path: Path) -> None:
     ]
     assert all(each.path.is_file() and each.prompt == PROMPT for each in made.pictures)
     assert (made.made, made.kept, made.sheet) == (4, 0, None)
-    with pytest.raises(UsageError, match="no prompts"):
-        order_of(settings, prompts=[])
+    for nothing in ("prompts", "seeds", "sizes"):
+        with pytest.raises(UsageError, match=f"no {nothing}"):
+            order_of(settings, **{nothing: []})
