@@ -31,7 +31,7 @@ class Ending:
     """How a start of a run ended, as far as the run's folder doesn't tell.
 
     overrides: the start's "key=value". trained: steps of this start, None when it was stopped. seconds: of all of it.
-    shared: whether the run went to the hub.
+    shared: where the run is on the hub, None where it isn't.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Ending:
     overrides: Sequence[str]
     seconds: float
     trained: int | None
-    shared: bool = False
+    shared: str | None = None
     warnings: Sequence[str] = ()
 
 
@@ -90,6 +90,8 @@ def _made(run: Run, ending: Ending) -> Iterator[_Line]:
         for label, name in (("plots", "plots.png"), ("card", "README.md")):
             if (run.folder / name).is_file():
                 yield _Line(label, _path(run.folder / name))
+    if ending.shared is not None:
+        yield _Line("shared", ending.shared)
 
 
 def _quality(run: Run) -> Iterator[_Line]:
@@ -157,7 +159,7 @@ def _next(run: Run, ending: Ending) -> Iterator[tuple[str, str]]:
     evaluation = _evaluation(run)
     if evaluation is None or not _is_of(evaluation, run):
         yield f"simpletune evaluate {config}", "how good it is, in figures"
-    if not ending.shared:
+    if ending.shared is None:
         yield f"simpletune push {folder}", "to the hub, private"
 
 

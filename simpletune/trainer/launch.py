@@ -61,9 +61,9 @@ def launch(
         return None
     from simpletune.trainer.run import train
 
-    def tell(trained: int | None) -> None:
+    def tell(trained: int | None, shared: str | None = None) -> None:
         if is_main and say is not None:
-            seconds, shared = time.monotonic() - began, destination is not None
+            seconds = time.monotonic() - began
             _tell(Ending(settings.output_dir, config, overrides, seconds, trained, shared, kept.warnings), say)
 
     try:
@@ -72,10 +72,12 @@ def launch(
         tell(None)
         raise
     if is_main:
+        shared = None
         try:
             _share(settings, outcome, destination, reporter)
+            shared = destination.url if destination is not None else None
         finally:
-            tell(outcome.trained)
+            tell(outcome.trained, shared)
     return outcome
 
 

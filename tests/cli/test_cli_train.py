@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,8 +96,7 @@ def test_ctrl_c_says_what_is_saved_and_how_to_go_on(
 
     def pressed(session: Session, batch: object) -> object:
         if session.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
+            signal.raise_signal(signal.SIGINT)
         return advance(session, batch)
 
     monkeypatch.setattr(Session, "advance", pressed)

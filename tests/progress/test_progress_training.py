@@ -69,6 +69,13 @@ def test_a_history_is_bounded_and_keeps_the_mean(values):
         assert len(values) >= 8 or points == values
 
 
+def test_every_point_of_a_history_stands_for_as_many_values():
+    history = History(capacity=8)
+    for value in range(64):
+        history.add(float(value))
+    assert history.points() == [7.5, 23.5, 39.5, 55.5]
+
+
 def test_the_time_left_counts_what_interrupts_the_steps():
     clock = Clock()
     meter = TrainingMeter(TrainingPlan(100, asides={"Validating": 20, "Saving": 50}), clock)

@@ -128,7 +128,9 @@ def test_warnings_are_said_again_the_first_of_them(run):
 
 
 def test_a_run_that_was_shared_is_not_pushed_again(run):
-    assert "push" not in "\n".join(summary(ended(run, shared=True)))
+    lines = summary(ended(run, shared="https://hub.example/somebody/signs"))
+    assert "  shared    https://hub.example/somebody/signs" in lines
+    assert "push" not in "\n".join(lines)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
