@@ -45,11 +45,28 @@ class Frozen(NamedTuple):
     bits: int
     shape: tuple[int, int]
 
-    def weight(self) -> Tensor:
-        """(O, I) in the compute dtype."""
+    def weight(self, *, again: bool = False) -> Tensor:
+        """(O, I) in the compute dtype; `again` as `quantize.dequantize` has it."""
         if self.scale is None:
             return self.data
-        return dequantize(self.data, self.scale, self.shift, self.bits, self.shape)
+        return dequantize(self.data, self.scale, self.shift, self.bits, self.shape, again=again)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All but the bias."""
+        return tuple(tensor for tensor in (self.data, self.scale, self.shift) if tensor is not None)
+
+    @property
+    def kind(self) -> _Kind:
+        return _Kind(len(self.tensors), self.bits, self.shape)
+
+
+class _Kind(NamedTuple):
+    """What is left of a `Frozen` without its tensors, of which there are so many."""
+
+    pieces: int
+    bits: int
+    shape: tuple[int, int]
 
 
 class LowRank(NamedTuple):
@@ -176,15 +193,25 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
     """
     if group.kind is not None:
         return [_in_eight_bits(x, group.frozen[0], group.kind)]
-    weights = [part.weight().to(x.dtype) for part in group.frozen]
     bias = _bias(group, x)
     factors = low_rank_factors(group, x.dtype)
+    kinds, tensors = tuple(part.kind for part in group.frozen), [one for part in group.frozen for one in part.tensors]
     if factors is None:
-        y = functional.linear(x, weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+        y = _Plain.apply(x, bias, kinds, *tensors)
     else:
-        product = _Joined if joined else _Added
-        y = product.apply(x, *factors, bias, *weights)
+        y = (_Joined if joined else _Added).apply(x, *factors, bias, kinds, *tensors)
     return list(y.split(group.sizes, -1))
+
+
+def _weights(kinds: Sequence[_Kind], tensors: Sequence[Tensor], dtype: torch.dtype, *, again: bool) -> list[Tensor]:
+    """The weights of a group's pieces, (O, I) each, from its tensors one behind the other."""
+    rest, weights = list(tensors), []
+    for kind in kinds:
+        own, rest = rest[: kind.pieces], rest[kind.pieces :]
+        data, scale, shift = (*own, None, None)[:3]
+        assert data is not None
+        weights.append(Frozen(data, scale, shift, None, kind.bits, kind.shape).weight(again=again).to(dtype))
+    return weights
 
 
 def _in_eight_bits(x: Tensor, frozen: Frozen, kind: str) -> Tensor:
@@ -216,54 +243,79 @@ def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] 
     return torch.cat(downs) if len(downs) > 1 else downs[0], functional.pad(diagonal, (0, missing))
 
 
+class _Plain(torch.autograd.Function):
+    """y = x W^T + bias; both are frozen."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor) -> Tensor:
+        ctx.kinds = kinds
+        ctx.save_for_backward(*tensors)
+        weights = _weights(kinds, tensors, x.dtype, again=False)
+        return functional.linear(x, weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        weights = _weights(ctx.kinds, tensors, grad.dtype, again=True)
+        grad_x = grad @ (weights[0] if len(weights) == 1 else torch.cat(weights))
+        return grad_x, None, None, *[None] * len(tensors)
+
+
 class _Joined(torch.autograd.Function):
     """y = [x, x A^T] [W, B]^T + bias; W and bias are frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
-        down = functional.linear(x, a)
-        ctx.save_for_backward(x, down, a, b, *weights)
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor
+    ) -> Tensor:
+        down, weights = functional.linear(x, a), _weights(kinds, tensors, x.dtype, again=False)
+        ctx.kinds = kinds
+        ctx.save_for_backward(x, down, a, b, *tensors)
         return functional.linear(torch.cat([x, down], -1), torch.cat([torch.cat(weights), b], 1), bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, down, a, b, *weights = ctx.saved_tensors
+        x, down, a, b, *tensors = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        both = rows @ torch.cat([b, torch.cat(weights)], 1)
+        both = rows @ torch.cat([b, torch.cat(_weights(ctx.kinds, tensors, x.dtype, again=True))], 1)
         grad_down, grad_x = both[:, : b.shape[1]], both[:, b.shape[1] :]
         grad_x = grad_x + grad_down @ a  # not addmm, which copies grad_x first
-        return _gradients(x, down, rows, grad_x, grad_down, len(weights))
+        return _gradients(x, down, rows, grad_x, grad_down, len(tensors))
 
 
 class _Added(torch.autograd.Function):
     """y = x W^T + bias + (x A^T) B^T; W and bias are frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
-        down = functional.linear(x, a)
-        ctx.save_for_backward(x, down, a, b, *weights)
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor
+    ) -> Tensor:
+        down, weights = functional.linear(x, a), _weights(kinds, tensors, x.dtype, again=False)
+        ctx.kinds = kinds
+        ctx.save_for_backward(x, down, a, b, *tensors)
         biases = [None] * len(weights) if bias is None else bias.split([weight.shape[0] for weight in weights])
         products = [functional.linear(x, weight, part) for weight, part in zip(weights, biases, strict=True)]
         return torch.cat(products, -1) + functional.linear(down, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, down, a, b, *weights = ctx.saved_tensors
+        x, down, a, b, *tensors = ctx.saved_tensors
+        weights = _weights(ctx.kinds, tensors, x.dtype, again=True)
         rows = grad.reshape(-1, grad.shape[-1])
         grad_down = rows @ b
         grad_x = grad_down @ a
         for part, weight in zip(rows.split([weight.shape[0] for weight in weights], 1), weights, strict=True):
             grad_x = grad_x + part @ weight
-        return _gradients(x, down, rows, grad_x, grad_down, len(weights))
+        return _gradients(x, down, rows, grad_x, grad_down, len(tensors))
 
 
 def _gradients(
-    x: Tensor, down: Tensor, grad: Tensor, grad_x: Tensor, grad_down: Tensor, weights: int
+    x: Tensor, down: Tensor, grad: Tensor, grad_x: Tensor, grad_down: Tensor, frozen: int
 ) -> tuple[Tensor | None, ...]:
-    """Of x, A (R, I) and B (O, R), from the rows' gradients (N, O), (N, I) and (N, R); bias and weights have none."""
+    """Of x, A (R, I) and B (O, R), from the rows' gradients (N, O), (N, I) and (N, R); what is frozen has none."""
     grad_a = grad_down.t() @ x.reshape(-1, x.shape[-1])
     grad_b = grad.t() @ down.reshape(-1, down.shape[-1])
-    return grad_x.reshape(x.shape), grad_a, grad_b, None, *[None] * weights
+    return grad_x.reshape(x.shape), grad_a, grad_b, None, None, *[None] * frozen
 
 
 def _bias(group: Group, x: Tensor) -> Tensor | None:

@@ -48,7 +48,9 @@ def all_but(*patterns: str) -> QuantizeChoice:
     return choose
 
 
-def dequantize(data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, shape: tuple[int, int]) -> Tensor:
+def dequantize(
+    data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, shape: tuple[int, int], *, again: bool = False
+) -> Tensor:
     """The weight (O, I) in the dtype of `scale`: in 8 bits, bit for bit what quanto's own tensors dequantize to.
 
     In 4 and 2 bits it is rounded once, where quanto rounds the product and the difference: a compiler that fuses the
@@ -56,15 +58,30 @@ def dequantize(data: Tensor, scale: Tensor, shift: Tensor | None, bits: int, sha
 
     8 bits: data (O, I) int8 or float8, scale (O, 1) or (1, 1). 4 and 2 bits: data (ceil(R / values a byte), G) uint8,
     where byte row j holds the values of rows j, j + ceil(...), ... from the lowest bits up; scale and shift (R, 1).
+
+    `again`: the same values by other operations, for a backward pass. A compiler that finds those of the forward pass
+    there keeps their results, a byte a value, rather than computing them twice.
     """
     if shift is None:
         # int8 is converted by the multiplication itself: the same bits, and one kernel less where nothing is compiled.
         return scale * (data if data.dtype is torch.int8 else data.to(scale.dtype))
-    rows = shape[0] * shape[1] // data.shape[1]
-    # Not computed from `bits`: torch.compile takes a number that has had two values for a variable.
-    mask, places = (15, (0, 4)) if bits == 4 else (3, (0, 2, 4, 6))
-    values_RG = torch.cat([(data >> place) & mask for place in places])[:rows]
+    values_RG = (_quotients if again else _shifted)(data, bits)[: shape[0] * shape[1] // data.shape[1]]
     return (scale.float() * values_RG - shift.float()).to(scale.dtype).reshape(shape)
+
+
+# The numbers are not computed from `bits`: torch.compile takes what has had two values for a variable.
+
+
+def _shifted(data: Tensor, bits: int) -> Tensor:
+    """The values of packed rows (J, G), as uint8 (J times the values a byte, G)."""
+    mask, places = (15, (0, 4)) if bits == 4 else (3, (0, 2, 4, 6))
+    return torch.cat([(data >> place) & mask for place in places])
+
+
+def _quotients(data: Tensor, bits: int) -> Tensor:
+    """What `_shifted` gives, by divisions."""
+    values, units = (16, (1, 16)) if bits == 4 else (4, (1, 4, 16, 64))
+    return torch.cat([torch.div(data, unit, rounding_mode="floor").remainder(values) for unit in units])
 
 
 class _FrozenProduct(torch.autograd.Function):
