@@ -13,7 +13,7 @@ from simpletune.progress.plain import stopped_line
 from simpletune.progress.reporter import Phase, TrainingPhase
 from simpletune.progress.rows import meter_rows, signs_for, training_rows
 from simpletune.progress.training import StepNumbers, TrainingMeter, TrainingPlan
-from simpletune.progress.words import plain_text
+from simpletune.progress.words import plain_text, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -81,7 +81,8 @@ class RichReporter:
         from rich.text import Text
 
         for line in text.splitlines() or [""]:
-            self._console.print(Text(plain_text(line), style), soft_wrap=True)
+            for part in wrapped(plain_text(line), self._console.width):
+                self._console.print(Text(part, style), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         from rich.text import Text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TextIO
 from simpletune.progress.meter import Cadence, Clock, Meter
 from simpletune.progress.reporter import Phase, TrainingPhase
 from simpletune.progress.training import TRAINING, Facts, StepNumbers, TrainingMeter, TrainingPlan
-from simpletune.progress.words import duration, learning_rate, number, plain_text, rate, time_left
+from simpletune.progress.words import duration, learning_rate, number, plain_text, rate, time_left, wrapped
 
 _WIDTH = 80
 
@@ -64,9 +63,7 @@ class PlainReporter:
 
     def _write_wrapped(self, text: str) -> None:
         for line in text.splitlines() or [""]:
-            line = plain_text(line)
-            wrapped = textwrap.wrap(line, _WIDTH, break_long_words=False, break_on_hyphens=False)
-            self._write("\n".join(wrapped) if len(line) > _WIDTH else line)
+            self._write("\n".join(wrapped(plain_text(line), _WIDTH)))
 
     def _write(self, text: str) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 from simpletune.redact import redact
@@ -17,6 +18,11 @@ def plural(unit: str) -> str:
 def plain_text(text: Any) -> str:
     """One line of printable text without tokens; a control character in a file name must not steer the terminal."""
     return "".join(c if c.isprintable() else "?" for c in redact(str(text)).replace("\t", "    "))
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """Broken between words where it is too long; a path stays whole, so that it can be copied."""
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if len(line) > width else [line]
 
 
 def duration(seconds: float) -> str:
