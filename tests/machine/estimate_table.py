@@ -2,8 +2,9 @@
 
     python tests/machine/estimate_table.py [FILE]
 
-FILE is what `tests/gpu/measure.py --only estimate` or `tests/gpu/measure_steps.py` wrote; without it, both files
-beside this: measured_compiled.json, of compiled steps alone, and measurements.json, of whole runs with the eager step.
+FILE is what `tests/gpu/measure.py --only estimate` or `tests/gpu/measure_steps.py` wrote; without it, the files beside
+this: measured_steps.json and measured_compiled.json, of compiled steps alone, and measurements.json, of whole runs with
+the eager step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from simpletune.machine.timing import step_seconds
 
 MEASUREMENTS = Path(__file__).parent / "measurements.json"
 COMPILED = Path(__file__).parent / "measured_compiled.json"
+STEPS = Path(__file__).parent / "measured_steps.json"
 FIGURES = {  # what the forecast of a phase is of: docs/performance.md says why
     "encode text": "peak_reserved_gib",
     "encode images": "peak_allocated_gib",
@@ -31,7 +33,7 @@ FIGURES = {  # what the forecast of a phase is of: docs/performance.md says why
 
 
 def main() -> None:
-    for path in [Path(name) for name in sys.argv[1:]] or [COMPILED, MEASUREMENTS]:
+    for path in [Path(name) for name in sys.argv[1:]] or [STEPS, COMPILED, MEASUREMENTS]:
         print("\n".join(tables(json.loads(path.read_text()))), end="\n\n")
 
 
