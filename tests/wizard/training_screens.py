@@ -14,7 +14,7 @@ def screens() -> dict[str, list[str]]:
     from pty_screen import PtyScreen
 
     with PtyScreen([sys.executable, __file__], 80, 24) as terminal:
-        lines = terminal.wait_for(f" {STEPS}/1,500")
+        lines = terminal.wait_for(f" {STEPS}/1,500", "samples output")
     return {"training": lines[next(i for i, line in enumerate(lines) if line.startswith("Training ")) :]}
 
 
