@@ -22,7 +22,8 @@ def compile_for_all(function: Any, **fixed: Any) -> Any:
     made = torch.compile(partial(function, **fixed), fullgraph=True)
 
     def run(*inputs: Any) -> Any:
-        with _settings(), dynamo_config.patch(recompile_limit=_GRAPHS):
+        # Numbers are what blocks are made of, such as bits; without this a second value would make them variables.
+        with _settings(), dynamo_config.patch(recompile_limit=_GRAPHS, specialize_int=True):
             return made(*inputs)
 
     return run

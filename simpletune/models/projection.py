@@ -199,7 +199,8 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
     if factors is None:
         y = _Plain.apply(x, bias, kinds, *tensors)
     else:
-        y = (_Joined if joined else _Added).apply(x, *factors, bias, kinds, *tensors)
+        product = _Joined if joined else _Added
+        y = product.apply(x, *factors, bias, kinds, *tensors)
     return list(y.split(group.sizes, -1))
 
 
@@ -243,11 +244,16 @@ def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] 
     return torch.cat(downs) if len(downs) > 1 else downs[0], functional.pad(diagonal, (0, missing))
 
 
+# What follows takes all it is given as one list: without gradients torch.compile (2.13) leaves out `ctx` where the
+# number of arguments happens to be that of the parameters.
+
+
 class _Plain(torch.autograd.Function):
-    """y = x W^T + bias; both are frozen."""
+    """y = x W^T + bias; both are frozen. Given x, bias, kinds and the weights' tensors."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x, bias, kinds, *tensors = given
         ctx.kinds = kinds
         ctx.save_for_backward(*tensors)
         weights = _weights(kinds, tensors, x.dtype, again=False)
@@ -262,12 +268,11 @@ class _Plain(torch.autograd.Function):
 
 
 class _Joined(torch.autograd.Function):
-    """y = [x, x A^T] [W, B]^T + bias; W and bias are frozen."""
+    """y = [x, x A^T] [W, B]^T + bias; W and bias are frozen. Given x, A, B, bias, kinds and the weights' tensors."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x, a, b, bias, kinds, *tensors = given
         down, weights = functional.linear(x, a), _weights(kinds, tensors, x.dtype, again=False)
         ctx.kinds = kinds
         ctx.save_for_backward(x, down, a, b, *tensors)
@@ -284,12 +289,11 @@ class _Joined(torch.autograd.Function):
 
 
 class _Added(torch.autograd.Function):
-    """y = x W^T + bias + (x A^T) B^T; W and bias are frozen."""
+    """y = x W^T + bias + (x A^T) B^T; W and bias are frozen. Given what `_Joined` is."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, kinds: tuple[_Kind, ...], *tensors: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        x, a, b, bias, kinds, *tensors = given
         down, weights = functional.linear(x, a), _weights(kinds, tensors, x.dtype, again=False)
         ctx.kinds = kinds
         ctx.save_for_backward(x, down, a, b, *tensors)
