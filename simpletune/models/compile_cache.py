@@ -16,22 +16,28 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch._inductor import config as inductor
 
 from simpletune import __version__
 from simpletune.errors import EnvironmentNotReady
 from simpletune.machine.user_cache import cache_folder
 
 INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+_THREADS = "TORCHINDUCTOR_COMPILE_THREADS"
 _SUBFOLDERS = {INDUCTOR: "inductor", TRITON: "triton"}
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_COMPILERS = 8
+"""Processes that compile at once, at most: each holds 0.4 GiB of the host's memory until the run ends."""
 
 
 def prepare() -> str | None:
-    """Have this process, and those it starts, keep compiled code; to be called before anything is compiled.
+    """Have this process, and those it starts, keep compiled code, and few of them compile; to be called before that.
 
     Returns a line to show when it can't be kept past this process. Raises EnvironmentNotReady when the folder isn't
     this user's alone.
     """
+    if _THREADS not in os.environ:
+        inductor.compile_threads = min(inductor.compile_threads, _COMPILERS)
     unset = [name for name in _SUBFOLDERS if _chosen(name) is None]
     if not unset:
         return None

@@ -135,9 +135,10 @@ def _effort(run: Run, ending: Ending) -> Iterator[_Line]:
     peak = max(phases, key=lambda one: float(one[2].get("peak_allocated_gib", 0)), default=None)
     used = [gib for gib in run.numbers["memory_gib"].values if np.isfinite(gib)]
     if peak is not None:
-        reserved = float(peak[2].get("peak_reserved_gib", 0))
-        held = f" ({reserved:.2f} GiB reserved)" if reserved else ""
-        yield _Line("memory", f"{float(peak[2].get('peak_allocated_gib', 0)):.2f} GiB at most{held}, in {peak[0]}")
+        yield _Line("memory", f"{float(peak[2].get('peak_allocated_gib', 0)):.2f} GiB at most, in {peak[0]}")
+        reserved = [f"{name} {gib:.2f}" for name, _, one in phases if (gib := float(one.get("peak_reserved_gib", 0)))]
+        if reserved:
+            yield _Line("reserved", f"GiB at most: {', '.join(reserved)}")
     elif used:
         yield _Line("memory", f"{max(used):.2f} GiB at most while training")
     if ending.warnings:

@@ -129,7 +129,7 @@ class Run:
             "phases": phases or [],
             "step_ms": [round(step, 1) for step in steps],
             "host_gib": {"own": self._watch.own, "tree": self._watch.tree},
-            "log_shows_phases": any(line.strip().startswith("validate") and "GiB" in line for line in log.splitlines()),
+            "log_shows_phases": any(line.strip().startswith("reserved  GiB at most") for line in log.splitlines()),
             "log": log[-_LOG:],
         }
 

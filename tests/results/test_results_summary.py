@@ -54,7 +54,8 @@ def test_a_finished_run(run):
     assert lines[8].startswith("  speed     ")
     assert lines[8].endswith(" images/s while training")
     assert lines[9:] == [
-        "  memory    4.10 GiB at most (4.50 GiB reserved), in encode text",
+        "  memory    4.10 GiB at most, in encode text",
+        "  reserved  GiB at most: encode text 4.50, train 3.50, validate 3.10",
         "",
         "next",
         "  simpletune report made/output --open",
