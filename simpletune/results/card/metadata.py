@@ -7,7 +7,7 @@ from typing import Any
 from simpletune.config.families import Licence
 from simpletune.results.card.facts import Facts
 from simpletune.results.card.gallery import Shown
-from simpletune.results.card.text import whole as without_secrets
+from simpletune.results.diffusers_code import without_secrets
 
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody gave."""

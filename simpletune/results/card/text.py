@@ -1,4 +1,4 @@
-"""Text from outside in Markdown and Python: shown as it was written, and never taken for markup or code."""
+"""Text from outside in Markdown: shown as it was written, and never taken for markup."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 
 from simpletune.config.problems import shown
-from simpletune.redact import redact
+from simpletune.results.diffusers_code import without_secrets
 
 _MARKUP = frozenset("\\`*_{}[]<>&#|~$@^")
 """What means something in Markdown, in HTML, or to what a hub makes of both (mathematics, mentions)."""
 _BLOCK = re.compile(r"\A(\d*)([-+=.)])")
 """What begins a list or makes a heading of the line before, at the beginning of a line."""
-_LITERAL_WIDTH = 88
-
-
-def whole(text: str) -> str:
-    """`text` without tokens and without half surrogates, which no file can hold."""
-    return redact(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(text: str, longest: int = 400) -> str:
@@ -25,7 +19,7 @@ def plain(text: str, longest: int = 400) -> str:
 
     Characters that could be markup become HTML references, which every renderer shows as the characters.
     """
-    line = shown(" ".join(whole(text).split()))
+    line = shown(" ".join(without_secrets(text).split()))
     if len(line) > longest:
         line = line[: longest - 1].rstrip() + "…"
     safe = "".join(f"&#{ord(c)};" if c in _MARKUP else c for c in line)
@@ -37,21 +31,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def literal(text: str, indent: int) -> str:
-    """`text` as a Python expression; a long one in several lines, of which the later ones are indented."""
-    text = whole(text)
-    if len(text) <= _LITERAL_WIDTH:
-        return quoted(text)
-    inner, outer = " " * (indent + 4), " " * indent
-    pieces = [text[start : start + _LITERAL_WIDTH] for start in range(0, len(text), _LITERAL_WIDTH)]
-    return "(\n" + "".join(f"{inner}{quoted(piece)}\n" for piece in pieces) + f"{outer})"
-
-
-def quoted(text: str) -> str:
-    """`text` as Python writes it, in double quotes where they need no escape."""
-    return '"' + repr("'" + text)[2:] if '"' not in text else repr(text)
 
 
 def number(value: float) -> str:
