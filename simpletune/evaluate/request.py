@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simpletune import files
 from simpletune.config.settings import Settings
-from simpletune.errors import ConfigError, UsageError
+from simpletune.errors import ConfigError
 from simpletune.models.family import ModelFiles
 from simpletune.models.lora_file import Factors, check_fits, read_adapter
 from simpletune.models.parts import open_part
 from simpletune.progress import Reporter
-from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
 from simpletune.results.generate import Order, Variant, order_of
-from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints, verify
+from simpletune.results.variants import ALL
 
 CLIP = "openai/clip-vit-large-patch14"
 DINO = "facebook/dinov2-base"
@@ -37,8 +35,8 @@ class Models:
 
 @dataclass(frozen=True)
 class Request:
-    """None: the config's validation_* keys. adapters: steps, files, folders, "latest"; None: every saved one of the
-    run; ("none",): the base alone. training_pictures: so many at most are looked at, chosen by seed."""
+    """None: the config's validation_* keys. adapters: steps, files, folders, "latest", "all"; None: every saved one
+    of the run; ("none",): the base alone. training_pictures: so many at most are looked at, chosen by seed."""
 
     prompts: Mapping[str, str] | Sequence[str] | None = None
     seeds: Sequence[int] | None = None
@@ -53,7 +51,8 @@ class Request:
 
 
 def order_for(settings: Settings, request: Request, reporter: Reporter) -> Order:
-    """The base and every chosen adapter, on the same prompts and seeds. Raises UsageError as `order_of`."""
+    """The base and every chosen adapter by their steps, on the same prompts and seeds. Raises UsageError as
+    `order_of`."""
     order = order_of(
         settings,
         prompts=request.prompts,
@@ -62,13 +61,17 @@ def order_for(settings: Settings, request: Request, reporter: Reporter) -> Order
         steps=request.steps,
         guidance=request.guidance,
         negative=request.negative,
-        adapter=None,
+        adapter=[ALL] if request.adapters is None else request.adapters,
         scale=request.scale,
+        reporter=reporter,
     )
-    variants = list(order.variants)
-    for chosen in _chosen(settings, request.adapters, reporter):
-        variants.append(_variant(chosen, request.scale, {variant.name for variant in variants}))
-    return replace(order, variants=tuple(variants))
+    return replace(order, variants=tuple(sorted(order.variants, key=_by_steps)))
+
+
+def _by_steps(variant: Variant) -> tuple[bool, bool, int, str]:
+    """The base, then adapters of known steps, then others."""
+    steps = None if variant.adapter is None else variant.adapter.steps
+    return variant.adapter is not None, steps is None, steps or 0, variant.name
 
 
 def read_adapters(model: ModelFiles, order: Order) -> dict[Variant, dict[str, Factors]]:
@@ -88,39 +91,3 @@ def read_adapters(model: ModelFiles, order: Order) -> dict[Variant, dict[str, Fa
 
 def adapter_digest(variant: Variant) -> str | None:
     return None if variant.adapter is None else files.sha256(variant.adapter.path)
-
-
-def _chosen(settings: Settings, wanted: Sequence[str | Path] | None, reporter: Reporter) -> list[AdapterChoice]:
-    if wanted is None:
-        wanted = _saved(settings, reporter)
-    chosen = [choose_adapter(wish, settings, reporter.warn) for wish in wanted]
-    if None in chosen and len(chosen) > 1:
-        raise UsageError(f"--adapter {NONE} beside other adapters", "the base is always among the compared")
-    by_file = {choice.path.resolve(): choice for choice in chosen if choice is not None}
-    return sorted(by_file.values(), key=lambda choice: (choice.steps is None, choice.steps or 0, choice.name))
-
-
-def _saved(settings: Settings, reporter: Reporter) -> list[str | Path]:
-    """All of a run's intact checkpoints, its final adapter, and the averaged one; damaged ones are named."""
-    steps: list[str | Path] = []
-    for step, folder in list_checkpoints(settings.output_dir):
-        problems = verify(folder)
-        if problems:
-            reporter.warn(f"{folder} is damaged and left out: {'; '.join(problems)}")
-        else:
-            steps.append(str(step))
-    newest = choose_adapter(LATEST, settings, lambda _line: None)
-    if newest is None or str(newest.steps) not in steps:
-        steps.append(LATEST)
-    averaged = settings.output_dir / "ema" / ADAPTER_FILE
-    return [*steps, averaged] if averaged.is_file() else steps
-
-
-def _variant(chosen: AdapterChoice, scale: float, taken: set[str]) -> Variant:
-    """The adapter with a name of its own: two files of one name are told apart by digits of their folders' path."""
-    marked = "" if scale == 1 else f"-scale-{scale:g}"
-    name, title = chosen.name + marked, chosen.title + (f", scale {scale:g}" if marked else "")
-    if name in taken:
-        name += "-" + hashlib.sha256(str(chosen.path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:6]
-        title = f"{title} ({name})"
-    return Variant(name, title, chosen, scale)

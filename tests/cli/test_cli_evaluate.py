@@ -172,7 +172,7 @@ def test_an_adapter_that_cant_be_used_is_named_before_anything_is_made(
         (["--dino", "owner/missing"], 3, "--dino FOLDER"),
         (["--csd", "missing.safetensors"], 3, "there is no file missing.safetensors"),
         (["--adapter", "3"], 2, "no checkpoint of step 3"),
-        (["--adapter", "none", "--adapter", "4"], 2, "the base is always among the compared"),
+        (["--adapter", "none", "--adapter", "4"], 2, "the base is drawn beside them in any case"),
         (["--captions", "3", "--prompt", "x"], 2, "give either one"),
         (["--size", "63"], 2, "multiples of"),
     ],
