@@ -79,10 +79,11 @@ class Trackers:
 
     def tell(self) -> None:
         """Say what trackers have to say. One that failed is forgotten: a continued run opens another one there."""
+        # Asked before the news: why one failed is among them then, however the threads take their turns.
+        failed = [one.name for one in self._trackers if one.worker.failed]
         for one in self._trackers:
             for line in one.worker.news():
                 self._reporter.note(line)
-        failed = [one.name for one in self._trackers if one.worker.failed]
         if failed:
             self._trackers = tuple(one for one in self._trackers if one.name not in failed)
             self.remember({name: one for name, one in self._record.items() if name not in failed})

@@ -35,7 +35,7 @@ class Worker:
         self._opened = threading.Event()
         self._ended = threading.Event()
         self.failed = False
-        """Whether the tracker raised and was given up."""
+        """Whether the tracker raised and was given up; that is among the news then."""
         self._left_out = 0
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
         self._thread.start()
@@ -95,8 +95,8 @@ class Worker:
             while (call := self._queue.get()) is not None:
                 call(tracker)
         except BaseException as error:  # libraries end the process, too
-            self.failed = True
             self._say(f"{self.name} failed, and training goes on without it: {_described(error)}")
+            self.failed = True
         finally:
             self._opened.set()
             self._ended.set()
