@@ -9,10 +9,12 @@ import pytest
 from finished_runs import STEPS, make_run, take_pictures, write_adapter
 from hub_uploads import Repo, serve_uploads
 
+from simpletune.config.load import load
 from simpletune.errors import EnvironmentNotReady, UploadFailed, UsageError
 from simpletune.progress import SilentReporter
 from simpletune.results.hub import retry
 from simpletune.results.hub.destination import Wish, prepare
+from simpletune.results.hub.share import share
 from simpletune.results.hub.upload import push
 
 TOKEN = "canary-that-looks-like-no-token"
@@ -274,3 +276,17 @@ def test_an_unfinished_run_is_not_uploaded(run, hub):
     (run / "finished.json").unlink()
     with pytest.raises(UsageError, match="has not done all its steps"):
         push(run, destination, SilentReporter())
+
+
+def test_without_a_card_nothing_is_uploaded_and_that_is_no_success(run, hub):
+    settings = load(run.parents[1] / "config.json")[0]
+    (run / "evaluation.json").write_text("{")
+    notes = Notes()
+    share(settings, None, notes)
+    assert "no model card was written" in notes.lines[0]
+    destination = prepare(Wish(run, None, True, hub.endpoint), notes.note)
+    with pytest.raises(UploadFailed, match=r"no model card could be written.*evaluation\.json") as failed:
+        share(settings, destination, notes)
+    assert "simpletune evaluate" in failed.value.hint
+    assert "simpletune push" in failed.value.hint
+    assert hub.count("/commit/") == 0

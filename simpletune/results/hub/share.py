@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simpletune.config.settings import Settings
-from simpletune.errors import SimpletuneError
+from simpletune.errors import SimpletuneError, UploadFailed
 from simpletune.progress import Reporter
 from simpletune.results.card import write_card
 from simpletune.results.hub.destination import Destination, prepare, wish_of
@@ -21,13 +21,20 @@ def check(settings: Settings, reporter: Reporter) -> Destination | None:
 
 
 def share(settings: Settings, destination: Destination | None, reporter: Reporter) -> None:
-    """Write the card and upload the run. A card that can't be written is told, and no reason to fail.
+    """Write the card and upload the run. A card that can't be written is told, and no reason to fail where nothing is
+    to be uploaded.
 
-    Raises UploadFailed when the hub doesn't take the run.
+    Raises UploadFailed when the hub doesn't take the run, or there is no card to upload with it.
     """
     try:
         write_card(settings.output_dir, destination.repo_id if destination is not None else None)
     except (SimpletuneError, OSError) as error:
+        if destination is not None:
+            hint = getattr(error, "hint", None) or "see that the output folder can be written to"
+            raise UploadFailed(
+                f"nothing was uploaded, as no model card could be written: {error}",
+                f"{hint}; then `simpletune push` uploads the run, of which nothing is lost",
+            ) from error
         reporter.warn(f"no model card was written: {error}; `simpletune card` tries again")
         return
     if destination is not None:
