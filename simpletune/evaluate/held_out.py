@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ from simpletune.data.plan import SampleRef
 from simpletune.evaluate.metrics import Array
 from simpletune.evaluate.pictures import Found, Material
 from simpletune.evaluate.request import adapter_digest
-from simpletune.models.adapters import attach_factors, detach
+from simpletune.models.adapters import attached
 from simpletune.models.lora_file import Factors
 from simpletune.models.memory import release
 from simpletune.results.encodings import encode_prompts
@@ -70,7 +69,7 @@ class Judge:
             with self.reporter.phase("Held-out loss", count, "image") as phase:
                 for variant in todo:
                     rows = []
-                    with _put_on(transformer, adapters.get(variant), variant.scale):
+                    with attached(transformer, adapters.get(variant), variant.scale):
                         for batch in batches:
                             rows.append(self._loss(transformer, batch))
                             phase.advance()
@@ -180,15 +179,3 @@ class Judge:
 
 def _places(found: Found) -> list[list[object]]:
     return [[one.resized, one.crop, one.bucket, one.mirrored] for one in found.sample.placements]
-
-
-@contextmanager
-def _put_on(transformer: nn.Module, adapter: Mapping[str, Factors] | None, scale: float) -> Iterator[None]:
-    if adapter is None:
-        yield
-        return
-    attach_factors(transformer, adapter, scale)
-    try:
-        yield
-    finally:
-        detach(transformer)

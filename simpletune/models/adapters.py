@@ -178,15 +178,16 @@ def attach_factors(transformer: nn.Module, factors: Mapping[str, Factors], stren
     """Put a saved adapter on the frozen transformer to make pictures with, computed as in training.
 
     W x + strength * (B A) x, layer by layer; each layer may have a rank of its own. `lora_file.check_fits` has found
-    that the adapter fits. `detach` takes it off again.
+    that the adapter fits. `detach` takes it off again. The strength goes into B: compiled code would be made anew for
+    another number beside it.
     """
     targets = tuple(name for name, _ in transformer.named_modules() if name in factors)
     transformer.requires_grad_(False)
     _inject(transformer, targets, LoraConfig(r=1, lora_alpha=1))
     for name, layer in _layers(transformer):
         device = _device(transformer, layer)
-        layer.start(factors[name].a.to(device), factors[name].b.to(device), subtract=False)
-        layer.scaling[_ADAPTER] = strength
+        layer.start(factors[name].a.to(device), factors[name].b.to(device) * strength, subtract=False)
+        layer.scaling[_ADAPTER] = 1.0
 
 
 def detach(transformer: nn.Module) -> None:
@@ -197,6 +198,19 @@ def detach(transformer: nn.Module) -> None:
     if hasattr(transformer, "peft_config"):
         del transformer.peft_config
     transformer._hf_peft_config_loaded = False
+
+
+@contextmanager
+def attached(transformer: nn.Module, factors: Mapping[str, Factors] | None, strength: float = 1.0) -> Iterator[None]:
+    """Inside the block the transformer has a saved adapter on, as `attach_factors` puts it; None is the base alone."""
+    if factors is None:
+        yield
+        return
+    attach_factors(transformer, factors, strength)
+    try:
+        yield
+    finally:
+        detach(transformer)
 
 
 def _device(transformer: nn.Module, layer: LoraLinear) -> torch.device:

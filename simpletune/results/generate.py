@@ -15,17 +15,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from simpletune import files as file_tools
 from simpletune import locks
 from simpletune.config.settings import Settings
 from simpletune.data.captions.tokens import count_tokens, text_encoders
 from simpletune.errors import ConfigError, EnvironmentNotReady, Interrupted, OutOfMemory, UsageError
-from simpletune.models.adapters import attach_factors, detach
+from simpletune.models.adapters import attached
 from simpletune.models.lora_file import check_fits, read_adapter
 from simpletune.models.memory import ran_out
 from simpletune.models.parts import open_part
@@ -168,7 +166,8 @@ def _make(
         with reporter.phase("Making pictures", count, "image") as phase:
             for variant, planned in todo.items():
                 if planned:
-                    with _put_on(transformer, variant):
+                    factors = None if variant.adapter is None else read_adapter(variant.adapter.path, "--adapter")
+                    with attached(transformer, factors, variant.scale):
                         studio.take(planned, transformer, encodings, phase, reporter.note, expected=count, vae=vae)
     except RuntimeError as error:
         if not ran_out(error):
@@ -177,21 +176,6 @@ def _make(
             f"the device's memory is full: {str(error).splitlines()[0]}",
             'take a smaller --size, or set "base_model_precision" to "int8-quanto" (then "int4-quanto")',
         ) from error
-
-
-@contextmanager
-def _put_on(transformer: nn.Module, variant: Variant) -> Iterator[None]:
-    """Inside the block the transformer has the variant's adapter; the base has none."""
-    if variant.adapter is None:
-        yield
-        return
-    factors = read_adapter(variant.adapter.path, "--adapter")
-    # The scale goes into the factors, as compiled code would be made anew for another number beside them.
-    attach_factors(transformer, {name: replace(each, b=each.b * variant.scale) for name, each in factors.items()})
-    try:
-        yield
-    finally:
-        detach(transformer)
 
 
 @contextmanager
