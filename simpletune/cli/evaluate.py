@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simpletune.cli.display import find_config
-from simpletune.cli.generate import Adapter, Size
 from simpletune.cli.keys import KeyValue
+from simpletune.cli.sampling import Adapter, Size, prompts_of, read_settings, seeds_of
 from simpletune.config.document import display
 from simpletune.config.problems import shown
 from simpletune.errors import UsageError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "adapters",
     type=Adapter(),
     multiple=True,
-    metavar="latest|STEP|FILE|none",
+    metavar="latest|all|STEP|FILE|none",
     help="Which adapters; may be repeated. [every one the run has saved]",
 )
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be repeated.")
@@ -86,7 +86,7 @@ def evaluate(config: Path | None, overrides: tuple[str, ...], **asked: Any) -> N
     checkpoint computes only what is new.
     """
     reporter = terminal_reporter()
-    settings = _settings(find_config(config), overrides, reporter)
+    settings = read_settings(find_config(config), overrides, reporter)
     from simpletune.evaluate.run import evaluate as measure
     from simpletune.evaluate.run import in_folder
     from simpletune.evaluate.table import lines
@@ -101,23 +101,14 @@ def evaluate(config: Path | None, overrides: tuple[str, ...], **asked: Any) -> N
     click.echo(f"all figures: {shown(display(folder / 'evaluation.json'))}")
 
 
-def _settings(path: Path, overrides: tuple[str, ...], reporter: Reporter) -> Settings:
-    from simpletune.config.journal import recover
-    from simpletune.config.load import load
-
-    if note := recover(path):
-        reporter.note(note)
-    return load(path, overrides)[0]
-
-
 def _request(settings: Settings, asked: Mapping[str, Any], reporter: Reporter) -> Request:
     from simpletune.evaluate.request import Models, Request
     from simpletune.evaluate.run import with_captions
 
     models = Models(asked["clip"], asked["dino"], asked["csd"], asked["statistics"])
     request = Request(
-        prompts=_prompts(asked),
-        seeds=_seeds(settings, asked),
+        prompts=prompts_of(asked),
+        seeds=seeds_of(settings, asked),
         sizes=asked["sizes"] or None,
         adapters=asked["adapters"] or None,
         models=models,
@@ -128,23 +119,3 @@ def _request(settings: Settings, asked: Mapping[str, Any], reporter: Reporter) -
     if request.prompts is not None:
         raise UsageError("--captions and other prompts are given", "give either one")
     return with_captions(request, settings, asked["captions"], reporter)
-
-
-def _prompts(asked: Mapping[str, Any]) -> dict[str, str] | None:
-    from simpletune.results.prompts import named_prompts, read_prompts, together
-
-    file = asked["prompts_file"]
-    if not asked["prompts"] and not file:
-        return None
-    return together(named_prompts(asked["prompts"]), read_prompts(file) if file else {})
-
-
-def _seeds(settings: Settings, asked: Mapping[str, Any]) -> tuple[int, ...] | None:
-    if asked["seed"]:
-        if asked["seeds"] is not None or asked["seed_start"] is not None:
-            raise UsageError("--seed names seeds, --seeds and --seed-start count them", "give either one")
-        return tuple(asked["seed"])
-    if asked["seeds"] is None and asked["seed_start"] is None:
-        return None
-    start = settings.validation_seed if asked["seed_start"] is None else asked["seed_start"]
-    return tuple(range(start, start + (asked["seeds"] or settings.num_validation_images)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from simpletune.cli.display import find_config
-from simpletune.cli.generate import Adapter
+from simpletune.cli.sampling import Adapter
 from simpletune.config.document import display
 from simpletune.config.families import FAMILIES
 from simpletune.config.problems import shown

@@ -12,22 +12,19 @@ import click
 
 from simpletune.cli.display import find_config
 from simpletune.cli.keys import KeyValue
+from simpletune.cli.sampling import Adapter, Size, prompts_of, read_settings, seeds_of
 from simpletune.config.document import display
 from simpletune.config.problems import shown
-from simpletune.errors import Interrupted, UsageError
+from simpletune.errors import Interrupted
 from simpletune.progress import Reporter, terminal_reporter
 
 if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
     from simpletune.config.settings import Settings
     from simpletune.results.generate import Generated, Order
 
-    AdapterParameter = click.ParamType[str]
     LayersParameter = click.ParamType[tuple[int, ...]]
-    SizeParameter = click.ParamType[tuple[int, int]]
 else:
-    AdapterParameter = LayersParameter = SizeParameter = click.ParamType  # not generic in click 8.1
+    LayersParameter = click.ParamType  # not generic in click 8.1
 
 
 _WORDS = "simpletune.words"
@@ -40,30 +37,6 @@ _DECIDING = (
     "text_encoder_3_precision",
     "tokenizer_max_length",
 )
-
-
-class Size(SizeParameter):
-    """WIDTHxHEIGHT in pixels, or one number for a square."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        match = re.fullmatch(r"\s*(\d{1,5})(?:\s*[xX×]\s*(\d{1,5}))?\s*", value) if isinstance(value, str) else None
-        if match is None:
-            self.fail(f"{shown(str(value))!r} is no size: write 128x128, or 128 for a square", param, ctx)
-        return int(match[1]), int(match[2] or match[1])
-
-
-class Adapter(AdapterParameter):
-    """latest, all, none, a step, or a file or folder."""
-
-    name = "adapter"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        from click.shell_completion import CompletionItem
-
-        words = [CompletionItem(word) for word in ("latest", "all", "none") if word.startswith(incomplete)]
-        return words if words and incomplete else [*words, CompletionItem(incomplete, type="file")]
 
 
 class Layers(LayersParameter):
@@ -156,7 +129,7 @@ def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, .
     """
     reporter = terminal_reporter()
     found = find_config(config)
-    settings = _settings(found, overrides, reporter)
+    settings = read_settings(found, overrides, reporter)
     from simpletune.results.generate import generate as make
 
     order = _order(settings, asked, reporter)
@@ -169,22 +142,13 @@ def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, .
         click.echo(line)
 
 
-def _settings(path: Path, overrides: tuple[str, ...], reporter: Reporter) -> Settings:
-    from simpletune.config.journal import recover
-    from simpletune.config.load import load
-
-    if note := recover(path):
-        reporter.note(note)
-    return load(path, overrides)[0]
-
-
 def _order(settings: Settings, asked: Mapping[str, Any], reporter: Reporter) -> Order:
     from simpletune.results.generate import order_of
 
     return order_of(
         settings,
         prompts=_prompts(settings, asked, reporter),
-        seeds=_seeds(settings, asked),
+        seeds=seeds_of(settings, asked),
         sizes=asked["sizes"] or None,
         adapter=asked["adapters"],
         scale=asked["scales"],
@@ -196,29 +160,14 @@ def _order(settings: Settings, asked: Mapping[str, Any], reporter: Reporter) -> 
 
 def _prompts(settings: Settings, asked: Mapping[str, Any], reporter: Reporter) -> dict[str, str] | None:
     """Those asked for; None for the config's own."""
-    from simpletune.results.prompts import named_prompts, read_prompts, together
     from simpletune.results.rewording import has_alternatives, reworded
 
-    prompts = None
-    if asked["prompts"] or asked["prompts_file"]:
-        file = asked["prompts_file"]
-        prompts = together(named_prompts(asked["prompts"]), read_prompts(file) if file else {})
+    prompts = prompts_of(asked)
     if asked["vary"]:
         return reworded(settings.validation_prompts if prompts is None else prompts)
     if any(has_alternatives(prompt) for prompt in (prompts or {}).values()):
         reporter.note("prompts with {a|b} are taken as they are written; --vary draws each of their wordings")
     return prompts
-
-
-def _seeds(settings: Settings, asked: Mapping[str, Any]) -> tuple[int, ...] | None:
-    if asked["seed"]:
-        if asked["seeds"] is not None or asked["seed_start"] is not None:
-            raise UsageError("--seed names seeds, --seeds and --seed-start count them", "give either one")
-        return tuple(asked["seed"])
-    if asked["seeds"] is None and asked["seed_start"] is None:
-        return None
-    start = settings.validation_seed if asked["seed_start"] is None else asked["seed_start"]
-    return tuple(range(start, start + (asked["seeds"] or settings.num_validation_images)))
 
 
 def _folder(settings: Settings, order: Order) -> Path:

@@ -41,10 +41,6 @@ class Flavour:
     t5_tokens: int = 154
     licence: Licence | None = None
 
-    @property
-    def licence_url(self) -> str | None:
-        return f"https://huggingface.co/{self.hub_id}" if self.hub_id else None
-
 
 @dataclass(frozen=True)
 class FamilyFacts:
