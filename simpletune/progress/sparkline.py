@@ -63,22 +63,3 @@ class History:
     def points(self) -> list[float]:
         """Oldest first, values that don't fill a point yet included."""
         return [*self._points, _mean(self._group)] if self._group else list(self._points)
-
-
-class Smoothed:
-    """An exponential moving average without the bias towards its start; what isn't finite takes no part."""
-
-    def __init__(self, span: int) -> None:
-        """span: the weight of a value falls to 1/e^2 after so many."""
-        self._keep = 1 - 2 / (span + 1)
-        self._total = self._weight = 0.0
-
-    def add(self, value: float) -> None:
-        if math.isfinite(value):
-            self._total = self._keep * self._total + value
-            self._weight = self._keep * self._weight + 1
-
-    @property
-    def value(self) -> float:
-        """NaN before the first finite one."""
-        return self._total / self._weight if self._weight else math.nan

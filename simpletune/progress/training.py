@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from simpletune.progress.meter import Clock
-from simpletune.progress.sparkline import History, Smoothed
+from simpletune.progress.smoothing import Smoothed, smoothing_span
+from simpletune.progress.sparkline import History
 
 TRAINING = "Training"
 _WINDOW = 100  # steps that the rate is of
@@ -79,7 +80,7 @@ class TrainingMeter:
         self._lock = threading.Lock()
         self._step = plan.done
         self._last: StepNumbers | None = None
-        self._smoothed = Smoothed(max(10, min(200, plan.total // 20)))
+        self._smoothed = Smoothed(smoothing_span(plan.total))
         self._losses = History()
         for loss in plan.earlier_losses:
             self._add_loss(loss)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from simpletune.results.curves import Curve, RunCurves, SigmaLosses, smooth, smoothing_span
+from simpletune.progress.smoothing import smoothing_span
+from simpletune.results.curves import Curve, RunCurves, SigmaLosses, smooth
 
 RAW, LINE, POINTS = "raw", "line", "points"
 STEP, SIGMA = "step", "sigma"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from simpletune.progress.smoothing import Smoothed
 
 LINE_KINDS = (STEP, VALIDATION) = ("step", "validation")
 _NAMES = (
@@ -75,23 +78,14 @@ def read_curves(metrics_path: Path) -> dict[str, Curve]:
     return dict(read_run(metrics_path).curves)
 
 
-def smoothing_span(count: int) -> int:
-    """Over how many steps to smooth a curve of `count`: a twentieth, but 10 to 200."""
-    return max(10, min(200, count // 20))
-
-
 def smooth(values: np.ndarray[Any, Any], span: int) -> np.ndarray[Any, Any]:
-    """Exponential moving average without the bias towards its start; NaN takes no part and stays NaN.
-
-    values: (N,). The weight of a value falls to 1/e^2 after `span` steps, as pandas' ewm(span) has it.
-    """
-    keep = 1 - 2 / (span + 1)
-    total, weight = 0.0, 0.0
+    """Each value's average with those before it, as `Smoothed` has it; NaN takes no part and stays NaN. values: (N,)."""
+    average = Smoothed(span)
     smoothed = np.full(len(values), np.nan)
-    for index, value in enumerate(values):
-        if np.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1
-            smoothed[index] = total / weight
+    for index, value in enumerate(values.tolist()):
+        average.add(value)
+        if math.isfinite(value):
+            smoothed[index] = average.value
     return smoothed
 
 
