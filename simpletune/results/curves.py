@@ -79,7 +79,7 @@ def read_curves(metrics_path: Path) -> dict[str, Curve]:
 
 
 def smooth(values: np.ndarray[Any, Any], span: int) -> np.ndarray[Any, Any]:
-    """Each value's average with those before it, as `Smoothed` has it; NaN takes no part and stays NaN. values: (N,)."""
+    """values (N,) -> (N,): each one's average with those before it (`Smoothed`); NaN takes no part and stays NaN."""
     average = Smoothed(span)
     smoothed = np.full(len(values), np.nan)
     for index, value in enumerate(values.tolist()):
