@@ -19,6 +19,7 @@ from page_checks import Outline, colours, contrast, faults
 from simpletune.errors import UsageError
 from simpletune.results.pictures import save_picture
 from simpletune.results.report.comparison import comparison
+from simpletune.results.report import embed
 from simpletune.results.report.embed import Embedder
 from simpletune.results.report.measures import MeasureGroup, MeasureRow, Measures, Pair, Value
 from simpletune.results.report.page import page
@@ -288,6 +289,16 @@ def test_pictures_shrink_until_they_fit(made):
     assert sum(len(one.uri) for one in fitted.values()) <= budget
     assert 48 <= max(one.width for one in fitted.values()) < 64
     assert math.isclose(len(fitted), len(paths))
+
+
+def test_what_a_page_no_longer_shows_is_forgotten(made, monkeypatch):
+    paths, drawn = sorted((made / "samples").rglob("*.png")), []
+    monkeypatch.setattr(embed, "_small", lambda key: drawn.append(key) or embed.Embedded("", 1, 1))
+    embedder = Embedder()
+    for shown_now in (paths, paths, paths[:1], paths):  # the third page shows one, so the fourth makes the others anew
+        embedder.embed(shown_now, 64, 10**9)
+        embedder.forget_unused()
+    assert len(drawn) == 2 * len(paths) - 1
 
 
 def test_the_fine_tuned_side_is_the_run_after_most_steps(run):

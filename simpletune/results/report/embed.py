@@ -43,6 +43,13 @@ class Embedder:
 
     def __init__(self) -> None:
         self._made: dict[Key, Embedded | None] = {}
+        self._used: set[Key] = set()
+
+    def forget_unused(self) -> None:
+        """Let go of what no page has used since the last call: while a run is watched its pictures become more, and
+        each of them smaller, so that all that were made once would fill the memory."""
+        self._made = {key: made for key, made in self._made.items() if key in self._used}
+        self._used = set()
 
     def embed(self, paths: Iterable[Path], edge: int, budget: int) -> dict[Path, Embedded]:
         """The pictures whose files can be read, their longer edge at most `edge` pixels; smaller when they would have
@@ -62,6 +69,7 @@ class Embedder:
 
     def _all(self, paths: Sequence[Path], edge: int) -> dict[Path, Embedded]:
         keys = {path: key for path in paths if (key := _key(path, edge)) is not None}
+        self._used.update(keys.values())
         missing = [key for key in keys.values() if key not in self._made]
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding and resizing leave Python's lock
             self._made.update(zip(missing, pool.map(_small, missing), strict=True))

@@ -75,6 +75,7 @@ class Page:
             raise UsageError(
                 f"{self.path} can't be written: {error.strerror}", "name another file with --output"
             ) from error
+        self._embedder.forget_unused()
         self._seconds = time.perf_counter() - began
         return self.path
 
