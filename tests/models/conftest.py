@@ -20,6 +20,7 @@ _VALUES: dict[str, Any] = {
     "revision": None,
     "hf_endpoint": None,
     "base_model_precision": "no_change",
+    "base_model_offload": 0,
     "text_encoder_1_precision": "no_change",
     "text_encoder_2_precision": "no_change",
     "text_encoder_3_precision": "no_change",
