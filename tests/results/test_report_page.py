@@ -18,8 +18,8 @@ from page_checks import Outline, colours, contrast, faults
 
 from simpletune.errors import UsageError
 from simpletune.results.pictures import save_picture
-from simpletune.results.report.comparison import comparison
 from simpletune.results.report import embed
+from simpletune.results.report.comparison import comparison
 from simpletune.results.report.embed import Embedder
 from simpletune.results.report.measures import MeasureGroup, MeasureRow, Measures, Pair, Value
 from simpletune.results.report.page import page
