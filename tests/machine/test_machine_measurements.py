@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from estimate_table import COMPILED as COMPILED_FILE
-from estimate_table import STEPS as STEPS_FILE
 from estimate_table import FIGURES, MEASUREMENTS, ratio, tables
+from estimate_table import STEPS as STEPS_FILE
 from estimate_table import plan_of as plan_in
 
 from simpletune.machine import cards
