@@ -138,7 +138,13 @@ def show_error(error: SimpletuneError) -> None:
 
 
 def _echo_sentence(text: str) -> None:
-    """A sentence on stderr; on a terminal broken between words, elsewhere in one line."""
+    """A sentence on stderr; on a terminal broken between words, elsewhere in one line.
+
+    A file's name or header may be in it, which must not steer the terminal.
+    """
+    from simpletune.config.problems import shown
+
+    text = "\n".join(map(shown, text.split("\n")))
     if sys.stderr.isatty():
         from simpletune.wizard.text import wrap
 

@@ -199,3 +199,8 @@ def test_an_error_on_a_terminal_breaks_between_words(monkeypatch, capsys):
     err = capsys.readouterr().err
     assert all(len(line) <= 40 for line in err.splitlines())
     assert err.split() == f"error: {error.message} hint: {error.hint}".split()
+
+
+def test_what_an_error_names_does_not_steer_the_terminal(capsys):
+    show_error(UsageError("it is for \x1b]0;evil\x07\udc80\nand more", "mind \x1b[2J"))
+    assert capsys.readouterr().err == ("error: it is for \\x1b]0;evil\\x07\\udc80\nand more\nhint: mind \\x1b[2J\n")
