@@ -77,6 +77,14 @@ def test_what_is_no_run_is_an_error_with_a_remedy(made, tmp_path, monkeypatch, c
     assert remedy in message
 
 
+def test_only_a_page_is_replaced(made, capsys):
+    config = made.parent / "config.json"
+    before = config.read_bytes()
+    assert run(["report", str(made), "--output", str(config)]) == 2
+    assert "is there already" in told(capsys)
+    assert config.read_bytes() == before
+
+
 def test_a_damaged_evaluation_costs_only_itself(made, capsys):
     (made / "evaluation.json").write_text("{")
     assert run(["report", str(made)]) == 0

@@ -18,6 +18,7 @@ from simpletune.results.report.page import page
 from simpletune.results.report.run import Run, State, labels, read
 
 PAGE_FILE, COMPARISON_FILE = "report.html", "comparison.html"
+_SUFFIXES = (".html", ".htm")
 _SHARE = 10
 """Between two pages passes at least this many times the time that one takes: training needs the machine."""
 
@@ -60,9 +61,11 @@ class Page:
     def write(self, refresh: int | None = None) -> Path:
         """Write the page; with `refresh` it loads itself again after that many seconds while a run goes on.
 
-        Raises UsageError where it can't be written.
+        Raises UsageError where it can't be written, or would take the place of a file that is no page.
         """
         began = time.perf_counter()
+        if self.path.is_file() and self.path.suffix.lower() not in _SUFFIXES:
+            raise UsageError(f"{self.path} is there already, and isn't called .html", "name another file with --output")
         runs = self.read()
         found = {run.label: told for run in runs if (told := self.measures(run)) is not None}
         if len(runs) == 1:
