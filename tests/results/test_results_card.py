@@ -279,11 +279,25 @@ def test_a_run_that_is_not_finished_has_no_card(run):
         write_card(run)
 
 
+def test_without_its_settings_no_model_is_guessed(run):
+    (run / "run.json").write_text("{")
+    with pytest.raises(UsageError, match="which says what model"):
+        write_card(run)
+    assert not (run / "README.md").exists()
+
+
 @pytest.mark.parametrize(("content", "why"), [(None, "there is no adapter"), (b"short", "can't be read as a LoRA")])
 def test_an_adapter_that_cannot_be_read(run, content, why):
     file = run / "pytorch_lora_weights.safetensors"
     file.unlink() if content is None else file.write_bytes(content)
     with pytest.raises(UsageError, match=why):
+        write_card(run)
+
+
+def test_an_adapter_that_was_cut_short(run):
+    file = run / "pytorch_lora_weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UsageError, match="can't be read as a LoRA"):
         write_card(run)
 
 

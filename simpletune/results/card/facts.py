@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.rules import looks_like_hub_id
@@ -20,9 +21,7 @@ from simpletune.evaluate.results import Evaluation
 from simpletune.evaluate.results import load as load_evaluation
 from simpletune.machine.hub_access import cached_file
 from simpletune.results.report.run import Run, State, read
-from simpletune.results.run_folder import ADAPTER_FILE
-
-_LONGEST_HEADER = 100 * 2**20
+from simpletune.results.run_folder import ADAPTER_FILE, RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class Facts:
 def gather_facts(folder: Path) -> Facts:
     """What there is to say of the finished run in `folder`.
 
-    Raises UsageError when it holds no run, one that isn't finished, or an adapter that can't be read.
+    Raises UsageError when it holds no run, one that isn't finished or doesn't say what it was, or an adapter that can't
+    be read or was cut short.
     """
     run = read(folder)
     if run.state is not State.FINISHED:
@@ -96,6 +96,11 @@ def gather_facts(folder: Path) -> Facts:
             "wait until it is finished" if run.state is State.GOING else "`simpletune train` goes on where it stopped"
         )
         raise UsageError(f"the run in {folder} {what}: it has no final adapter to show", hint)
+    if not run.config:
+        raise UsageError(
+            f"{folder / RUN_FILE}, which says what model the adapter is for, is missing or can't be read",
+            "restore it, or train the run again in another folder",
+        )
     prompts = run.facts.get("validation_prompts")
     return Facts(
         run=run,
@@ -123,12 +128,19 @@ def _base(run: Run) -> Base:
 
 
 def _adapter(path: Path) -> AdapterFile:
-    header = read_header(path)
-    shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    """Raises UsageError when there is no such file, it is none of safetensors, or it was cut short."""
+    try:
+        with safe_open(path, framework="np") as file:
+            header = file.metadata() or {}
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no adapter {path}", "name a run that is finished, or train it again") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UsageError(f"{path} can't be read as a LoRA: {error}", "train the run again, or restore it") from error
     ranks = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
     try:
-        said = json.loads(header.get("__metadata__", {}).get("simpletune", "{}"))
-        steps = said.get("steps")
+        steps = json.loads(header.get("simpletune", "{}")).get("steps")
     except (ValueError, AttributeError):
         steps = None
     return AdapterFile(
@@ -137,23 +149,5 @@ def _adapter(path: Path) -> AdapterFile:
         rank=max(ranks, default=0),
         layers=sum(".lora_A." in name for name in shapes),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
-        size_bytes=path.stat().st_size,
+        size_bytes=size,
     )
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: name -> dtype, shape and place, and "__metadata__".
-
-    Raises UsageError when there is no such file or it is none.
-    """
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-        if not isinstance(header, dict):
-            raise ValueError("its header is no object")
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no adapter {path}", "name a run that is finished, or train it again") from error
-    except (OSError, ValueError, struct.error) as error:
-        raise UsageError(f"{path} can't be read as a LoRA: {error}", "train the run again, or restore it") from error
-    return header
