@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from simpletune.evaluate.metrics import Array
 from simpletune.evaluate.pictures import Found, Material
 from simpletune.evaluate.request import adapter_digest
 from simpletune.models.adapters import attached
-from simpletune.models.lora_file import Factors
+from simpletune.models.lora_file import read_adapter
 from simpletune.models.memory import release
 from simpletune.results.encodings import encode_prompts
 from simpletune.trainer.validation import EVALUATION_SIGMAS, evaluation_losses
@@ -55,9 +55,7 @@ class Judge:
     folder: Path
     reporter: Reporter
 
-    def losses(
-        self, material: Material, adapters: Mapping[Variant, Mapping[str, Factors]], variants: Sequence[Variant]
-    ) -> dict[str, Array]:
+    def losses(self, material: Material, variants: Sequence[Variant]) -> dict[str, Array]:
         """float64 (pictures, EVALUATION_SIGMAS) by the variants' names; what is known already isn't computed."""
         keys = {variant: self._key(variant, material.held_out) for variant in variants}
         losses = {variant: known for variant in variants if (known := self._known(keys[variant], material)) is not None}
@@ -69,7 +67,8 @@ class Judge:
             with self.reporter.phase("Held-out loss", count, "image") as phase:
                 for variant in todo:
                     rows = []
-                    with attached(transformer, adapters.get(variant), variant.scale):
+                    factors = None if variant.adapter is None else read_adapter(variant.adapter.path, "--adapter")
+                    with attached(transformer, factors, variant.scale):
                         for batch in batches:
                             rows.append(self._loss(transformer, batch))
                             phase.advance()

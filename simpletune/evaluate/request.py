@@ -8,10 +8,6 @@ from pathlib import Path
 
 from simpletune import files
 from simpletune.config.settings import Settings
-from simpletune.errors import ConfigError
-from simpletune.models.family import ModelFiles
-from simpletune.models.lora_file import Factors, check_fits, read_adapter
-from simpletune.models.parts import open_part
 from simpletune.progress import Reporter
 from simpletune.results.generate import Order, Variant, order_of
 from simpletune.results.variants import ALL
@@ -72,21 +68,6 @@ def _by_steps(variant: Variant) -> tuple[bool, bool, int, str]:
     """The base, then adapters of known steps, then others."""
     steps = None if variant.adapter is None else variant.adapter.steps
     return variant.adapter is not None, steps is None, steps or 0, variant.name
-
-
-def read_adapters(model: ModelFiles, order: Order) -> dict[Variant, dict[str, Factors]]:
-    """Every adapter's weights, found to fit the model. Raises ConfigError naming the file that is unreadable or was
-    trained on another model; nothing heavy is loaded for it."""
-    empty = open_part(model, "transformer").empty_module()
-    adapters = {}
-    for variant in order.variants:
-        if variant.adapter is not None:
-            adapters[variant] = read_adapter(variant.adapter.path, "--adapter")
-            try:
-                check_fits(adapters[variant], empty, f"--adapter: {variant.adapter.path}")
-            except ConfigError as error:
-                raise ConfigError(f"{error.message}; this model is {model.source}", error.hint) from error
-    return adapters
 
 
 def adapter_digest(variant: Variant) -> str | None:

@@ -27,17 +27,17 @@ from simpletune.evaluate.held_out import Judge
 from simpletune.evaluate.metrics import intervals
 from simpletune.evaluate.metrics.memorization import Threshold
 from simpletune.evaluate.pictures import Material, gather
-from simpletune.evaluate.request import Request, adapter_digest, order_for, read_adapters
+from simpletune.evaluate.request import Request, adapter_digest, order_for
 from simpletune.evaluate.results import BASE, Evaluation, FeatureUse, LeftOut, Metric, SigmaLoss
 from simpletune.evaluate.roundtrip import RoundTrip, take_round_trip
 from simpletune.evaluate.views import Describers, Seen, find_describers, look
 from simpletune.models.family import Family, ModelFiles
-from simpletune.models.lora_file import Factors
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import choose_device, quiet_libraries
 from simpletune.progress import Reporter
 from simpletune.results.generate import Order, Picture, Variant, generate
 from simpletune.results.studio import check_sizes
+from simpletune.results.variants import check_adapters
 from simpletune.trainer.validation import EVALUATION_SIGMAS, evaluation_sigma
 
 FEW = 30
@@ -55,7 +55,6 @@ class _Job:
     device: torch.device
     family: Family
     model: ModelFiles
-    adapters: Mapping[Variant, Mapping[str, Factors]]
     describers: Describers
     material: Material
 
@@ -103,7 +102,7 @@ def _check(settings: Settings, request: Request, folder: Path, reporter: Reporte
     family = get_family(settings.model_family)
     model = family.locate(settings, reporter)
     check_sizes(settings, model, order.sizes, "--size")
-    adapters = read_adapters(model, order)
+    check_adapters(order.variants, model)
     describers = find_describers(request.models, settings.hf_endpoint, device, reporter)
     for left in describers.left_out:
         reporter.note(f"left out: {left.metric}: {left.reason}; {left.remedy}")
@@ -115,7 +114,7 @@ def _check(settings: Settings, request: Request, folder: Path, reporter: Reporte
     except OSError as error:
         message = f"--output: {folder} can't be made: {error.strerror}"
         raise UsageError(message, "name a folder you may write to") from error
-    return _Job(settings, order, folder, reporter, device, family, model, adapters, describers, material)
+    return _Job(settings, order, folder, reporter, device, family, model, describers, material)
 
 
 def _look(job: _Job) -> _Looked:
@@ -129,7 +128,7 @@ def _look(job: _Job) -> _Looked:
     losses = None
     if material.held_out and material.look is not None and material.look.plan is not None:
         judge = Judge(job.settings, job.family, job.model, job.device, job.folder, job.reporter)
-        rows = judge.losses(material, job.adapters, job.order.variants)
+        rows = judge.losses(material, job.order.variants)
         losses = measure.held_out_loss(rows, tuple(map(evaluation_sigma, range(EVALUATION_SIGMAS))))
     trip = take_round_trip(
         material.training,

@@ -22,20 +22,19 @@ from simpletune import files as file_tools
 from simpletune import locks
 from simpletune.config.settings import Settings
 from simpletune.data.captions.tokens import count_tokens, text_encoders
-from simpletune.errors import ConfigError, EnvironmentNotReady, Interrupted, OutOfMemory, UsageError
+from simpletune.errors import EnvironmentNotReady, Interrupted, OutOfMemory, UsageError
 from simpletune.models.adapters import attached
-from simpletune.models.lora_file import check_fits, read_adapter
+from simpletune.models.lora_file import read_adapter
 from simpletune.models.memory import ran_out
 from simpletune.models.parts import open_part
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import choose_device, quiet_libraries
 from simpletune.progress import Reporter
-from simpletune.results.adapter_origin import model_of
 from simpletune.results.encodings import encode_prompts
 from simpletune.results.grid_sheet import grid_sheets
 from simpletune.results.order import Order, SkipLayers, Variant, order_of
 from simpletune.results.studio import Planned, Studio, check_sizes
-from simpletune.results.variants import number_text
+from simpletune.results.variants import check_adapters, number_text
 
 __all__ = ["Generated", "Order", "Picture", "SkipLayers", "Variant", "generate", "order_of"]
 
@@ -87,7 +86,7 @@ def generate(settings: Settings, order: Order, folder: Path, reporter: Reporter,
     studio = Studio(settings, family, family.locate(settings, reporter), device)
     check_sizes(settings, studio.files, order.sizes, "--size")
     _check_skipped(studio, order)
-    _check_adapters(studio, order)
+    check_adapters(order.variants, studio.files)
     with _held(folder):
         plan = {variant: _planned(studio, order, variant, folder) for variant in order.variants}
         todo = {variant: [planned for planned in of_one if not planned.done] for variant, of_one in plan.items()}
@@ -110,18 +109,6 @@ def _check_skipped(studio: Studio, order: Order) -> None:
         if layer >= blocks:
             message = f"--skip-layers: {studio.files.source} has no block {layer}"
             raise UsageError(message, f"its blocks are 0 to {blocks - 1}")
-
-
-def _check_adapters(studio: Studio, order: Order) -> None:
-    """Read every adapter and see that it fits the model, before that is loaded; none is kept in memory."""
-    empty = open_part(studio.files, "transformer").empty_module()
-    for path in {variant.adapter.path: None for variant in order.variants if variant.adapter}:
-        try:
-            check_fits(read_adapter(path, "--adapter"), empty, f"--adapter: {path}")
-        except ConfigError as error:
-            made_for = model_of(path)
-            seems = f"; it seems to be for {made_for}, and this model is {studio.files.source}" if made_for else ""
-            raise ConfigError(error.message + seems, error.hint) from error
 
 
 def _planned(studio: Studio, order: Order, variant: Variant, folder: Path) -> list[Planned]:

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simpletune.config.settings import Settings
-from simpletune.errors import UsageError
+from simpletune.errors import ConfigError, UsageError
+from simpletune.models.family import ModelFiles
+from simpletune.models.lora_file import check_fits, read_adapter
+from simpletune.models.parts import open_part
 from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
+from simpletune.results.adapter_origin import model_of
 from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints, verify
 
 BASE, ALL = "base", "all"
@@ -61,6 +65,21 @@ def variants_of(adapters: Iterable[AdapterChoice], scales: Sequence[float], base
     if not found:
         raise UsageError("neither the base nor an adapter is asked for", "take --no-base or --adapter none away")
     return tuple(found)
+
+
+def check_adapters(variants: Iterable[Variant], files: ModelFiles) -> None:
+    """Read every adapter and see that it fits the model, before that is loaded; none is kept in memory.
+
+    Raises ConfigError naming the file that can't be read or is for another model.
+    """
+    empty = open_part(files, "transformer").empty_module()
+    for path in {variant.adapter.path: None for variant in variants if variant.adapter}:
+        try:
+            check_fits(read_adapter(path, "--adapter"), empty, f"--adapter: {path}")
+        except ConfigError as error:
+            made_for = model_of(path)
+            seems = f"; it seems to be for {made_for}, and this model is {files.source}" if made_for else ""
+            raise ConfigError(error.message + seems, error.hint) from error
 
 
 def _variant(adapter: AdapterChoice, scale: float, others: Iterable[Variant]) -> Variant:
