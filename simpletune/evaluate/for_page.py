@@ -58,8 +58,8 @@ def _row(found: Evaluation, metric: Metric) -> MeasureRow:
     values = tuple(_value(metric, metric.values.get(variant.name)) for variant in found.variants)
     title = f"{metric.title}, {metric.unit}" if metric.unit else metric.title
     ceiling = "" if metric.ceiling is None else f"through the VAE alone: {_text(metric, metric.ceiling.value)}"
-    about = "; ".join(part for part in (_ARROWS[metric.better], metric.about, metric.measured_on, ceiling) if part)
-    return MeasureRow(title, about, values)
+    parts = (_ARROWS[metric.better], metric.about, metric.measured_on, ceiling)
+    return MeasureRow(title, " ".join(f"{part[0].upper()}{part[1:].rstrip('.')}." for part in parts if part), values)
 
 
 def _value(metric: Metric, measured: Measured | None) -> Value:
@@ -97,12 +97,13 @@ def _summary(found: Evaluation) -> tuple[str, ...]:
     sampling = found.sampling
     what = f"{count(len(sampling.prompts), 'prompt')}, {count(len(sampling.seeds), 'seed')}"
     how = f"{sampling.steps} steps, guidance {sampling.guidance:g}"
-    asked = f"{found.pictures:,} pictures of each: {what}, {how}; {found.training_pictures:,} training pictures."
+    trained_on = count(found.training_pictures, "training picture")
+    asked = f"{count(found.pictures, 'picture')} of each: {what}, {how}; {trained_on}."
     return f"{chosen}. {found.best.reason}", f"The rule: {found.best.rule}", asked
 
 
 def _notes(found: Evaluation) -> tuple[str, ...]:
-    left_out = (f"{one.metric} was not measured: {one.reason} ({one.remedy})" for one in found.left_out)
+    left_out = (f"Left out: {one.metric}, as {one.reason} ({one.remedy})." for one in found.left_out)
     made = found.intervals
     how = f"Intervals: {made.level:.0%}, {made.method}, {made.resamples:,} resamples."
     return (*found.warnings, *left_out, how)

@@ -38,7 +38,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
     sampling = evaluation.sampling
     sizes = ", ".join(f"{width}x{height}" for width, height in sampling.sizes)
     yield _wrapped(
-        f"{evaluation.pictures} pictures of each variant ({_count(len(sampling.prompts), 'prompt')} x "
+        f"{_count(evaluation.pictures, 'picture')} of each variant ({_count(len(sampling.prompts), 'prompt')} x "
         f"{_count(len(sampling.seeds), 'seed')}, {sizes}, {sampling.steps} steps, guidance {sampling.guidance:g}); "
         f"{_count(evaluation.training_pictures, 'training picture')}, {evaluation.held_out_pictures} held out"
     )

@@ -66,9 +66,9 @@ def test_numbers_come_with_intervals_and_with_what_they_mean(run):
     )
     assert found.groups[1].rows[0].values[0] == Value("0.50", "n = 1")
     assert found.groups[1].rows[0].values[1].good is False
-    assert "through the VAE alone: 0.90" in found.groups[1].rows[0].about
+    assert "Through the VAE alone: 0.90." in found.groups[1].rows[0].about
     assert found.summary[0] == "Best: 60 steps. it has 0.35."
-    assert "CSD was not measured: no weights were given (name them with --csd)" in found.notes
+    assert "Left out: CSD, as no weights were given (name them with --csd)." in found.notes
     assert [line.curve.steps.tolist() for line in found.charts[0].lines] == [[0.25, 0.75], [0.25]]
 
 
