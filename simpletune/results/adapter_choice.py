@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from simpletune.config.settings import Settings
 from simpletune.errors import UsageError
 from simpletune.models.lora_file import FILE_NAME, trained_with
@@ -63,8 +65,10 @@ def adapter_in(output_dir: Path, wish: str | Path, warn: Callable[[str], None]) 
 def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
     final, newest = _final(output_dir), latest(output_dir, warn)
     if newest is not None:
-        saved = _checkpoint(newest)
-        if final is None or (final.steps or 0) < (saved.steps or 0):
+        saved, damage = _checkpoint(newest), _damage(output_dir / ADAPTER_FILE)
+        if damage is not None:
+            warn(damage)
+        if final is None or damage is not None or (final.steps or 0) < (saved.steps or 0):
             return saved
     if final is None:
         raise UsageError(
@@ -111,6 +115,17 @@ def _final(output_dir: Path) -> AdapterChoice | None:
         return None
     steps = trained_with(file).get("steps")
     return _run_adapter(file, steps) if isinstance(steps, int) else AdapterChoice(file, "final", None)
+
+
+def _damage(file: Path) -> str | None:
+    """What is to be told of a file that is there and can't be read; its tensors aren't looked at."""
+    try:
+        with safe_open(file, framework="np"):
+            return None
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"{file} is damaged and passed over: {error}"
 
 
 def _checkpoint(folder: Path) -> AdapterChoice:

@@ -6,11 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from simpletune.errors import UsageError
+from simpletune.results import adapter_choice
 from simpletune.results import variants as subject
 from simpletune.results.adapter_choice import AdapterChoice
 from simpletune.results.variants import choose_adapters, number_text, variants_of
@@ -66,3 +69,17 @@ def test_a_runs_final_adapter_and_its_checkpoint_are_one(tmp_path: Path, monkeyp
     assert choose_adapters(["none"], settings, pytest.fail) == []
     with pytest.raises(UsageError, match="--adapter none beside other adapters"):
         choose_adapters(["none", "10"], settings, pytest.fail)
+
+
+def test_a_final_adapter_that_was_cut_short_is_named_and_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"x": np.zeros(8, np.float32)}, tmp_path / "pytorch_lora_weights.safetensors")
+    monkeypatch.setattr(adapter_choice, "latest", lambda *_: tmp_path / "checkpoint-10")
+    heard: list[str] = []
+    assert adapter_choice.adapter_in(tmp_path, "latest", heard.append).name == "step-000010"
+    assert heard == []  # it is whole, and has fewer steps
+    whole = (tmp_path / "pytorch_lora_weights.safetensors").read_bytes()
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(whole[:-1])
+    assert adapter_choice.adapter_in(tmp_path, "latest", heard.append).name == "step-000010"
+    assert [line for line in heard if "is damaged and passed over" in line]
