@@ -119,6 +119,8 @@ def _place(found: Subject, layout: str, rank: int | None, output: Path | None, f
     path = output.expanduser() if output else found.folder / f"{found.choice.name}-{layout}{reduced}{suffix}"
     if layout != MERGED and path.suffix != ".safetensors":
         raise UsageError(f"--output: {path} must end in .safetensors", f"write {path.name}.safetensors")
+    if layout == MERGED and path.is_file() and path.suffix != ".safetensors":
+        raise UsageError(f"--output: {path} is a file", "name a folder, or a file that ends in .safetensors")
     if path.is_dir():
         raise UsageError(f"{path} is there already, and a folder is never replaced", "name another with --output")
     if path.exists() and not force:

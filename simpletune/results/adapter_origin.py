@@ -16,7 +16,7 @@ _NAMED = (
     (r"single_transformer_blocks|single_blocks|double_blocks", "FLUX"),
     (r"add_k_proj.*img|blocks\.\d+\.cross_attn|blocks_\d+_cross_attn", "Wan"),
     (r"lora_te2_|text_encoder_2|(input|output)_blocks_\d+_1_transformer_blocks_[2-9]", "SDXL"),
-    (r"lora_unet_|^unet\.|down_blocks|up_blocks|mid_block", "Stable Diffusion 1, 2 or XL"),
+    (r"lora_unet_(down|mid|up|input|output)_|^unet\.|down_blocks|up_blocks|mid_block", "Stable Diffusion 1, 2 or XL"),
 )
 _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
 _SD3_WIDTHS = {1536: "sd3-medium or sd3.5-medium", 2432: "sd3.5-large"}

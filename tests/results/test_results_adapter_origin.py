@@ -21,6 +21,7 @@ from simpletune.results.adapter_origin import model_of
         ("transformer.transformer_blocks.3.attn.to_q.lora_A.weight", 77, {}, None),
         ("transformer.single_transformer_blocks.3.attn.to_q.lora_A.weight", 3072, {}, "FLUX"),
         ("lora_unet_input_blocks_4_1_proj_in.lora_down.weight", 640, {}, "Stable Diffusion 1, 2 or XL"),
+        ("lora_unet_joint_blocks_3_x_block_attn_qkv.lora_down.weight", 160, {}, None),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", 1280, {}, "SDXL"),
         ("anything", 8, {"modelspec.architecture": "stable-diffusion-xl"}, "stable-diffusion-xl"),
         ("anything", 8, {"simpletune": json.dumps({"model_flavour": "tiny"})}, "tiny"),

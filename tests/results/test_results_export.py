@@ -249,10 +249,17 @@ def other_shape(folder: Path) -> None:
     changed(folder, **{key: torch.zeros(4, 1536)})
 
 
+def flux(folder: Path) -> None:
+    name = "transformer.single_transformer_blocks.0.attn.to_q"
+    save_file({f"{name}.lora_A.weight": torch.zeros(4, 160), f"{name}.lora_B.weight": torch.zeros(160, 4)},
+              folder / FILE_NAME)  # fmt: skip
+
+
 BAD = {
     "NaN": (nan, [], 2, "holds NaN or infinity in transformer_blocks.0.attn.to_q"),
     "another model": (lambda f: changed(f, flavour="sd3-medium"), [], 2, "was trained for sd3-medium, not for tiny"),
     "another width": (other_shape, [], 2, "is 1536 to 160 wide, the model's 160 to 160"),
+    "another kind": (flux, [], 2, "it seems to be for FLUX, and was read as one for tiny"),
     "unreadable": (lambda f: (f / FILE_NAME).write_bytes(b"{}"), [], 2, "can't be read"),
     "no LoRA": (lambda f: save_file({"a": torch.zeros(2)}, f / FILE_NAME), [], 2, "is not a LoRA of diffusers' layout"),
     "nothing there": (lambda f: (f / FILE_NAME).unlink(), [], 2, "there is no trained adapter"),
@@ -261,6 +268,12 @@ BAD = {
     "there already": (lambda f: (f / "x.safetensors").touch(), ["--output", "x.safetensors"], 2, "is there already"),
     "a folder": (lambda f: (f / "x.safetensors").mkdir(), ["--output", "x.safetensors", "--force"], 2, "a folder is"),
     "no name": (lambda f: None, ["--output", "x.bin"], 2, "must end in .safetensors"),
+    "a file to merge into": (
+        lambda f: (f / "x.json").touch(),
+        ["--to", "merged", "--output", "x.json", "--force"],
+        2,
+        "x.json is a file",
+    ),
     "itself": (lambda f: None, ["--output", FILE_NAME, "--force"], 2, "is the adapter itself"),
     "no adapter": (lambda f: None, ["--adapter", "none"], 2, "nothing to export"),
 }

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
-from simpletune.errors import UsageError
+from simpletune.errors import ConfigError, UsageError
 from simpletune.models import components
 from simpletune.models.lora_file import FILE_NAME, Factors, check_fits, read_adapter, trained_with
 from simpletune.results.adapter_choice import LATEST, AdapterChoice, adapter_in
+from simpletune.results.adapter_origin import model_of
 from simpletune.results.run_folder import RUN_FILE
 
 _FAMILY = "sd3"
@@ -47,8 +50,18 @@ def subject(named: Path, wish: str, flavour: str | None, warn: Callable[[str], N
     model = _flavour(choice, run, flavour)
     factors = read_adapter(choice.path, "adapter")
     empty = components.empty_module("transformer", architecture.component_config(model.name, "transformer"))
-    check_fits(factors, empty, f"{choice.path}, read as one for {model.name},")
+    _check_fits(factors, empty, choice.path, model.name)
     return Subject(choice, model, factors, run_folder or choice.path.parent, run)
+
+
+def _check_fits(factors: Mapping[str, Factors], empty: nn.Module, path: Path, model: str) -> None:
+    try:
+        check_fits(factors, empty, f"adapter: {path}")
+    except ConfigError as error:
+        made_for = model_of(path)
+        other = made_for is not None and made_for != model
+        seems = f"; it seems to be for {made_for}, and was read as one for {model}" if other else ""
+        raise ConfigError(error.message + seems, error.hint) from error
 
 
 def _is_one_file(named: Path) -> bool:
