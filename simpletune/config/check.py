@@ -173,6 +173,8 @@ def _wrong_type(name: str, value: Any, schema: Mapping[str, Any], from_file: boo
             return f"{must}, not {quoted(value)} in quotes", f"drop the quotes: {bare}"
         if bare is not None:  # on the command line there were no quotes
             return f"{must}, not {value}", f"write {bare}"
+        if types == ("array",) and schema.get("items", {}).get("type") == "string":
+            return f"{must}, not {quoted(value)}", f"write [{quoted(value)}]"
     if isinstance(value, float) and "integer" in types and value.is_integer():
         return f"{must}, not {value}", f"write {int(value)}"
     if value is None:
