@@ -45,7 +45,7 @@ def export_lora(
     layers = _reduced(subject, rank, max_error)
     factors = {module: layer.factors for module, layer in layers.items()} or dict(subject.factors)
     made = tensors(factors, layout, subject.flavour.block_count - 1, DTYPES[dtype])
-    _check_held(made, dtype)
+    check_held(made, dtype)
     _write(path, made, header(factors, layout))
     return Exported(path, layers)
 
@@ -64,7 +64,8 @@ def _reduced(subject: Subject, rank: int | None, max_error: float | None) -> dic
     return layers
 
 
-def _check_held(made: Mapping[str, Tensor], dtype: str) -> None:
+def check_held(made: Mapping[str, Tensor], dtype: str) -> None:
+    """Raise UsageError naming the first tensor with numbers that its `dtype` can't hold."""
     for name, tensor in made.items():
         if not torch.isfinite(tensor).all():
             raise UsageError(f"{name} holds numbers beyond what {dtype} has", "use --dtype bf16 or fp32")

@@ -27,7 +27,7 @@ from simpletune.models.tensor_file import TensorSpec, write_sharded
 from simpletune.models.weight_source import WeightSource
 from simpletune.progress import Phase, Reporter
 from simpletune.results.export.layouts import swapped_halves
-from simpletune.results.export.lora import DTYPES, unwritable
+from simpletune.results.export.lora import DTYPES, check_held, unwritable
 from simpletune.results.export.subject import Subject
 
 _SHARD_BYTES = 10 * 10**9  # what diffusers splits at
@@ -58,7 +58,8 @@ def export_merged(subject: Subject, base: ModelFiles, path: Path, dtype: str, re
     """Write the merged transformer: into the new folder `path` as diffusers' `from_pretrained` reads it, or as one file
     in the original layout where `path` ends in .safetensors.
 
-    Raises ModelUnavailable when the base can't be read, EnvironmentNotReady when the result can't be written.
+    Raises ModelUnavailable when the base can't be read, UsageError for numbers that `dtype` can't hold,
+    EnvironmentNotReady when the result can't be written.
     """
     part = open_part(base, "transformer")
     module = part.empty_module()
@@ -85,7 +86,9 @@ class _Merged:
         factor = self._factors.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if factor is not None:
             tensor = tensor.float() + factor.b.float() @ factor.a.float()
-        return tensor.to(self.dtype).contiguous()
+        cast = tensor.to(self.dtype).contiguous()
+        check_held({name: cast}, next(known for known, dtype in DTYPES.items() if dtype is self.dtype))
+        return cast
 
 
 def _write_folder(
