@@ -188,6 +188,15 @@ def test_an_exported_adapter_computes_what_the_trained_one_does(
     assert (outputs(model) - outputs(tiny)).abs().max() > 0.05
 
 
+def test_a_merged_model_that_fp16_cannot_hold_is_not_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = load_file(folder / FILE_NAME)
+    name = next(name for name in made if name.endswith("lora_B.weight"))
+    save_file(made | {name: made[name] * 1e7}, folder / FILE_NAME, metadata(4, 6.0, True, []))
+    assert run(["export", str(folder), "--to", "merged", "--dtype", "fp16"]) == 2
+    assert "beyond what fp16 has" in capsys.readouterr().err
+    assert not list(folder.glob("*merged*"))
+
+
 def test_the_merged_model_is_base_and_adapter_to_rounding(folder: Path, tiny: SD3Transformer2DModel) -> None:
     assert run(["export", str(folder), "--to", "merged"]) == 0
     merged = SD3Transformer2DModel.from_pretrained(folder / "step-000008-merged", torch_dtype=torch.bfloat16).eval()
