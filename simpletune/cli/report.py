@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from simpletune.results.report.write import Page
 
 _PAUSE = 5
+_NO_CONFIGS = {".html", ".safetensors", ".jsonl", ".png"}  # what a run's folder holds, and is named by mistake
 
 
 @click.command()
@@ -81,6 +82,8 @@ def _output_of(config: Path) -> Path:
 
     if not config.is_file():
         raise UsageError(f"there is no {config}", "name a config.json that was trained, or its output folder")
+    if config.suffix.lower() in _NO_CONFIGS:
+        raise UsageError(f"{config} is no config.json", f"name the output folder, such as {config.parent}")
     folder = load_for_elsewhere(config)[0].output_dir
     if not is_run(folder):
         raise UsageError(

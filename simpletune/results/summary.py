@@ -159,7 +159,8 @@ def _next(run: Run, ending: Ending) -> Iterator[tuple[str, str]]:
     yield f'simpletune generate {config} --prompt "..."', "pictures of what you like"
     evaluation = _evaluation(run)
     if evaluation is None or not _is_of(evaluation, run):
-        yield f"simpletune evaluate {config}", "how good it is, in figures"
+        prompts = " --captions 30" if run.facts.get("validation_prompts") == {} else ""
+        yield f"simpletune evaluate {config}{prompts}", "how good it is, in figures"
     if ending.shared is None:
         yield f"simpletune push {folder}", "to the hub, private"
 

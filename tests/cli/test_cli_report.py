@@ -63,12 +63,14 @@ def test_plots_are_drawn_as_files(made, tmp_path, monkeypatch, capsys):
     [
         ("nowhere", "there is no", "name a config.json that was trained"),
         ("empty", "is no run's folder: it has neither run.json nor metrics.jsonl", '"output_dir" names'),
+        ("page.html", "is no config.json", "name the output folder"),
         ("p/untrained.json", "has not been trained", "simpletune train"),
     ],
 )
 def test_what_is_no_run_is_an_error_with_a_remedy(made, tmp_path, monkeypatch, capsys, named, said, remedy):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "page.html").touch()
     config = json.loads((made.parent / "config.json").read_text())
     (made.parent / "untrained.json").write_text(json.dumps({**config, "output_dir": "elsewhere"}))
     assert run(["report", named]) == 2

@@ -157,3 +157,9 @@ def test_an_evaluation_is_named_with_what_it_chose(run, monkeypatch, steps):
 def test_a_damaged_evaluation_is_no_reason_to_fail(run):
     (run / "evaluation.json").write_text("{")
     assert "simpletune evaluate" in "\n".join(summary(ended(run)))
+
+
+def test_without_prompts_the_captions_are_evaluated(run):
+    file = run / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "validation_prompts": {}}))
+    assert "  simpletune evaluate made/config.json --captions 30" in summary(ended(run))
