@@ -75,10 +75,11 @@ class Generated:
 def generate(settings: Settings, order: Order, folder: Path, reporter: Reporter, *, sheet: bool = True) -> Generated:
     """Make the pictures of `order` in `folder`/VARIANT/, and with `sheet` the contact sheets `folder`/sheet.png etc.
 
-    Raises UsageError for sizes the model can't draw, adapters that don't fit it, and a folder that another process
-    writes to; ModelUnavailable and EnvironmentNotReady as a run does, the latter also for a full disk; OutOfMemory; and
-    Interrupted after Ctrl-C. What is done stays.
+    Raises UsageError for sizes the model can't draw, adapters that don't fit it, and a folder that is trained on or
+    that another process writes to; ModelUnavailable and EnvironmentNotReady as a run does, the latter also for a full
+    disk; OutOfMemory; and Interrupted after Ctrl-C. What is done stays.
     """
+    _check_outside_pictures(settings, folder)
     quiet_libraries()
     device = choose_device(settings)
     settings = order.applied(settings)
@@ -98,6 +99,15 @@ def generate(settings: Settings, order: Order, folder: Path, reporter: Reporter,
                 _make(studio, order, todo, count, reporter)
             sheets = grid_sheets(order, folder, _heading(studio, order), reporter) if sheet else ()
     return Generated(folder, _pictures(plan), sheets, count, total - count)
+
+
+def _check_outside_pictures(settings: Settings, folder: Path) -> None:
+    """Raise UsageError for a folder that is trained on: what is drawn there would be trained on next."""
+    for image_set in settings.image_sets:
+        pictures = image_set.instance_data_dir
+        if pictures is not None and folder.resolve().is_relative_to(pictures.resolve()):
+            message = f'--output: {folder} is in the folder that data set "{image_set.id}" is trained on'
+            raise UsageError(message, "name a folder outside it")
 
 
 def _check_skipped(studio: Studio, order: Order) -> None:

@@ -301,6 +301,17 @@ def test_an_adapter_of_another_model(
     assert not pictures(tmp_path / "out")
 
 
+def test_nothing_is_drawn_into_the_folder_that_is_trained_on(
+    trained: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures_of_set = load(trained.config)[0].image_sets[0].instance_data_dir
+    assert pictures_of_set is not None
+    before = sorted(pictures_of_set.rglob("*"))
+    assert command(trained, pictures_of_set / "made") == 2
+    assert "is trained on" in capsys.readouterr().err
+    assert sorted(pictures_of_set.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
