@@ -65,7 +65,7 @@ def adapter_in(output_dir: Path, wish: str | Path, warn: Callable[[str], None]) 
 def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
     final, newest = _final(output_dir), latest(output_dir, warn)
     if newest is not None:
-        saved, damage = _checkpoint(newest), _damage(output_dir / ADAPTER_FILE)
+        saved, damage = _checkpoint(newest), damage_of(output_dir / ADAPTER_FILE)
         if damage is not None:
             warn(damage)
         if final is None or damage is not None or (final.steps or 0) < (saved.steps or 0):
@@ -117,7 +117,7 @@ def _final(output_dir: Path) -> AdapterChoice | None:
     return _run_adapter(file, steps) if isinstance(steps, int) else AdapterChoice(file, "final", None)
 
 
-def _damage(file: Path) -> str | None:
+def damage_of(file: Path) -> str | None:
     """What is to be told of a file that is there and can't be read; its tensors aren't looked at."""
     try:
         with safe_open(file, framework="np"):

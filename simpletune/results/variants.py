@@ -13,7 +13,7 @@ from simpletune.errors import ConfigError, UsageError
 from simpletune.models.family import ModelFiles
 from simpletune.models.lora_file import check_fits, read_adapter
 from simpletune.models.parts import open_part
-from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter
+from simpletune.results.adapter_choice import LATEST, NONE, AdapterChoice, choose_adapter, damage_of
 from simpletune.results.adapter_origin import model_of
 from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints, verify
 
@@ -111,9 +111,11 @@ def _saved(settings: Settings, warn: Callable[[str], None]) -> list[str | Path]:
             warn(f"{folder} is damaged and left out: {'; '.join(problems)}")
         else:
             steps.append(str(step))
-    newest = choose_adapter(LATEST, settings, lambda _line: None)
+    newest = choose_adapter(LATEST, settings, lambda _line: None)  # of checkpoints it would say the same again
     if newest is None or str(newest.steps) not in steps:
         steps.append(LATEST)
+    elif damage := damage_of(settings.output_dir / ADAPTER_FILE):
+        warn(damage)
     averaged = settings.output_dir / "ema" / ADAPTER_FILE
     return [*steps, averaged] if averaged.is_file() else steps
 

@@ -263,6 +263,18 @@ def test_a_run_that_goes_on_is_seen_at_its_newest_whole_checkpoint(
         assert "there are checkpoints of step 1, 2, 5, 9" in err
 
 
+def test_a_final_adapter_that_is_damaged_is_named_among_all(
+    trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Project(tmp_path / "copy")
+    shutil.copytree(trained.folder, copy.folder)
+    whole = (copy.output / ADAPTER_FILE).read_bytes()
+    (copy.output / ADAPTER_FILE).write_bytes(whole[: len(whole) // 2])
+    assert command(copy, tmp_path / "out", "--no-base", "--no-sheet", "--adapter", "all") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(f"{ADAPTER_FILE} is damaged and passed over") == 1
+
+
 def wrong_adapter(project: Project, folder: Path, kind: str) -> Path:
     """An adapter that this model can't use."""
     tensors = load_file(project.output / ADAPTER_FILE)
