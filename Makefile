@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 MPLBACKEND=Agg HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 QUICKSTART := examples/quickstart
 
-.PHONY: help setup demo test check lint types imports gpu-test editor-test clean
+.PHONY: help setup demo test fault-test soak check lint types imports gpu-test editor-test clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -27,6 +27,12 @@ demo: $(READY)  ## train the quickstart on a CPU, and draw what its pictures don
 
 test: $(READY)  ## the tests
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist worksteal
+
+fault-test: $(READY)  ## kills, faults and bad inputs by the hundred, and a table of them
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist worksteal -m fault
+
+soak: $(READY)  ## 20,000 steps of the smallest model: neither memory nor files may grow
+	SOAK_STEPS=20000 $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -s -m fault tests/faults/test_soak.py
 
 check: lint types imports test  ## all that CI runs
 

@@ -1,4 +1,4 @@
-"""What every test may ask for: the built-in tiny model."""
+"""What every test may ask for: the built-in tiny model, and a tally of what was tried."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from loopback import left_open
+from tallies import pytest_terminal_summary, tally  # noqa: F401, a hook and a fixture
 
 from simpletune.config.builtin import tiny_folder
 
