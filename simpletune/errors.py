@@ -9,6 +9,7 @@ SimpletuneError                     1  the run failed
 ├── TrainingFailed                  1  non-finite loss, out of memory, a damaged checkpoint
 │   └── OutOfMemory                 1
 ├── UploadFailed                    1  a finished run could not be uploaded; nothing of it is lost
+├── HungUp                        129  SIGHUP (a closed terminal), after saving
 ├── Interrupted                   130  Ctrl-C, after saving
 └── Terminated                    143  SIGTERM, after saving
 
@@ -69,6 +70,10 @@ class OutOfMemory(TrainingFailed):
 
 class UploadFailed(SimpletuneError):
     pass
+
+
+class HungUp(SimpletuneError):
+    exit_code = 129
 
 
 class Interrupted(SimpletuneError):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 _ASKING_UMASK = threading.Lock()
+_TRIES = 2
+_unfinished: set[Path] = set()
+"""Temporary files and folders that are being written. Adding and discarding are atomic without a lock, which a signal's
+handler could not wait for."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -55,19 +59,22 @@ def write_with(path: Path, fill: Callable[[Path], None], mode: int | None = None
     For libraries that insist on writing to a path themselves (safetensors, Pillow, matplotlib). The file gets `mode`,
     else that of any new file.
     """
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
+        _unfinished.add(temporary)  # before it is there, so that it can't be missed
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         fill(temporary)
-        # mkstemp and safetensors make 0600.
+        # It is 0600 so far, and safetensors makes it so again.
         temporary.chmod(0o666 & ~_umask() if mode is None else mode)
         _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that is gone, that is said by the error under way
+            temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
 
 
 def write_new(path: Path, data: bytes, like: Path | None = None) -> None:
@@ -115,8 +122,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise FileExistsError(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        _unfinished.add(temporary)
+        temporary.mkdir(mode=0o700)
         yield temporary
         for file in sorted(temporary.rglob("*")):
             _sync(file)
@@ -127,6 +136,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        _unfinished.discard(temporary)
+
+
+def abandon() -> None:
+    """Remove what is being written at this moment, in whatever thread: for a process that ends without waiting."""
+    for temporary in list(_unfinished):
+        with suppress(OSError):
+            temporary.unlink()
+        for _ in range(_TRIES):  # a thread may be adding files to it
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from simpletune import locks
-from simpletune.errors import UsageError
+from simpletune.config.problems import shown
+from simpletune.errors import EnvironmentNotReady, UsageError
+from simpletune.lock_holder import Holder, read_holder
 from simpletune.results.run_folder import LOCK_FILE
 
 
@@ -15,14 +17,32 @@ from simpletune.results.run_folder import LOCK_FILE
 def run_lock(output_dir: Path) -> Iterator[None]:
     """Hold the folder for this process while the block runs; a killed run's lock is taken over.
 
-    Raises UsageError, naming the other process, when a run holds the folder.
+    Raises UsageError, naming the other process, when a run holds the folder, and EnvironmentNotReady where the folder
+    takes no file.
     """
+    path = output_dir / LOCK_FILE
 
-    def busy(holder: str) -> UsageError:
-        return UsageError(
-            f"{output_dir} is in use by another run ({holder})",
-            hint="Wait for it to end or stop it, or set another output_dir.",
-        )
+    def busy(name: str) -> UsageError:
+        holder = read_holder(path)
+        words = name if holder is None else shown(holder.described())
+        return UsageError(f"{output_dir} is in use by another run ({words})", hint=_way_out(holder, path))
 
-    with locks.hold(output_dir / LOCK_FILE, busy):
-        yield
+    try:
+        with locks.hold(path, busy):
+            yield
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != path:
+            raise
+        raise EnvironmentNotReady(
+            f"output_dir: {output_dir} can't be written to: {error.strerror}",
+            "see to its permissions and to free space, or name another output_dir",
+        ) from error
+
+
+def _way_out(holder: Holder | None, path: Path) -> str:
+    if holder is None or holder.is_here:
+        return "Wait for it to end or stop it, or set another output_dir."
+    return (
+        f"Wait for it to end or stop it on {shown(holder.host)}, or set another output_dir; "
+        f"if that machine is gone, remove {path} and run the same command again."
+    )

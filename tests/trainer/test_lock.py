@@ -30,7 +30,7 @@ def other_run(tmp_path):
 
 
 def test_a_second_run_is_refused_naming_the_first(tmp_path, other_run):
-    with pytest.raises(UsageError, match=f"in use by another run \\(process {other_run.pid}\\)") as caught:
+    with pytest.raises(UsageError, match=f"in use by another run \\(process {other_run.pid} on .*, since 20") as caught:
         with run_lock(tmp_path):
             pass
     assert "output_dir" in caught.value.hint
