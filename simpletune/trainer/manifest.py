@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files
-from simpletune.config.continuing import BUILT_IN, bound_settings, changed_settings
+from simpletune.config.continuing import BUILT_IN, bound_settings, changed_settings, free_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import ImageSet, Settings
 from simpletune.data.geometry import Placement
@@ -36,7 +36,7 @@ _PACKAGES = (
     "torch-optimi",
 )
 
-_PRIVATE = frozenset({"pretrained_model_name_or_path", "init_lora"})
+_PRIVATE = frozenset({"pretrained_model_name_or_path", "pretrained_text_encoders_path", "init_lora"})
 
 
 def versions() -> dict[str, str]:
@@ -58,6 +58,23 @@ def write_run(folder: Path, settings: Settings, model: ModelFiles, device: str, 
         "total_steps": total_steps,
     }
     files.write_text(folder / RUN_FILE, redact(json.dumps(described, indent=2, ensure_ascii=False)) + "\n")
+
+
+def run_state(
+    settings: Settings, model: ModelFiles, digest: str, total_steps: int, processes: int, device: str
+) -> dict[str, Any]:
+    """What a checkpoint keeps of its run, for who continues it to compare: settings that can't change and settings that
+    may, the model with its commit, the data's digest, how many processes shared a step, the device and the versions."""
+    return {
+        "settings": bound_settings(settings),
+        "free_settings": free_settings(settings),
+        "model": {"source": redact(model.source), "commit": model.commit},
+        "data": digest,
+        "processes": processes,
+        "device": device,
+        "total_steps": total_steps,
+        "versions": versions(),
+    }
 
 
 def adapter_metadata(settings: Settings, step: int) -> dict[str, str]:

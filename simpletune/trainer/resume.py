@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from simpletune.config.continuing import bound_settings
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
 from simpletune.models.adapters import checkpoint_state, load_lora_state
 from simpletune.progress import Reporter
 from simpletune.results.run_folder import MANIFEST_FILE, latest, list_checkpoints
 from simpletune.trainer import checkpoint
-from simpletune.trainer.manifest import check_resumable, versions
+from simpletune.trainer.manifest import check_resumable, run_state
 from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
 
 if TYPE_CHECKING:
@@ -52,14 +51,19 @@ def store(session: Session) -> Path:
         adapter_metadata=metadata,
         optimizer=optimizer_state(session.optimizer),
         ema=session.ema.state_dict() if session.ema is not None else None,
-        state={
-            "settings": bound_settings(session.settings),
-            "data": session.material.manifest.digest,
-            "total_steps": session.total_steps,
-            "step_state": session.step_function.state(),
-            "versions": versions(),
-        },
+        state={**_run_state(session), "step_state": session.step_function.state()},
         total_limit=session.settings.checkpoints_total_limit,
+    )
+
+
+def _run_state(session: Session) -> dict[str, Any]:
+    return run_state(
+        session.settings,
+        session.material.files,
+        session.material.manifest.digest,
+        session.total_steps,
+        session.processes.world_size,
+        session.processes.device.type,
     )
 
 

@@ -15,7 +15,7 @@ from simpletune.config import builtin
 from simpletune.errors import ConfigError
 from simpletune.models import builder
 from simpletune.progress import SilentReporter
-from simpletune.trainer import resume
+from simpletune.trainer import manifest
 from simpletune.trainer.launch import launch
 
 BASE_PICTURE = "samples/base/prompt-64x64-42.png"
@@ -35,10 +35,12 @@ def earlier(project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest
     (tmp_path / "builtin").mkdir()
     builder.build(tmp_path / "builtin" / "tiny", "tiny", dtype="fp16", seed=1, name="tiny")
     made = project(pictures=2, max_train_steps=1, validation_prompt="a red ball", validation_num_inference_steps=1)
-    bound = resume.bound_settings
+    bound = manifest.bound_settings
     with monkeypatch.context() as before:
         before.setattr(builtin, "_FOLDER", tmp_path / "builtin")
-        before.setattr(resume, "bound_settings", lambda s: {k: v for k, v in bound(s).items() if k != "built_in_model"})
+        before.setattr(
+            manifest, "bound_settings", lambda s: {k: v for k, v in bound(s).items() if k != "built_in_model"}
+        )
         train(made)
     return made
 
