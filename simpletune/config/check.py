@@ -6,16 +6,18 @@ and, since the reader has removed it, NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 from simpletune.config.document import Document
 from simpletune.config.jsonfile import JsonPath
 from simpletune.config.problems import Problem, quoted
-from simpletune.config.schema import CONFIG, entry_schema, load_schema, optimizer_arguments, types_of
+from simpletune.config.schema import CONFIG, entry_keys, entry_schema, load_schema, optimizer_arguments, types_of
 from simpletune.config.suggest import (
     Said,
+    meant_config_key,
+    meant_entry_key,
     missing_hint,
     unknown_argument,
     unknown_config_key,
@@ -56,7 +58,7 @@ def check_config(document: Document) -> Iterator[Problem]:
         message = f"the file must hold an object, not {_kind(document.value)}"
         yield document.problem((), message, "the whole file stands between { and }")
         return
-    for error in _validator()(load_schema(CONFIG)).iter_errors(document.value):
+    for error in _unknown_first(load_schema(CONFIG), document.value):
         path = tuple(error.absolute_path)
         if error.validator != "additionalProperties":
             yield from _broken(document, path, error)
@@ -69,6 +71,7 @@ def check_config(document: Document) -> Iterator[Problem]:
                 message, hint = unknown_argument(key, optimizer, list(optimizer_arguments(optimizer)))
             else:
                 message, hint = unknown_config_key(key)
+                _suspect(document, (meant_config_key(key),), document.value)
             yield document.problem((*path, key), message, hint, on_key=True)
 
 
@@ -86,16 +89,47 @@ def check_data(document: Document) -> Iterator[Problem]:
         if not isinstance(entry, dict):
             yield document.problem((index,), f"a data set must be an object {{...}}, not {_kind(entry)}")
             continue
-        kind = entry_kind(entry)
-        for error in _validator()(entry_schema(kind)).iter_errors(entry):
-            path = (index, *error.absolute_path)
-            if error.validator != "additionalProperties":
-                yield from _broken(document, path, error)
-                continue
-            for key in _extra_keys(error):
-                if (*path, key) not in document.bad:
-                    message, hint = unknown_entry_key(key, kind)
-                    yield document.problem((*path, key), message, hint, on_key=True)
+        yield from _check_entry(document, index, entry)
+
+
+def _check_entry(document: Document, index: int, entry: Mapping[str, Any]) -> Iterator[Problem]:
+    kind = entry_kind(entry)
+    for error in _unknown_first(entry_schema(kind), entry):
+        path = (index, *error.absolute_path)
+        if error.validator != "additionalProperties":
+            yield from _broken(document, path, error)
+            continue
+        meant = {key: meant_entry_key(key, kind, entry) for key in _extra_keys(error)}
+        _suspect(document, meant.values(), entry, index)
+        for key in meant:
+            of_another_kind = _kind_is_unclear(document, index) and key in entry_keys("text_embeds")
+            if (*path, key) not in document.bad and not of_another_kind:
+                message, hint = unknown_entry_key(key, kind, entry)
+                yield document.problem((*path, key), message, hint, on_key=True)
+
+
+def _unknown_first(schema: Mapping[str, Any], value: Any) -> list[Any]:
+    """jsonschema's errors in the order in which one may explain another: a wrong kind, unknown names, all the rest."""
+
+    def rank(error: Any) -> int:
+        return (
+            0
+            if list(error.absolute_path) == ["dataset_type"]
+            else 1
+            if error.validator == "additionalProperties"
+            else 2
+        )
+
+    return sorted(_validator()(schema).iter_errors(value), key=rank)
+
+
+def _suspect(document: Document, meant: Iterable[str | None], value: Mapping[str, Any], *prefix: int) -> None:
+    """Let no rule speak of the keys that misspelled ones were meant for: what they are set to is not known."""
+    document.bad.update((*prefix, key) for key in meant if key is not None and key not in value)
+
+
+def _kind_is_unclear(document: Document, index: int) -> bool:
+    return (index, "dataset_type") in document.bad
 
 
 def entry_kind(entry: Mapping[str, Any]) -> str:
@@ -120,9 +154,12 @@ def _extra_keys(error: Any) -> list[str]:
 
 
 def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]:
+    if path and path[0] == "optimizer_config" and ("optimizer",) in document.bad:
+        return  # which arguments there are is not known
     if error.validator == "required":
+        unclear = any((*path, key) in document.bad for key in ("dataset_type", "type"))
         for key in error.validator_value:
-            if key not in error.instance and not document.is_bad((*path, key)):
+            if key not in error.instance and not document.is_bad((*path, key)) and not (unclear and key != "id"):
                 yield document.problem((*path, key), f'this entry has no "{key}"', missing_hint(key, error.instance))
         return
     if not document.is_bad(path):  # one problem a value is enough

@@ -74,14 +74,17 @@ def _text_caches(whole: View) -> Iterator[Problem]:
         message = f"two text_embeds entries are marked default, the first on {_line_of(marked[0], 'default')}"
         yield entry.error("default", message, "keep one of the two")
     ids = [entry["id"] for entry in whole.texts if entry.given("id")]
+    assert whole.data is not None
+    # An entry whose id or kind can't be told may be the one that is wanted.
+    unsure = any(len(bad) == 1 or bad[1:] in {("id",), ("dataset_type",)} for bad in whole.data.bad if bad)
     for entry in whole.images:
         wanted = entry["text_embeds"]
         if not entry.fine("text_embeds"):
             continue
-        if wanted is not None and wanted not in ids:
+        if wanted is not None and wanted not in ids and not unsure:
             message = f'"text_embeds": there is no text_embeds entry {quoted(wanted)}{did_you_mean(close(wanted, ids))}'
             yield entry.error("text_embeds", message, _entries_hint(ids))
-        elif wanted is None and len(whole.texts) > 1 and not marked:
+        elif wanted is None and len(whole.texts) > 1 and not marked and all(t.fine("default") for t in whole.texts):
             message = "there are several text_embeds entries and none is marked default"
             yield entry.error("text_embeds", message, 'set "default": true in one, or name one here with "text_embeds"')
 
@@ -129,7 +132,8 @@ def _crop(entry: Keys) -> Iterator[Problem]:
     for key in ("crop_style", "crop_aspect"):
         if not entry["crop"] and differs(entry, key):
             yield entry.useless(key, 'while "crop" is false')
-    if differs(entry, "crop_variants") and not (entry["crop"] and entry["crop_style"] == "random"):
+    random = entry["crop"] and (entry["crop_style"] == "random" or not entry.fine("crop_style"))
+    if differs(entry, "crop_variants") and not random:
         yield entry.useless("crop_variants", 'unless "crop" is true and "crop_style" is random')
     if entry["crop"] and entry["crop_aspect"] == "closest" and not entry["crop_aspect_buckets"]:
         message = '"crop_aspect" closest needs "crop_aspect_buckets"'

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simpletune.config.aliases import CONFIG_ALIASES, CONFIG_UNSUPPORTED, DATA_ALIASES, DATA_UNSUPPORTED
+from simpletune.config.aliases import CONFIG_ALIASES, CONFIG_UNSUPPORTED
+from simpletune.config.aliases_data import DATA_ALIASES, DATA_UNSUPPORTED
 
 # SimpleTuner's own names, today's and earlier ones, for keys that are ours under another name (see aliases.py).
 _RENAMED = (

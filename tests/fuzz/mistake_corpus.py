@@ -19,7 +19,8 @@ from typing_slips import SLIPS
 from valid_files import PAIRS, Pair, as_file
 from written_mistakes import DIFFUSERS, KOHYA, NESTING, ONETRAINER, SIMPLETUNER, UNITS
 
-from simpletune.config.aliases import CONFIG_ALIASES, CONFIG_UNSUPPORTED, DATA_ALIASES, DATA_UNSUPPORTED
+from simpletune.config.aliases import CONFIG_ALIASES, CONFIG_UNSUPPORTED
+from simpletune.config.aliases_data import DATA_ALIASES, DATA_UNSUPPORTED
 from simpletune.config.schema import config_keys, entry_keys, optimizer_arguments, types_of
 
 SEED = 20261123
@@ -48,7 +49,7 @@ class Mistake:
 def corpus() -> list[Mistake]:
     """All of it, the same each time."""
     draw = random.Random(SEED)
-    found = [*_slips(draw), *_value_slips(draw), *_types(), *_bounds(), *_stale(), *_units(), *_nesting()]
+    found = [*_slips(draw), *_value_slips(draw), *_types(draw), *_bounds(), *_stale(), *_units(), *_nesting()]
     return list({mistake.name: mistake for mistake in found}.values())
 
 
@@ -174,11 +175,11 @@ def _value_slips(draw: random.Random) -> Iterator[Mistake]:
 _SAMPLES: tuple[Any, ...] = (None, True, 3, 16.0, 0.5, "16", "true", "1e-4", "x y", [3], ["a"], {"value": 3})
 
 
-def _types() -> Iterator[Mistake]:
+def _types(draw: random.Random) -> Iterator[Mistake]:
     for pair, path, schema in [*places(), *arguments()]:
-        for value in _SAMPLES:
-            if not _has_type(value, types_of(schema)):
-                yield misvalued("wrong type", pair, path, value)
+        wrong = [value for value in _SAMPLES if not _has_type(value, types_of(schema))]
+        for value in draw.sample(wrong, 4):
+            yield misvalued("wrong type", pair, path, value)
 
 
 def _has_type(value: Any, types: tuple[str, ...]) -> bool:
@@ -195,7 +196,11 @@ def _bounds() -> Iterator[Mistake]:
             if word in schema:
                 yield misvalued("out of range", pair, path, schema[word] + step)
         for item, bound in _items(schema):
-            yield misvalued("out of range", pair, path, item) if bound is None else _bad_item(pair, path, item, bound)
+            yield (
+                misvalued("out of range", pair, path, item)
+                if bound is None
+                else _bad_item("out of range", pair, path, item, bound)
+            )
 
 
 def _items(schema: Mapping[str, Any]) -> Iterator[tuple[Any, int | None]]:
@@ -207,13 +212,14 @@ def _items(schema: Mapping[str, Any]) -> Iterator[tuple[Any, int | None]]:
         yield [items.get("minimum", 0.5), items["maximum"] + 1], 1
 
 
-def _bad_item(pair: Pair, path: Path, value: list[Any], index: int) -> Mistake:
+def _bad_item(kind: str, pair: Pair, path: Path, value: list[Any], index: int) -> Mistake:
     def put(parent: Any, key: Any) -> None:
         parent[key] = [SENTINEL if at == index else item for at, item in enumerate(value)]
 
     changed, _ = _put(pair, path, put)
     where = ".".join(map(str, path))
-    return _mistake("out of range", f"out of range: {where}[{index}]", changed, path[0], json.dumps(value[index]))
+    name = f"{kind}: {where}[{index}] = {json.dumps(value[index])}"
+    return _mistake(kind, name, changed, path[0], json.dumps(value[index]))
 
 
 def _stale() -> Iterator[Mistake]:
@@ -239,7 +245,11 @@ def _path(place: str | int, key: str) -> Path:
 
 def _units() -> Iterator[Mistake]:
     for place, key, value in UNITS:
-        yield misvalued("wrong unit or form", PAIRS["full"], _path(place, key), value)
+        keys = config_keys() if place == "config" else entry_keys("image")
+        if isinstance(value, list) and "array" in types_of(keys[key]):
+            yield _bad_item("wrong unit or form", PAIRS["full"], _path(place, key), value, 0)
+        else:
+            yield misvalued("wrong unit or form", PAIRS["full"], _path(place, key), value)
 
 
 def _nesting() -> Iterator[Mistake]:
@@ -252,7 +262,7 @@ def _nesting() -> Iterator[Mistake]:
             (inner, deeper), *_ = value.items()
             yield added("wrong nesting", full, ("config", key, inner), deeper)
         elif isinstance(value, list) and isinstance(value[0], list):
-            yield _bad_item(full, _path(place, key), value, 0)
+            yield _bad_item("wrong nesting", full, _path(place, key), value, 0)
         else:
             yield misvalued("wrong nesting", full, _path(place, key), value)
     for key in entry_keys("image"):

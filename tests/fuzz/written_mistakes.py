@@ -137,7 +137,7 @@ ONETRAINER: tuple[tuple[Place, str, Any, str | None], ...] = (
     ("config", "clip_grad_norm", 1.0, "max_grad_norm"),
     ("config", "concept_file_name", "concepts.json", "data_backend_config"),
     ("config", "tensorboard", True, "report_to"),
-    ("config", "peft_type", "LORA", "model_type"),
+    ("config", "peft_type", "LORA", "lora_type"),
     (0, "path", "pictures", "instance_data_dir"),
     (0, "include_subdirectories", True, None),
     (0, "prompt_source", "sample", "caption_strategy"),
