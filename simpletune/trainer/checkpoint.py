@@ -2,32 +2,31 @@
 
     output/checkpoint-500/
       pytorch_lora_weights.safetensors   the adapter, in diffusers keys
-      ema.safetensors                    the averaged weights, with use_ema
+      ema.safetensors                    the same with the averaged weights, with use_ema
       optimizer.safetensors              what the optimizer has learned
-      state.json                         step, epoch, hashes, versions, the optimizer's plain numbers
+      state.json                         step, settings and digest of the data, versions, the optimizer's plain numbers
       manifest.json                      size and SHA-256 of each file above
 
 A save writes a hidden temporary folder, syncs it, and renames it (files.new_folder). Old checkpoints go only after the
-new one is complete, and are renamed before they are removed, so a half-removed one never looks like a checkpoint.
+new one is complete, and of those only what is needed to resume: adapters are small, and stay (trainer/retention.py).
 """
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from simpletune import files
 from simpletune.errors import TrainingFailed
+from simpletune.models.lora_file import PREFIX
 from simpletune.results.run_folder import (
     ADAPTER_FILE,
     EMA_FILE,
@@ -35,9 +34,24 @@ from simpletune.results.run_folder import (
     MANIFEST_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
-    list_checkpoints,
+    is_resumable,
     verify,
 )
+from simpletune.trainer.retention import prune, remove, remove_leftovers, set_aside, set_aside_later
+
+__all__ = [
+    "Checkpoint",
+    "check",
+    "load_checkpoint",
+    "prune",
+    "read_state",
+    "remove_leftovers",
+    "save_checkpoint",
+    "set_aside_later",
+    "step_of",
+]
+
+_Digest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,40 +81,59 @@ def save_checkpoint(
     ema: Mapping[str, Tensor] | None,
     state: Mapping[str, Any],
     total_limit: int | None = None,
+    before: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write checkpoint-`step`, then remove the oldest ones beyond `total_limit`. Returns the new folder.
+    """Write checkpoint-`step`, then prune the oldest ones beyond `total_limit`. Returns the new folder.
 
-    optimizer: as `optimizers.optimizer_state` returns it. A checkpoint of the same step is replaced.
-    Raises TrainingFailed when a weight is not finite: nothing is written then, and older checkpoints stay.
+    optimizer: as `optimizers.optimizer_state` returns it. before: called when everything is written, before the
+    checkpoint can be seen. One of that step that is there already is set aside, or removed if it is damaged. Raises
+    TrainingFailed when a number is not finite: nothing is written then; OSError and SafetensorError of the disk: no
+    trace is left then. Older checkpoints stay either way.
     """
-    _check_finite(step, {**adapter, **{f"EMA of {name}": t for name, t in (ema or {}).items()}})
-    target = output_dir / f"checkpoint-{step}"
-    building = output_dir / f".checkpoint-{step}.new" if target.exists() else target
-    _remove(building) if building != target else None
     optimizer_tensors, optimizer_json = optimizer
+    _check_finite(step, _named(adapter, ema, optimizer_tensors))
+    target = output_dir / f"checkpoint-{step}"
+    building = _place_for(target)
     with files.new_folder(building) as folder:
-        _save_tensors(folder / ADAPTER_FILE, adapter, adapter_metadata)
-        _save_tensors(folder / OPTIMIZER_FILE, optimizer_tensors)
+        digests = {
+            ADAPTER_FILE: write_tensors(folder / ADAPTER_FILE, adapter, adapter_metadata),
+            OPTIMIZER_FILE: write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors),
+        }
         if ema is not None:
-            _save_tensors(folder / EMA_FILE, ema)
-        files.write_json(folder / STATE_FILE, {"step": step, "optimizer": optimizer_json, "run": dict(state)})
-        files.write_json(folder / MANIFEST_FILE, _manifest(folder, step))
+            digests[EMA_FILE] = write_tensors(folder / EMA_FILE, ema, adapter_metadata)
+        digests[STATE_FILE] = write_json(
+            folder / STATE_FILE, {"step": step, "optimizer": optimizer_json, "run": dict(state)}
+        )
+        files.write_json(folder / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": digests})
+        before()
     if building != target:
-        _remove(target)
-        building.replace(target)
+        _replace(target, building)
     if total_limit is not None:
         prune(output_dir, total_limit, keep=target)
     return target
 
 
+def _place_for(target: Path) -> Path:
+    """Where it is written: another place where one of its name is there already."""
+    if not target.exists():
+        return target
+    building = target.with_name(f".{target.name}.new")
+    if building.exists():
+        remove(building)
+    return building
+
+
+def _replace(target: Path, building: Path) -> None:
+    if verify(target):
+        remove(target)
+    else:
+        set_aside(target)
+    files.rename(building, target)
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint after checking every byte of it. Raises TrainingFailed naming what is damaged or missing."""
-    problems = verify(path)
-    if problems:
-        raise TrainingFailed(
-            f"the checkpoint {path} can't be used: {'; '.join(problems)}",
-            hint='Name another checkpoint, or set resume_from_checkpoint to "latest" for the newest intact one.',
-        )
+    """Read a checkpoint after checking every byte of it. Raises TrainingFailed as `check` does."""
+    check(path)
     state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
     with safetensors.safe_open(path / ADAPTER_FILE, framework="pt") as file:
         metadata = dict(file.metadata() or {})
@@ -112,9 +145,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         adapter_metadata=metadata,
         optimizer_tensors=safetensors.torch.load_file(path / OPTIMIZER_FILE),
         optimizer_json=state["optimizer"],
-        ema=safetensors.torch.load_file(path / EMA_FILE) if has_ema else None,
+        ema=_load_averages(path / EMA_FILE) if has_ema else None,
         state=state["run"],
     )
+
+
+def _load_averages(file: Path) -> dict[str, Tensor]:
+    """By the weights' own names: the file has those of an adapter, and earlier ones had these."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in safetensors.torch.load_file(file).items()}
+
+
+def check(path: Path) -> None:
+    """Raise TrainingFailed, naming what is damaged or missing, where a run can't go on from this checkpoint."""
+    hint = 'Name another checkpoint, or set resume_from_checkpoint to "latest" for the newest intact one.'
+    problems = verify(path)
+    if problems:
+        raise TrainingFailed(f"the checkpoint {path} can't be used: {'; '.join(problems)}", hint)
+    if not is_resumable(path):
+        raise TrainingFailed(
+            f"{path} holds only the adapter: what a run needs to go on was removed when newer checkpoints came",
+            f"{hint} To start a new run from this adapter, name it in init_lora.",
+        )
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -128,76 +179,73 @@ def step_of(path: Path) -> int:
     return int(json.loads((path / STATE_FILE).read_text(encoding="utf-8"))["step"])
 
 
-def set_aside_later(output_dir: Path, step: int) -> list[Path]:
-    """Rename checkpoints beyond `step` to abandoned-...: a run that goes on from an earlier one must not take them up.
-
-    Returns their new paths. Nothing is removed.
-    """
-    aside = []
-    for later, path in list_checkpoints(output_dir):
-        if later > step:
-            target = next(
-                name for n in itertools.count(1) if not (name := output_dir / f"abandoned-{n}-{path.name}").exists()
-            )
-            aside.append(path.rename(target))
-    return aside
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> _Digest:
+    """Save tensors under their names; returns size and SHA-256 of the file that was meant, not of what the disk kept:
+    they are counted from memory."""
+    plain = _without_sharing(tensors)
+    safetensors.torch.save_file(plain, path, metadata=dict(metadata) if metadata else None)
+    return _digest(_pieces(path, plain))
 
 
-def prune(output_dir: Path, total_limit: int, keep: Path) -> list[Path]:
-    """Remove the oldest checkpoints until `total_limit` are left; `keep` is never removed. Returns those removed."""
-    others = [path for _, path in list_checkpoints(output_dir) if path != keep]
-    surplus = others[: max(0, len(others) + 1 - total_limit)]
-    for path in surplus:
-        _remove(path)
-    return surplus
+def write_json(path: Path, value: Any) -> _Digest:
+    """Save as JSON; returns size and SHA-256."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files.write_text(path, text)
+    return _digest([text.encode()])
 
 
-def remove_leftovers(output_dir: Path) -> None:
-    """Remove what a killed run left half-written or half-removed. Only the run that holds the lock may do this."""
-    if output_dir.is_dir():
-        for path in output_dir.glob(".checkpoint-*"):
-            shutil.rmtree(path, ignore_errors=True)
+def _named(
+    adapter: Mapping[str, Tensor], ema: Mapping[str, Tensor] | None, optimizer: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str, Tensor]]:
+    yield from (("the adapter", name, tensor) for name, tensor in adapter.items())
+    yield from (("the averaged adapter", name, tensor) for name, tensor in (ema or {}).items())
+    yield from (("the optimizer", name, tensor) for name, tensor in optimizer.items())
 
 
-def _check_finite(step: int, tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+def _check_finite(step: int, tensors: Iterable[tuple[str, str, Tensor]]) -> None:
+    for what, name, tensor in tensors:
+        if not _is_finite(tensor):
             raise TrainingFailed(
-                f"the adapter holds NaN or infinity after step {step} ({name}); no checkpoint was written",
+                f"{what} holds NaN or infinity after step {step} ({name}); no checkpoint was written",
                 hint="Resume from the last checkpoint with a lower learning_rate.",
             )
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Save under their names, on the CPU; tensors that share memory are written one by one, as safetensors asks."""
+def _is_finite(tensor: Tensor) -> bool:
+    """NaN goes into smallest and largest, so that nothing of the tensor's size has to be made."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor.detach()))
+
+
+def _without_sharing(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU; tensors that are one in memory are written one by one, as safetensors asks."""
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         copy = tensor.detach().to("cpu").contiguous()
-        storage = copy.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != copy.nbytes:
+        if copy.data_ptr() in seen:
             copy = copy.clone()
-        seen.add(copy.untyped_storage().data_ptr())
+        seen.add(copy.data_ptr())
         plain[name] = copy
-    try:
-        safetensors.torch.save_file(plain, path, metadata=dict(metadata) if metadata else None)
-    except SafetensorError as error:  # it wraps the disk's own errors
-        raise TrainingFailed(
-            f"{path.name} of a checkpoint could not be written: {error}",
-            hint="Check the free space and the permissions of output_dir; older checkpoints are intact.",
-        ) from error
+    return plain
 
 
-def _manifest(folder: Path, step: int) -> dict[str, Any]:
-    written = sorted(path for path in folder.iterdir() if path.name != MANIFEST_FILE)
-    entries = {path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in written}
-    return {"format": FORMAT, "step": step, "files": entries}
+def _pieces(path: Path, tensors: Mapping[str, Tensor]) -> Iterator[Any]:
+    """The bytes of a file that has just been written: its header as it is there, then each tensor from memory."""
+    with path.open("rb") as file:
+        length = file.read(8)
+        text = file.read(int.from_bytes(length, "little"))
+    header = {name: entry["data_offsets"][0] for name, entry in json.loads(text).items() if name in tensors}
+    yield length
+    yield text
+    for name in sorted(tensors, key=lambda name: (header[name], tensors[name].nbytes)):
+        yield tensors[name].reshape(-1).view(torch.uint8).numpy()
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder so that it is whole or gone to whoever looks in between."""
-    if path.exists():
-        hidden = path.with_name(f".{path.name.lstrip('.')}.removed")
-        shutil.rmtree(hidden, ignore_errors=True)
-        path.replace(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+def _digest(pieces: Iterable[Any]) -> _Digest:
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        digest.update(piece)
+        size += len(piece)
+    return {"bytes": size, "sha256": digest.hexdigest()}

@@ -67,9 +67,10 @@ class Ema:
         return dict(zip(self._names, self._average, strict=True))
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from saved averages. Raises TrainingFailed when they belong to another adapter."""
+        """Go on from saved averages, which may be among other tensors of an adapter. Raises TrainingFailed when they
+        belong to another one."""
         own = self.state_dict()
-        if state.keys() != own.keys() or any(state[name].shape != own[name].shape for name in own):
+        if not own.keys() <= state.keys() or any(state[name].shape != own[name].shape for name in own):
             raise TrainingFailed(
                 "the checkpoint's averaged weights (EMA) belong to an adapter of another rank or other target layers",
                 hint="Resume with the settings the run began with, or start in a new output_dir.",
