@@ -1,0 +1,64 @@
+"""A disk that is full, forbidden, read-only or broken at any call: a sentence, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from harness import Ended, Reference, Zygote, check_checkpoints, check_whole, recorded, resumes_at, steps_done
+from points import FAILS, Point
+from tallies import Tally
+
+PARTS = 8
+# One error a call, in turn; FAULT_ALL=1 injects all five at each.
+EVERY = bool(os.environ.get("FAULT_ALL"))
+
+
+def faults(points: list[Point]) -> list[tuple[int, Point]]:
+    """(error, where) for every call that may give it."""
+    found = []
+    for number, point in enumerate(points):
+        kind = point[0].partition(" ")[0]
+        possible = [error for error, kinds in FAILS.items() if kind in kinds]
+        found += [(error, point) for error in (possible if EVERY else possible[number % len(possible) :][:1])]
+    return found
+
+
+def check_told(ended: Ended, error: int) -> None:
+    """A sentence that names what the disk said, with a hint, an exit code of errors.py, and no traceback."""
+    said = ended.said
+    assert ended.code in (1, 2, 3), said
+    assert "Traceback" not in said, said
+    assert "this is a bug" not in said, said
+    assert "error: " in said, said
+    assert os.strerror(error) in said, said
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("part", range(PARTS))
+def test_at_every_call_that_changes_a_file(
+    zygote: Zygote, short: Reference, tmp_path: Path, tally: Tally, part: int
+) -> None:
+    wrong = []
+    for number, (error, point) in enumerate(faults(recorded(zygote, short, tmp_path))[part::PARTS]):
+        folder = tmp_path / str(number)
+        try:
+            inject(zygote, short, folder, error, point)
+        except AssertionError as problem:
+            wrong.append(f"{errno.errorcode[error]} at {point}: {problem}")
+        tally("faults injected", 1)
+    assert not wrong, f"{len(wrong)} faults:\n" + "\n\n".join(wrong)
+
+
+def inject(zygote: Zygote, reference: Reference, folder: Path, error: int, point: Point) -> None:
+    project = reference.copy(folder, encoded="cache" not in point[0])
+    failed = zygote.run(project, points={"do": "fail", "at": point, "error": error})
+    assert steps_done(project) - resumes_at(project) <= reference.interval
+    check_checkpoints(project, reference)
+    if failed.code != 0:
+        check_told(failed, error)
+        again = zygote.run(project)
+        assert again.code == 0, again.said
+    check_whole(project, reference)
