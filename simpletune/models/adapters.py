@@ -316,8 +316,8 @@ def adapter_enabled(transformer: nn.Module, enabled: bool) -> Iterator[None]:
 
 
 def checkpoint_state(transformer: nn.Module, settings: Settings) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The adapter as it is, on the CPU, with its own alpha in the metadata: to resume from."""
-    state = {f"{PREFIX}{name}": _saved(tensor) for name, tensor in lora_state(transformer).items()}
+    """The adapter as it is, on its device, not copied, with its own alpha in the metadata: to resume from."""
+    state = {f"{PREFIX}{name}": tensor for name, tensor in lora_state(transformer).items()}
     targets = [name for name, _ in _layers(transformer)]
     return state, metadata(settings.lora_rank, settings.lora_alpha, settings.use_rslora, targets)
 

@@ -1,6 +1,8 @@
 """What lies in a run's folder, for all who read it: its files, and checkpoints that are whole or are not.
 
-The trainer writes them (trainer/outputs.py, trainer/checkpoint.py); nothing here writes or loads a tensor.
+A folder checkpoint-STEP holds all that a run needs to go on, or, once newer ones have come, the adapter alone
+(trainer/retention.py): its manifest says which. The trainer writes them (trainer/outputs.py, trainer/checkpoint.py);
+nothing here writes or loads a tensor.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from simpletune import files
 
@@ -25,6 +28,10 @@ FINISHED_FILE = "finished.json"
 LOCK_FILE = ".run.lock"
 SAMPLES_FOLDER, GENERATED_FOLDER = "samples", "generated"
 FORMAT = 1
+ADAPTER_FILES = frozenset({ADAPTER_FILE, EMA_FILE})
+HOLDS, ADAPTER = "holds", "adapter"
+"""What a manifest says of a checkpoint that holds its adapter alone."""
+_NEEDED = frozenset({ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE})
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -37,8 +44,11 @@ def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
 
 
 def latest(output_dir: Path, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint of the highest step that verifies, None without any; damaged newer ones are named by `warn`."""
+    """The checkpoint of the highest step that verifies and can be resumed from, None without any; damaged newer ones
+    are named by `warn`."""
     for _, path in reversed(list_checkpoints(output_dir)):
+        if holds_only_adapter(path):
+            continue
         problems = verify(path)
         if not problems:
             return path
@@ -46,8 +56,20 @@ def latest(output_dir: Path, warn: Callable[[str], None]) -> Path | None:
     return None
 
 
+def holds_only_adapter(path: Path) -> bool:
+    """Whether a checkpoint's manifest says that it can't be resumed from; whether it is intact is another question."""
+    return _manifest(path).get(HOLDS) == ADAPTER
+
+
+def is_resumable(path: Path) -> bool:
+    """Whether a checkpoint's manifest lists all that a run needs to go on; whether it is intact is another question."""
+    listed = _manifest(path).get("files")
+    return isinstance(listed, dict) and listed.keys() >= _NEEDED and not holds_only_adapter(path)
+
+
 def verify(path: Path) -> list[str]:
-    """What is wrong with a checkpoint, in words; empty when every file has its size and SHA-256."""
+    """What is wrong with a checkpoint or with the adapter that is left of one, in words; empty when every file that its
+    manifest lists has its size and SHA-256."""
     if not path.is_dir():
         return ["there is no such folder"]
     try:
@@ -59,10 +81,19 @@ def verify(path: Path) -> list[str]:
         return [f"{MANIFEST_FILE} is unreadable"]
     if manifest.get("format") != FORMAT:
         return [f"it was written in format {manifest.get('format')}, this version reads {FORMAT}"]
-    if not {ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE} <= listed.keys():
+    if not ({ADAPTER_FILE} if manifest.get(HOLDS) == ADAPTER else _NEEDED) <= listed.keys():
         return [f"{MANIFEST_FILE} is incomplete"]
     problems = (_file_problem(path / Path(name).name, *entry) for name, entry in listed.items())
     return [problem for problem in problems if problem]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Empty where there is none that can be read."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _file_problem(path: Path, size: int, sha256: str) -> str | None:

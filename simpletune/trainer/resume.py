@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
-from simpletune.models.adapters import checkpoint_state, load_lora_state
+from simpletune.models.adapters import load_lora_state
 from simpletune.progress import Reporter
 from simpletune.results.run_folder import MANIFEST_FILE, latest, list_checkpoints
 from simpletune.trainer import checkpoint
-from simpletune.trainer.manifest import check_resumable, run_state
-from simpletune.trainer.optimizers import load_optimizer_state, optimizer_state
+from simpletune.trainer.manifest import check_resumable
+from simpletune.trainer.optimizers import load_optimizer_state
 
 if TYPE_CHECKING:
     from simpletune.trainer.session import Session
@@ -39,32 +39,6 @@ def find_checkpoint(settings: Settings, reporter: Reporter) -> Path | None:
     if not (path / MANIFEST_FILE).is_file():
         raise ConfigError(f"resume_from_checkpoint: {path} is not a checkpoint folder", 'name one, or use "latest"')
     return path
-
-
-def store(session: Session) -> Path:
-    """Write checkpoint-STEP of the session."""
-    adapter, metadata = checkpoint_state(session.transformer, session.settings)
-    return checkpoint.save_checkpoint(
-        session.settings.output_dir,
-        session.step,
-        adapter=adapter,
-        adapter_metadata=metadata,
-        optimizer=optimizer_state(session.optimizer),
-        ema=session.ema.state_dict() if session.ema is not None else None,
-        state={**_run_state(session), "step_state": session.step_function.state()},
-        total_limit=session.settings.checkpoints_total_limit,
-    )
-
-
-def _run_state(session: Session) -> dict[str, Any]:
-    return run_state(
-        session.settings,
-        session.material.files,
-        session.material.manifest.digest,
-        session.total_steps,
-        session.processes.world_size,
-        session.processes.device.type,
-    )
 
 
 def restore(session: Session, path: Path) -> None:

@@ -135,7 +135,7 @@ def loop(session: Session, stop: StopRequest) -> None:
             session.validate(stop)
     session.log.drain()
     with stop.saving():
-        session.save_checkpoint()
+        session.save_last()
     if signalled:
         _end_early(session, signalled)
 

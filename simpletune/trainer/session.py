@@ -31,7 +31,8 @@ from simpletune.trainer.material import EMPTY_CAPTION, Material
 from simpletune.trainer.optimizers import parameter_dtype, set_learning_rate
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
-from simpletune.trainer.resume import restore, store
+from simpletune.trainer.resume import restore
+from simpletune.trainer.saver import Saver, contents_of
 from simpletune.trainer.schedules import learning_rate_at
 from simpletune.trainer.step import StepResult, TrainingStep
 from simpletune.trainer.tracking.tracker import Picture
@@ -62,15 +63,17 @@ class Session:
     log: StepLog
     pictures: Validation
     total_steps: int
+    saver: Saver
     trackers: Trackers = field(default_factory=Trackers)
     screen: TrainingPhase = field(default_factory=SilentTraining)
     step: int = 0
+    began: int = 0
     validated_at: int | None = None
 
     @contextmanager
     def shown(self) -> Iterator[TrainingPhase]:
-        """Show the training inside the block."""
-        with self.reporter.training(self._plan()) as self.screen:
+        """Show the training inside the block; at its end nothing is being saved any more."""
+        with self.saver, self.reporter.training(self._plan()) as self.screen:
             self.log.show_on(self.screen)
             yield self.screen
 
@@ -92,19 +95,35 @@ class Session:
         return rate
 
     def advance(self, batch: StepBatch) -> StepResult:
-        """Train one step; the weights have moved when this returns, the numbers may still be on their way."""
+        """Train one step; the weights have moved when this returns, the numbers may still be on their way.
+
+        Raises TrainingFailed where the last checkpoint could not be written.
+        """
+        self.saver.check()
         result = self.step_function(batch)
         self.step += 1
+        if self.step == self.began + 1 and self.processes.is_main:
+            self.saver.make_room(contents_of(self))  # only now the optimizer has all its numbers
         return result
 
     def save_checkpoint(self) -> None:
-        """Wait for the steps under way, then save; a run that lost its numbers to NaN never gets here."""
-        self.log.drain()
+        """Copy the state once the steps under way are done, and go on while it is written: to a disk that is slow the
+        next one waits. A run that lost its numbers to NaN never gets here."""
         with self.screen.aside(_SAVING):
             if self.processes.is_main:
-                store(self)
-            self.processes.wait()
+                self.saver.take(contents_of(self))
+            self.log.drain()
+            if self.processes.is_main:
+                self.saver.write()
         self.log.restart_clock()
+
+    def save_last(self) -> None:
+        """Save, if this step isn't saved yet, and wait until it is."""
+        if self.saver.saved != self.step:
+            self.save_checkpoint()
+        with self.screen.aside(_SAVING):
+            self.saver.wait()
+            self.processes.wait()
 
     def validate_if_due(self, stop: StopRequest | None = None) -> None:
         """At step 0, for what training starts from; or where a run was cut off between checkpoint and validation."""
@@ -232,9 +251,13 @@ def open_session(
         ),
         pictures=_pictures(settings, family, material, transformer, processes, reporter, total_steps),
         total_steps=total_steps,
+        saver=Saver(settings.output_dir, settings.checkpoints_total_limit, device, reporter.warn),
     )
     if found is not None:
         restore(session, found)
+        session.began = session.step
+        if found.parent == settings.output_dir:
+            session.saver.saved = session.step
         reporter.note(f"continuing from {found.name}: step {session.step} of {session.total_steps}")
     if processes.is_main:
         if session.step < session.total_steps:

@@ -40,6 +40,10 @@ def steps(folder):
     return [step for step, _ in run_folder.list_checkpoints(folder)]
 
 
+def resumable(folder):
+    return [step for step, path in run_folder.list_checkpoints(folder) if run_folder.is_resumable(path)]
+
+
 def flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -143,22 +147,22 @@ def test_nothing_there_is_no_checkpoint(tmp_path):
 def test_the_oldest_go_and_the_order_is_by_number(tmp_path):
     for step in (9, 10, 100):
         save(tmp_path, step, total_limit=2)
-    assert steps(tmp_path) == [10, 100]
+    assert resumable(tmp_path) == [10, 100]
 
 
 def test_the_one_just_saved_is_never_pruned(tmp_path):
     save(tmp_path, 500)
     save(tmp_path, 20, total_limit=1)
-    assert steps(tmp_path) == [20]
+    assert resumable(tmp_path) == [20]
 
 
 def test_a_failed_save_leaves_the_old_ones_and_no_trace(tmp_path, monkeypatch):
     save(tmp_path, 1, total_limit=1)
 
-    def disk_full(path):
+    def disk_full(path, value):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(subject.files, "sha256", disk_full)
+    monkeypatch.setattr(subject.files, "write_json", disk_full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2, total_limit=1)
     monkeypatch.undo()
