@@ -60,12 +60,12 @@ _TEXT_SPLIT, _TEXT_SLACK = 0.25, 200 << 20
 # The compiled step's, fitted by tests/machine/fit_compiled.py to the rows that docs/performance.md names: a factor of
 # what its blocks keep by count, what is outside of blocks, a factor of the block that is recomputed, of the largest
 # quantized matrix, of the adapter, and what there always is.
-_COMPILED_KEPT = 1.050
-_COMPILED_OUTSIDE = 17.105
-_COMPILED_AGAIN = 1.033
-_COMPILED_UNPACKED = 1.612
-_COMPILED_ADAPTER_SPLIT = 0.283
-_COMPILED_SLACK = 293.2 * (1 << 20)
+_COMPILED_KEPT = 1.072
+_COMPILED_OUTSIDE = 17.455
+_COMPILED_AGAIN = 0.968
+_COMPILED_UNPACKED = 1.497
+_COMPILED_ADAPTER_SPLIT = 0.365
+_COMPILED_SLACK = 176.4 * (1 << 20)
 # Where memory is mapped in pages holes are given back; elsewhere a part of what is kept is lost.
 _UNMAPPED_SPLIT = 0.12
 
