@@ -149,7 +149,10 @@ def _echo_sentence(text: str) -> None:
         from simpletune.wizard.text import wrap
 
         columns = shutil.get_terminal_size().columns
-        text = "\n".join(part for line in text.splitlines() for part in wrap(line, columns, break_words=False))
+        # A Python command in it has a line of its own, as a break inside would spoil it.
+        lines = text.replace(": python -c ", ":\n    python -c ").splitlines()
+        parts = ([line] if line.startswith("    ") else wrap(line, columns, break_words=False) for line in lines)
+        text = "\n".join(part for several in parts for part in several)
     click.echo(text, err=True)
 
 

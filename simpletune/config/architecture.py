@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from simpletune import outside
 from simpletune.config import builtin
 from simpletune.config.families import FAMILIES
 
@@ -61,7 +62,7 @@ def side_limit(flavour: str, folder: Path | None) -> int:
 def config_number(path: Path, key: str) -> int | None:
     """A whole number that a part's config file says; None where it doesn't, or there is no such file."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))[key]
+        value = outside.read_json(path)[key]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return value if isinstance(value, int) else None

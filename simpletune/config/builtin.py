@@ -6,10 +6,10 @@ Its folder is loaded as any other. What else knows it: `config/families.py` (the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 
 TINY = "tiny"
@@ -47,7 +47,7 @@ def read_config(name: str) -> dict[str, Any]:
     """A JSON file of the tiny model. Raises ModelUnavailable when it is missing or damaged."""
     path = tiny_folder() / name
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = outside.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"the built-in tiny model is damaged: {path} can't be read: {error}", HINT) from error
     if not isinstance(config, dict):

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simpletune import files, locks
+from simpletune import files, locks, outside
 from simpletune.errors import EnvironmentNotReady, SimpletuneError, UsageError
 
 OWN_FOLDER = ".simpletune"
@@ -287,7 +287,7 @@ def _read_journal(config: Path) -> tuple[Step, ...]:
     """Raises SimpletuneError when the journal is none of ours: its names decide what is renamed and removed."""
     journal = _journal(config)
     try:
-        value = json.loads(journal.read_bytes())
+        value = outside.read_json(journal)
         if value["format"] != _FORMAT or not re.fullmatch("[0-9a-f]{8}", value["token"]):
             raise ValueError
         return tuple(_step(config.parent, value["token"], entry) for entry in value["files"])

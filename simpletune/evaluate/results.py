@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.errors import UsageError
 from simpletune.redact import redact
 
 FORMAT = 1
 FILE = "evaluation.json"
+_LARGEST_FILE = 512 << 20  # it names every picture
 FOLDER = "evaluation"
 """Below output_dir: the pictures, features and results of a run's evaluation."""
 BASE = "base"
@@ -205,7 +205,7 @@ def load(folder: Path) -> Evaluation | None:
         return None
     remedy = "`simpletune evaluate` writes it anew; the pictures and features there are kept"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = outside.read_json(path, _LARGEST_FILE)
         if found.get("format") != FORMAT:
             raise UsageError(f"{path} is of format {found.get('format')}, this version reads {FORMAT}", remedy)
         loaded: Evaluation = from_json(Evaluation, found)

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from simpletune import __version__, files
+from simpletune import __version__, files, outside
 from simpletune.config.installed import torch_build
 from simpletune.machine.forecast import Plan, way_of
 from simpletune.machine.user_cache import cache_folder
@@ -119,7 +119,7 @@ def _by_case(card: str, _changed: int) -> dict[Row, Row]:
 def load(card: str) -> tuple[Row, ...]:
     """The rows of a card, as its driver names it, for what is installed; none where nothing was measured."""
     try:
-        found = json.loads(results_file(card).read_text(encoding="utf-8"))
+        found = outside.read_json(results_file(card))
         if found["format"] != _FORMAT or found["card"] != card:
             return ()
         return tuple(_row(values) for values in found["rows"])

@@ -5,9 +5,9 @@ Whether it holds all that a run reads, by the names of its files; how many token
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from simpletune import outside
 from simpletune.config.architecture import TOKENIZER_PARTS, WEIGHT_PARTS, config_number
 
 _PARTS = ("scheduler", *TOKENIZER_PARTS, *WEIGHT_PARTS)
@@ -44,7 +44,7 @@ def _has_weights(part: Path) -> bool:
 
 def _holds(part: Path, index: Path) -> bool:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(outside.read_json(index)["weight_map"].values())
         return bool(names) and all((part / str(name)).is_file() for name in names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -5,7 +5,6 @@ Any model that `AutoModelForImageTextToText` knows, from safetensors alone and w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from simpletune import outside
 from simpletune.errors import EnvironmentNotReady, ModelUnavailable, OutOfMemory
 from simpletune.models import hub
 from simpletune.models.captioning import Describer, first_line, greedy, quiet
@@ -23,7 +23,6 @@ from simpletune.models.quantize import frozen_linear
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 _UNWANTED = ("*/*", "consolidated*")
 _LOCAL_WAY = "or give a folder that has it: --model FOLDER"
@@ -194,14 +193,14 @@ def _check_folder(folder: Path, name: str) -> None:
         raise ModelUnavailable(f"{name} holds no model: it has no config.json", "check the name of the model")
     if any(folder.glob("*.safetensors")):
         return
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
-    message = f"{name} has no weights as .safetensors" + (f", only {pickled[0]}" if pickled else "")
-    raise ModelUnavailable(message, "weights in other formats can run code when they are read: choose another model")
+    pickled = outside.pickles_in(folder)
+    message = f"{name} has no weights as .safetensors" + (f", only {pickled[0].name}" if pickled else "")
+    raise ModelUnavailable(message, outside.conversion(pickled) if pickled else "choose another model")
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
+        found = outside.read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{folder / 'config.json'} can't be read: {error}", "download it again") from error
     return found if isinstance(found, dict) else {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune import outside
 from simpletune.config import architecture, builtin
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.settings import Settings
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
 _KEY = '"pretrained_model_name_or_path"'
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "spiece.model")
 
 
@@ -48,7 +48,7 @@ def locate(settings: Settings, reporter: Reporter | None = None) -> ModelFiles:
 def _reject_path(source: str) -> None:
     """Raise ModelUnavailable for what was meant as a path, before the hub is asked for it."""
     suffix = Path(source).suffix
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix in {".safetensors", *_PICKLES}:
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or suffix in {".safetensors", *outside.PICKLES}:
         raise ModelUnavailable(f"{_KEY} is {source!r}, and there is no such file or folder", "check the path")
 
 
@@ -64,7 +64,7 @@ def _text_encoders_root(settings: Settings) -> Path | None:
 def _single(source: str, path: Path, settings: Settings, extra: Path | None) -> ModelFiles:
     """A single file in the original layout, with the text encoders' folder it can't do without."""
     if path.suffix != ".safetensors":
-        raise ModelUnavailable(f"{path} is not a .safetensors file", _pickle_hint(path.suffix))
+        raise ModelUnavailable(f"{path} is not a .safetensors file", _pickle_hint([path]))
     files = ModelFiles(source, path.absolute(), "single", None, extra)
     stored = WeightSource.open(path)
     for part in ("transformer", "vae"):
@@ -93,13 +93,13 @@ def _check_folder(files: ModelFiles, settings: Settings, is_built_in: bool) -> N
         lacking = [name for name in lacking if name in elsewhere or name.split("/")[0] in ("vae", "transformer")]
     if not lacking:
         return
-    pickled = sorted(
-        path.relative_to(files.root).as_posix() for path in files.root.glob("*/*") if path.suffix in _PICKLES
-    )
-    if pickled and any("weights" in name for name in lacking):
+    without_weights = [name.partition("/")[0] for name in lacking if "weights" in name]
+    pickled = [found for part in without_weights if (found := outside.pickles_in(files.root / part))]
+    if pickled:
+        names = [path.relative_to(files.root).as_posix() for found in pickled for path in found]
         raise ModelUnavailable(
-            f"{files.root} has its weights as pickles ({', '.join(pickled[:3])}), which are never read",
-            _pickle_hint(Path(pickled[0]).suffix),
+            f"{files.root} has its weights as pickles ({', '.join(names[:3])}), which are never read",
+            _pickle_hint(pickled[0]),
         )
     raise ModelUnavailable(
         f"{files.root} is not a complete SD3 model in the diffusers layout: it lacks {', '.join(lacking)}",
@@ -107,8 +107,10 @@ def _check_folder(files: ModelFiles, settings: Settings, is_built_in: bool) -> N
     )
 
 
-def _pickle_hint(suffix: str) -> str:
-    return f"{suffix or 'such'} files can run code when they are read: get the .safetensors version, or convert it"
+def _pickle_hint(paths: Sequence[Path]) -> str:
+    if any(outside.is_pickle(path) for path in paths):
+        return outside.conversion(paths)
+    return "name a .safetensors file, or a folder in the diffusers layout"
 
 
 def _lacking(root: Path, parts: Sequence[str]) -> list[str]:

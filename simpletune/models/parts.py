@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune import files as file_tools
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
 from simpletune.models.family import ModelFiles
@@ -74,7 +75,7 @@ def part_folder(files: ModelFiles, name: str) -> Path:
 def read_config(path: Path) -> dict[str, Any]:
     """A config of diffusers or transformers; raises ModelUnavailable when it is missing or damaged."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = outside.read_json(path)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} can't be read: {error}", "download the model again") from error
     if not isinstance(config, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 
 View = Callable[["WeightSource"], Tensor]
@@ -43,7 +43,7 @@ class WeightSource:
         if path.name.endswith(".index.json"):
             return cls(_indexed(path))
         if path.suffix != ".safetensors":
-            raise ModelUnavailable(f"{path} is not a .safetensors file", "pickled weights are never read")
+            raise ModelUnavailable(f"{path} is not a .safetensors file", outside.conversion([path]))
         return cls(dict.fromkeys(_open(path).keys(), path))
 
     def viewed(self, views: Mapping[str, View]) -> WeightSource:
@@ -111,10 +111,13 @@ class WeightSource:
 
 def _open(path: Path) -> Any:
     try:
+        outside.check_tensors(path)
         return safe_open(path, framework="pt")
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{path} doesn't exist", "check the path, or download the model again") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
+        if outside.is_pickle(path):
+            raise ModelUnavailable(f"{path} is a pickle", outside.conversion([path])) from error
         raise ModelUnavailable(f"{path} can't be read: {error}", "it may be incomplete: download it again") from error
 
 
@@ -125,14 +128,16 @@ def _weights_in(folder: Path) -> Path:
     if found is None and len(others) == 1:
         return others[0]
     if found is None:
+        pickles = [] if others else outside.pickles_in(folder)
         reason = "several .safetensors files and no index" if others else "no .safetensors file"
-        raise ModelUnavailable(f"{folder} has {reason}", "pickled weights (.bin, .ckpt) are never read")
+        hint = outside.conversion(pickles) if pickles else "download the model again"
+        raise ModelUnavailable(f"{folder} has {reason}" + (f", only {pickles[0].name}" if pickles else ""), hint)
     return found
 
 
 def _indexed(index: Path) -> dict[str, Path]:
     try:
-        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        weight_map = outside.read_json(index)["weight_map"]
         shards = {str(name): Path(str(shard)).name for name, shard in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelUnavailable(f"{index} is not an index of weights: {error}", "download the model again") from error

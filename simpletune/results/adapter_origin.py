@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from simpletune import outside
 from simpletune.models.lora_file import FILE_NAME
 
 # Names that occur in LoRAs of one architecture, in the layouts that are in use.
@@ -26,6 +26,7 @@ def model_of(path: Path) -> str | None:
     """The model's name in people's words; None where nothing tells, or the file can't be read."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
+        outside.check_tensors(file)
         with safe_open(file, framework="np") as opened:
             header = opened.metadata() or {}
             shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
@@ -37,7 +38,7 @@ def model_of(path: Path) -> str | None:
 def _said(header: Mapping[str, str]) -> str | None:
     """What simpletune, kohya's scripts and other trainers write into the header."""
     try:
-        own = json.loads(header.get("simpletune", "{}"))
+        own = outside.parse_json(header.get("simpletune", "{}"))
     except ValueError:
         own = {}
     flavour = own.get("model_flavour") if isinstance(own, dict) else None

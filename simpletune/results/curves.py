@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from simpletune import outside
 from simpletune.progress.smoothing import Smoothed
 
 LINE_KINDS = (STEP, VALIDATION) = ("step", "validation")
@@ -124,7 +124,7 @@ def metric_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            line = json.loads(text)
+            line = outside.parse_json(text)
         except ValueError:
             continue
         if isinstance(line, dict) and line.get("kind") in LINE_KINDS and isinstance(line.get("step"), int):

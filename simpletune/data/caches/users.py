@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from simpletune import files
+from simpletune import files, outside
 
 LATENTS, CAPTIONS = "latents", "captions"
 """The kinds of entries that a folder may hold."""
@@ -23,6 +23,7 @@ LATENTS, CAPTIONS = "latents", "captions"
 _FOLDER = "users"
 _NOTE = re.compile(r"[a-z]+-[0-9a-f]{16}\.json")
 _DIGITS = 16
+_LARGEST_NOTE = 512 << 20  # it names every entry
 """So much of a key is noted: as good as all 64 digits to tell entries apart, and a quarter of the size."""
 
 
@@ -76,7 +77,7 @@ def _read(folder: Path, path: Path) -> Note | None:
     if not _NOTE.fullmatch(path.name):
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = outside.read_json(path, _LARGEST_NOTE)
         keys = frozenset(map(str, value["keys"]))
         note = Note(Path(value["config"]), value["kind"], value["used"], keys, value["complete"])
         if path == _path(folder, note.kind, note.config):

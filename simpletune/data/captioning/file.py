@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from simpletune import files, locks
+from simpletune import files, locks, outside
 from simpletune.data.captions.table_columns import CAPTION_COLUMNS, FILE_COLUMNS
 from simpletune.data.sources import shown
 from simpletune.errors import UsageError
@@ -118,7 +118,7 @@ def _mended(data: bytes) -> bytes:
     """`data` with its last line ended, or without that line if it is no whole one."""
     whole, _, last = data.rpartition(b"\n")
     try:
-        json.loads(last.decode("utf-8-sig"))
+        outside.parse_json(last.decode("utf-8-sig"))
     except ValueError:
         return whole + b"\n" if whole else b""
     return data + b"\n"

@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from simpletune import outside
+
 _WHOLE, _OLDER = "tokenizer.json", ("vocab.json", "merges.txt")
 _WORDS_KEPT = 1 << 17
 _PROBES = (
@@ -58,7 +60,7 @@ def tokenizer_identity(folder: Path) -> str:
     """The same for two folders whose tokenizers count the same; marks for padding have no say in it."""
     try:
         if (folder / _WHOLE).is_file():
-            described = json.loads((folder / _WHOLE).read_bytes())
+            described = outside.read_json(folder / _WHOLE, outside.LARGEST_VOCABULARY)
             data = json.dumps([described.get(key) for key in ("normalizer", "pre_tokenizer", "model")]).encode()
         else:
             data = b"\0".join((folder / name).read_bytes() for name in _OLDER)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.errors import ModelUnavailable
 from simpletune.models import hub
 
@@ -50,7 +49,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises ModelUnavailable."""
     path = folder / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = outside.read_json(path)
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} holds no model: it has no config.json", "name another folder") from error
     except (OSError, ValueError) as error:
@@ -66,7 +65,7 @@ def _check(option: str, folder: Path) -> None:
             f"{option}: {folder} {said}, not {' or '.join(map(repr, _KINDS[option]))}", "name a model of that kind"
         )
     if not any(folder.glob("*.safetensors")):
-        raise ModelUnavailable(
-            f"{option}: {folder} has no weights as .safetensors",
-            "weights in other formats can run code when they are read: convert them, or name another model",
-        )
+        pickled = outside.pickles_in(folder)
+        only = f", only {pickled[0].name}" if pickled else ""
+        message = f"{option}: {folder} has no weights as .safetensors{only}"
+        raise ModelUnavailable(message, outside.conversion(pickled) if pickled else "name another model")

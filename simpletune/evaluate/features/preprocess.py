@@ -6,7 +6,6 @@ feature that is compared with others must not.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 
 FILE = "preprocessor_config.json"
@@ -72,7 +72,7 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     """What `folder`/preprocessor_config.json says. Raises ModelUnavailable where it is missing or says too little."""
     path = folder / FILE
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = outside.read_json(path)
         return _understood(found)
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} has no {FILE}", "take all files of the model") from error

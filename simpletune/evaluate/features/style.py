@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.errors import ModelUnavailable
 from simpletune.evaluate.features.preprocess import Preprocessing
 
@@ -129,7 +129,9 @@ def _only_file(place: Path) -> Path:
     if place.is_dir():
         found = sorted(place.glob("*.safetensors"))
         if len(found) != 1:
-            raise ModelUnavailable(f"--csd: {place} has {len(found)} .safetensors files instead of one", _HINT)
+            pickled = [] if found else outside.pickles_in(place)
+            message = f"--csd: {place} has {len(found)} .safetensors files instead of one"
+            raise ModelUnavailable(message, outside.conversion(pickled) if pickled else _HINT)
         return found[0]
     if not place.is_file():
         raise ModelUnavailable(f"--csd: there is no file {place}", _HINT)
@@ -138,10 +140,13 @@ def _only_file(place: Path) -> Path:
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of all tensors, by their keys. Raises ModelUnavailable where CSD's are missing."""
+    if outside.is_pickle(file):
+        raise ModelUnavailable(f"--csd: {file} is a pickle", outside.conversion([file]))
     try:
+        outside.check_tensors(file)
         with safe_open(file, framework="pt") as opened:
             shapes = {_plain(key): tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelUnavailable(f"--csd: {file} can't be read as .safetensors: {error}", _HINT) from error
     needed = [f"{_BACKBONE}{key}" for key in ("conv1.weight", "positional_embedding")]
     missing = [

@@ -5,7 +5,6 @@ Nothing here loads a tensor or asks the hub.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from simpletune import outside
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.rules import looks_like_hub_id
 from simpletune.errors import UsageError
@@ -130,6 +130,7 @@ def _base(run: Run) -> Base:
 def _adapter(path: Path) -> AdapterFile:
     """Raises UsageError when there is no such file, it is none of safetensors, or it was cut short."""
     try:
+        outside.check_tensors(path)
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
@@ -140,7 +141,7 @@ def _adapter(path: Path) -> AdapterFile:
         raise UsageError(f"{path} can't be read as a LoRA: {error}", "train the run again, or restore it") from error
     ranks = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
     try:
-        steps = json.loads(header.get("simpletune", "{}")).get("steps")
+        steps = outside.parse_json(header.get("simpletune", "{}")).get("steps")
     except (ValueError, AttributeError):
         steps = None
     return AdapterFile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from simpletune import outside
 from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.errors import ConfigError, UsageError
@@ -77,7 +77,7 @@ def _run_of(named: Path) -> Path | None:
 
 def _read_run(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["config"]
+        config = outside.read_json(folder / RUN_FILE)["config"]
         return {str(key): entry["value"] for key, entry in config.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

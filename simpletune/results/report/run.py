@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from simpletune import outside
 from simpletune.errors import UsageError
 from simpletune.results.curves import RunCurves, read_run
 from simpletune.results.run_folder import (
@@ -26,6 +27,8 @@ from simpletune.results.run_folder import (
     RUN_FILE,
     list_checkpoints,
 )
+
+_LARGEST_FILE = 512 << 20  # data.json names every picture
 
 
 class State(Enum):
@@ -188,7 +191,7 @@ def _is_held(lock: Path) -> bool:
 
 def _json(path: Path, damaged: list[str]) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return outside.read_json(path, _LARGEST_FILE)
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -8,13 +8,12 @@ reads it.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.results.curves import STEP, VALIDATION, metric_lines
 from simpletune.trainer.tracking.tracker import PICTURES
 
@@ -52,7 +51,7 @@ def write_record(folder: Path, record: Record) -> None:
 def read_record(folder: Path) -> dict[str, Identity]:
     """What the last start left there; nothing where there is none, or none that can be read."""
     try:
-        said = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        said = outside.read_json(folder / RECORD_FILE)
         return {
             name: Identity(str(one["id"]), str(one["name"]), {kind: int(one["has"][kind]) for kind in KINDS})
             for name, one in said.items()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from simpletune import outside
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.rules import looks_like_hub_id
 from simpletune.config.schema import config_keys
@@ -258,7 +258,7 @@ def _folder_objection(state: State, value: str) -> str | None:
         return wrong
     config = path / "transformer" / "config.json"
     try:
-        described = json.loads(config.read_text(encoding="utf-8"))
+        described = outside.read_json(config)
         found = (described["num_layers"], tuple(described.get("dual_attention_layers") or ()))
     except (OSError, ValueError, KeyError, TypeError):
         return f"{path} is no model in the diffusers layout: {config.relative_to(path)} is missing or unreadable"

@@ -5,11 +5,11 @@ A schema is pyarrow's. What the `datasets` library knows of a column beyond its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simpletune import outside
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.data.captions.table_columns import CAPTION_COLUMNS
 from simpletune.data.sources import SourceError, shown
@@ -105,7 +105,7 @@ def caption_columns(
 def _features(schema: Any) -> dict[str, Any]:
     """What the `datasets` library wrote of the columns; {} where it wrote nothing that can be read."""
     try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = outside.parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

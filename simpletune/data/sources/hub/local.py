@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from simpletune import outside
 from simpletune.data.sources import Source, SourceError
 from simpletune.data.sources.hub.columns import choose
 from simpletune.data.sources.hub.errors import unreadable
@@ -80,7 +80,7 @@ def _names(root: Path) -> Iterator[str]:
 def _saved(path: Path) -> dict[str, list[str]]:
     """The Arrow files by split of a folder that `save_to_disk` wrote; {} for another folder. Raises OSError."""
     if (path / "dataset_dict.json").is_file():
-        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        splits = outside.read_json(path / "dataset_dict.json")["splits"]
         return {name: _saved_files(path / name)[1] for name in splits}
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         split, files = _saved_files(path)
@@ -89,7 +89,7 @@ def _saved(path: Path) -> dict[str, list[str]]:
 
 
 def _saved_files(folder: Path) -> tuple[str | None, list[str]]:
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    state: dict[str, Any] = outside.read_json(folder / "state.json")
     if state.get("_indices_data_files"):
         message = f"{folder} was saved by an old version of datasets, with its rows in another order"
         raise SourceError(message, "load it and save it again with a newer version")

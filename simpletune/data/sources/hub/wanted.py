@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simpletune import files
+from simpletune import files, outside
 from simpletune.data.sources import SourceError, shown
 from simpletune.data.sources.hub.library import HUB
 from simpletune.data.sources.hub.split import Span, parse
@@ -61,7 +61,7 @@ class Wanted:
     def marker(self) -> dict[str, Any] | None:
         """What `mark` wrote; None where nothing has been fetched, or not to its end."""
         try:
-            found = json.loads((self.home / MARKER).read_text(encoding="utf-8"))
+            found = outside.read_json(self.home / MARKER)
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) and found.get("format") == _FORMAT else None
@@ -77,7 +77,7 @@ class Wanted:
         for path in sorted(self.cache.glob(f"*/{MARKER}")):
             if path.parent != self.home:
                 try:
-                    there = json.loads(path.read_text(encoding="utf-8"))
+                    there = outside.read_json(path)
                     revision = there["revision"] or str(there["commit"])[:12]
                     found.append(shown(f"{there['data_set']} {there['split']} at {revision} in {path.parent}"))
                 except (OSError, ValueError, KeyError, TypeError):
