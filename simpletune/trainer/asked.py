@@ -15,16 +15,22 @@ from simpletune.config.document import display
 
 @dataclass(frozen=True)
 class Asked:
-    """The file and the "key=value" of a start. accept_data_change: a changed data set was said to be meant."""
+    """The file and the "key=value" of a start. new_folder: beside a run that is there. accept_data_change: a changed
+    data set was said to be meant."""
 
     config: Path
     overrides: tuple[str, ...] = ()
+    new_folder: bool = False
     accept_data_change: bool = False
 
     def having(self, values: Mapping[str, str]) -> Asked:
         """With other overrides for these keys, and for what is in them (`optimizer_config.eps`)."""
         kept = [one for one in self.overrides if one.partition("=")[0].partition(".")[0] not in values]
         return replace(self, overrides=(*kept, *(f"{key}={value}" for key, value in values.items())))
+
+    def continuing(self, wish: str) -> Asked:
+        """What goes on with the run once it is under way. wish: what `resume_from_checkpoint` is now."""
+        return self if wish == "latest" else self.having({"resume_from_checkpoint": "latest"})
 
     def command(self, *flags: str) -> str:
         """The command line that starts it, with `flags` at its end, for the shell of this system."""

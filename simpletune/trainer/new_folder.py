@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 from simpletune import files
 from simpletune.config.document import display
+from simpletune.config.settings import Settings
+from simpletune.errors import UsageError
 from simpletune.results.run_folder import list_checkpoints
+from simpletune.trainer.asked import Asked
 
 NOTE_FILE = "started-beside.json"
 _NUMBERED = re.compile(r"(.+)-(\d+)")
@@ -30,6 +34,17 @@ def beside(folder: Path) -> list[Path]:
     return found[::-1]
 
 
+def into_new_folder(settings: Settings, asked: Asked) -> Asked:
+    """The same start in the first free folder. Raises UsageError where several processes would each look for one."""
+    folder = first_free(settings.output_dir)
+    if folder == settings.output_dir:
+        return asked
+    there = asked.having({"output_dir": display(folder)})
+    if "RANK" in os.environ:
+        raise UsageError("--new-folder isn't for several processes, which would each look for one", there.command())
+    return there
+
+
 def leave_note(folder: Path, instead_of: Path) -> None:
     """Keep in a new run's folder beside which one it was started. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,8 +53,12 @@ def leave_note(folder: Path, instead_of: Path) -> None:
     files.write_json(folder / NOTE_FILE, note)
 
 
-def said(folder: Path, instead_of: Path) -> str:
-    return f"a new run in {display(folder)}; what is in {display(instead_of)} stays as it is"
+def said(folder: Path, instead_of: Path, asked: Asked) -> list[str]:
+    """What somebody has to know of it at the start. asked: what continues the new run."""
+    return [
+        f"a new run in {display(folder)}; what is in {display(instead_of)} stays as it is",
+        f"to continue this one later: {asked.command()}",
+    ]
 
 
 def _candidates(folder: Path, most: int = _MOST) -> Iterator[Path]:
