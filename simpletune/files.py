@@ -6,6 +6,7 @@ databases use: write a temporary file in the same folder, fsync it, rename it ov
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_REFUSED = ("ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EIO", "EACCES", "EPERM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN")
 _ASKING_UMASK = threading.Lock()
 _TRIES = 2
 _unfinished: set[Path] = set()
@@ -138,6 +140,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         _unfinished.discard(temporary)
+
+
+def is_refused(error: OSError) -> bool:
+    """Whether it is the disk that doesn't take a file, or is gone: full, read-only, unplugged, not ours to write to."""
+    return error.errno in {getattr(errno, name, None) for name in _REFUSED}
 
 
 def abandon() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -27,6 +27,8 @@ PREFETCH = 4
 
 READERS = 2
 """Threads that read them, a step each: reading is mostly waiting, checking sums and copying, without Python's lock."""
+
+_SECONDS_BETWEEN_QUESTIONS = 0.2
 
 SampleId = tuple[str, str]
 """(set_id, name)."""
@@ -117,11 +119,14 @@ class Loader:
         self._weights = weights or {}
         self._repairs = repairs
 
-    def batches(self, start_step: int, stop_step: int) -> Iterator[StepBatch]:
-        """Steps start_step up to stop_step (excluded), tensors on the device.
+    def batches(
+        self, start_step: int, stop_step: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[StepBatch]:
+        """Steps start_step up to stop_step (excluded), tensors on the device; none more once `stopped` says so while
+        they are waited for.
 
         Raises DataError when a cache entry has vanished or is damaged and can't be repaired. Closing the iterator ends
-        the threads that read ahead.
+        the reading ahead, without waiting for a disk that may not answer.
         """
         steps = iter(range(start_step, stop_step))
         pool = ThreadPoolExecutor(READERS, "read-batches")
@@ -131,10 +136,18 @@ class Loader:
                 step, reading = waiting.popleft()
                 waiting.extend((following, pool.submit(self.step, following)) for following in islice(steps, 1))
                 began = time.perf_counter()
+                while not wait([reading], _SECONDS_BETWEEN_QUESTIONS).done:
+                    if stopped():
+                        return
                 batch = _to_device(self._read(step, reading), self._device)
                 yield replace(batch, waited=time.perf_counter() - began)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def shown(self, ref: SampleRef, epoch: int) -> tuple[str, tuple[int, int]]:
+        """The caption and the bucket (width, height in pixels) that a sample is shown with in an epoch."""
+        showing = self._showing(ref, epoch, repairing=False)
+        return showing.caption, showing.sample.placements[showing.placement].bucket
 
     def step(self, step: int, *, repairing: bool = False) -> StepBatch:
         """One step's batches, on the CPU; pinned where the device is a CUDA one."""

@@ -113,8 +113,11 @@ class Sampler(Protocol):
     Weights that are changed in place since are seen.
     """
 
-    def latents(self, request: SamplingRequest) -> Tensor:
-        """(B, C, H, W), what `LatentCoder.decode` takes. Raises what the device says where memory runs out."""
+    def latents(self, request: SamplingRequest, between: Callable[[], None] = ...) -> Tensor:
+        """(B, C, H, W), what `LatentCoder.decode` takes. Raises what the device says where memory runs out.
+
+        between: called before each step; what it raises ends the sampling.
+        """
         ...
 
     def release(self) -> None:

@@ -64,12 +64,13 @@ class SD3Sampler:
         self._velocity, self._compiled = self._chosen(compiled=way.compiled)
 
     @torch.no_grad()
-    def latents(self, request: SamplingRequest) -> Tensor:
+    def latents(self, request: SamplingRequest, between: Callable[[], None] = lambda: None) -> Tensor:
         """(B, C, H, W) float32. Noise comes from a CPU generator for each picture, so that a seed is the same start on
-        every device and in every batch."""
+        every device and in every batch. between: as Sampler.latents takes it."""
         timesteps, sigmas = self._times(request)
         inputs = self._start(request)
         for number in range(request.steps):
+            between()
             change = sigmas[number + 1] - sigmas[number]
             inputs = inputs._replace(timestep=timesteps[number], change=change)
             (latents_BCHW,) = self._step(inputs, request.guidance > 1, _skipped(request, number))

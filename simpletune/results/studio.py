@@ -26,6 +26,7 @@ from simpletune.machine.sampling import passes, sampling_way
 from simpletune.machine.toolchain import gap
 from simpletune.models.family import Family, LatentCoder, ModelFiles, Sampler, SamplingRequest, TextEncoding
 from simpletune.models.memory import ran_out, release
+from simpletune.models.pace import Pace
 from simpletune.models.parts import open_part
 from simpletune.results.pictures import read_description, save_picture
 
@@ -136,11 +137,12 @@ class Studio:
         encodings: Mapping[str, TextEncoding],
         phase: Phase,
         tell: Callable[[str], None],
-        stopped: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
         expected: int = 0,
         vae: LatentCoder | None = None,
     ) -> None:
-        """Sample and save them size by size, each file whole or not at all; `stopped` is asked before each batch.
+        """Sample and save them size by size, each file whole or not at all. `check` is called before each denoising
+        step and each decoding, and what it raises ends the work.
 
         encodings: by prompt, B = 1, on any device; the negative prompt's is among them. `tell` takes a line for people
         when something goes another way than it was meant to. expected: pictures in all, with those of other calls, if
@@ -152,8 +154,9 @@ class Studio:
         with sampling(transformer):
             sampler = self.family.sampler(self.files, transformer, self.device, way, tell)
             try:
-                for sampled in self._sampled(todo, sampler, encodings, stopped, DEVELOPED if way.captured else 0.0):
+                for sampled in self._sampled(todo, sampler, encodings, check, DEVELOPED if way.captured else 0.0):
                     for planned, latents in sampled:
+                        check()
                         self._develop(planned, latents, vae, tell)
                         phase.advance()
             finally:
@@ -164,7 +167,7 @@ class Studio:
         todo: Sequence[Planned],
         sampler: Sampler,
         encodings: Mapping[str, TextEncoding],
-        stopped: Callable[[], bool],
+        check: Callable[[], None],
         seconds: float,
     ) -> Iterator[list[tuple[Planned, Tensor]]]:
         """Pictures and their latents (1, C, H, W), as many at once as are sampled in so many `seconds`.
@@ -175,8 +178,8 @@ class Studio:
         done: list[tuple[Planned, Tensor]] = []
         began = monotonic()
         for of_one_size in _by_size(todo):
-            while of_one_size and not stopped():
-                latents = self._latents([planned.shot for planned in of_one_size], sampler, encodings)
+            while of_one_size:
+                latents = self._latents([planned.shot for planned in of_one_size], sampler, encodings, check)
                 done += zip(of_one_size, latents.split(1), strict=False)
                 of_one_size = of_one_size[len(latents) :]
                 if monotonic() - began >= seconds:
@@ -187,12 +190,24 @@ class Studio:
             sampler.release()
             yield done
 
-    def _latents(self, shots: Sequence[Shot], sampler: Sampler, encodings: Mapping[str, TextEncoding]) -> Tensor:
+    def _latents(
+        self,
+        shots: Sequence[Shot],
+        sampler: Sampler,
+        encodings: Mapping[str, TextEncoding],
+        check: Callable[[], None],
+    ) -> Tensor:
         """Of as many of these as go together."""
+        pace = Pace(self.device)
+
+        def between() -> None:
+            pace.keep()
+            check()
+
         together = min(len(shots), self._learned.together or TOGETHER.get(self.device.type, 1))
         while True:
             try:
-                return sampler.latents(self._request(shots[:together], encodings))
+                return sampler.latents(self._request(shots[:together], encodings), between)
             except RuntimeError as error:
                 if together == 1 or not ran_out(error):
                     raise

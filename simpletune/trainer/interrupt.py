@@ -1,62 +1,159 @@
-"""Ctrl-C and SIGTERM while training: finish the step, save, then end. A second one ends at once, but not mid-save."""
+"""Ctrl-C, SIGTERM and a closed terminal: one request to stop, honoured where nothing is lost by it.
+
+the first signal   raises Stopped where the program is; inside `deferred` it is noted, for those who ask
+Ctrl-C again       ends the process at once, and what is half-written is removed
+others again       change nothing: launchers and closing terminals send them twice
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
+from simpletune import files, locks
+from simpletune.errors import HungUp, Interrupted, SimpletuneError, Terminated
+
+HANG_UP: int = getattr(signal, "SIGHUP", 1)  # Windows has none
+CAUGHT: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM, HANG_UP)
+_ERRORS: dict[int, type[SimpletuneError]] = {
+    signal.SIGINT: Interrupted,
+    signal.SIGTERM: Terminated,
+    HANG_UP: HungUp,
+}
 _TOLD = b"\nstopping: the step is finished and saved first; again to end without saving\n"
+_LEFT = b"\nended at once\n"
+_SHOW_CURSOR = b"\x1b[?25h"
+_ONE_WISH_SECONDS = 2.0
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked to stop. What cleans up after Ctrl-C does so for this, and nothing takes it for an error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
+
+
+def ended(number: int, message: str, hint: str | None = None) -> SimpletuneError:
+    """The error that ends a run which signal `number` stopped, with its exit code."""
+    return _ERRORS.get(number, Interrupted)(message, hint)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process now. Nothing half-written stays, and no lock file."""
+    files.abandon()
+    locks.abandon()
+    with suppress(OSError):
+        os.write(2, (_SHOW_CURSOR if os.isatty(2) else b"") + _LEFT)
+    os._exit(code)
 
 
 class StopRequest:
     """Which signal, if any, asked the run to stop; 0 for none."""
 
-    def __init__(self, tell: Callable[[], bool] = lambda: False) -> None:
-        """tell: called in the signal's handler; whether it tells people what happens now."""
+    def __init__(self, *, launched: bool = False, leave: Callable[[int], NoReturn] = leave) -> None:
+        """launched: one of several processes, whose launcher passes on a Ctrl-C that the terminal has sent to all.
+        leave: ends the process, given its exit code."""
         self.signal = 0
-        self._saving = False
-        self._tell = tell
+        self.saved = False
+        """Whether a training was stopped and its state is saved."""
+        self._deferred = False
+        self._tell: Callable[[], bool] = lambda: False
+        self._since = 0.0
+        self._launched = launched
+        self._leave = leave
 
     @property
     def requested(self) -> bool:
         return self.signal != 0
 
+    def check(self) -> None:
+        """Raise Stopped if that has been asked for."""
+        if self.signal:
+            raise Stopped(self.signal)
+
     @contextmanager
-    def saving(self) -> Iterator[None]:
-        """Inside, a further signal waits for nobody and changes nothing: what is being written is written whole."""
-        self._saving = True
+    def deferred(self, tell: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Inside, a signal is only noted; a request that nobody has honoured by the end of the block is raised there.
+
+        tell: called in the signal's handler; whether it tells people what happens now.
+        """
+        self._tell = tell
+        self._deferred = True
         try:
+            self.check()
             yield
         finally:
-            self._saving = False
+            self._deferred = False
+        self.check()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._saving and self.signal:
-            return
+        if number == HANG_UP:
+            _let_go_of_terminals()
         if self.signal:
-            raise KeyboardInterrupt
-        self.signal = number
+            if number == signal.SIGINT and not self._passed_on():
+                self._leave(128 + number)
+            return
+        self.signal, self._since = number, time.monotonic()
+        if not self._deferred:
+            raise Stopped(number)
         if not self._tell():
-            os.write(2, _TOLD)  # print is not safe inside a signal handler
+            with suppress(OSError):
+                os.write(2, _TOLD)  # print is not safe inside a signal handler
+
+    def _passed_on(self) -> bool:
+        """Whether this is the same Ctrl-C once more."""
+        return self._launched and time.monotonic() - self._since < _ONE_WISH_SECONDS
 
 
 @contextmanager
-def stop_requests(tell: Callable[[], bool] = lambda: False) -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM inside the block; outside the main thread nothing can be caught, so nothing is.
+def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
+    """Catch SIGINT, SIGTERM and SIGHUP inside the block; outside the main thread nothing can be caught, so nothing is.
 
-    tell: as `StopRequest` takes it.
+    A SIGHUP that is ignored already, as nohup has it, stays ignored.
     """
-    request = StopRequest(tell)
+    request = request or StopRequest(launched=int(os.environ.get("WORLD_SIZE", "1")) > 1)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request.handle) for number in _caught()}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _caught() -> list[int]:
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(HANG_UP) != signal.SIG_IGN:
+        numbers.append(HANG_UP)
+    return numbers
+
+
+def _let_go_of_terminals() -> None:
+    """What is said to a terminal that is gone is an error, and saving must not fail over it."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if _is_gone(descriptor):
+                nowhere = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+def _is_gone(descriptor: int) -> bool:
+    """A terminal that was closed refuses even to be written nothing, and says no more that it is one."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.write(descriptor, b"")
+    except OSError:
+        return True
+    return False

@@ -16,12 +16,13 @@ from simpletune.config.problems import Problem, errors
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight, preflight
 from simpletune.data.preflight_lines import tells
-from simpletune.errors import ConfigError, Interrupted, Terminated
+from simpletune.errors import ConfigError, HungUp, Interrupted, SimpletuneError, Terminated
 from simpletune.progress import Reporter, SilentReporter, WarningsKept
 from simpletune.results.card import FILE as CARD_FILE
 from simpletune.results.hub.share import check as check_hub
 from simpletune.results.hub.share import share
 from simpletune.results.summary import Ending, summary
+from simpletune.trainer.interrupt import Stopped, StopRequest, ended, stop_requests
 
 if TYPE_CHECKING:
     from simpletune.results.hub.destination import Destination
@@ -40,8 +41,19 @@ def launch(
 
     `say` takes the summary's lines once the run is done, or is stopped and saved.
 
-    Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises.
+    Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises. A signal to stop
+    is honoured in every phase (`interrupt.stop_requests`).
     """
+    with stop_requests() as stop:
+        try:
+            return _launch(config, overrides, reporter, stop, dry_run=dry_run, say=say)
+        except Stopped as stopped:
+            raise ended(stopped.signal, "stopped before anything was done", "run the same command again") from None
+
+
+def _launch(
+    config: Path, overrides: Sequence[str], reporter: Reporter, stop: StopRequest, *, dry_run: bool, say: Say | None
+) -> Outcome | None:
     began = time.monotonic()
     is_main = int(os.environ.get("RANK", "0")) == 0
     reporter = kept = WarningsKept(reporter if is_main else SilentReporter())
@@ -67,18 +79,31 @@ def launch(
             _tell(Ending(settings.output_dir, config, overrides, seconds, trained, shared, kept.warnings), say)
 
     try:
-        outcome = train(settings, plan, reporter)
-    except (Interrupted, Terminated):
-        tell(None)
+        outcome = train(settings, plan, reporter, stop)
+    except (HungUp, Interrupted, Terminated):
+        if stop.saved:
+            tell(None)
         raise
     if is_main:
         shared = None
         try:
             _share(settings, outcome, destination, reporter)
             shared = destination.url if destination is not None else None
+        except Stopped as stopped:
+            raise _not_shared(stopped, settings, destination) from None
         finally:
             tell(outcome.trained, shared)
     return outcome
+
+
+def _not_shared(stopped: Stopped, settings: Settings, destination: Destination | None) -> SimpletuneError:
+    if destination is None:
+        message, hint = "the model card was not written", "`simpletune card` writes it"
+    else:
+        message, hint = f"the upload to {destination.url} was cut off", "`simpletune push` goes on with it"
+    return ended(
+        stopped.signal, f"stopped after the end: the run in {settings.output_dir} is whole, but {message}", hint
+    )
 
 
 def _share(settings: Settings, outcome: Outcome, destination: Destination | None, reporter: Reporter) -> None:

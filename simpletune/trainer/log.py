@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import psutil
 import torch
 from torch import Tensor
 
-from simpletune.errors import TrainingFailed
+from simpletune.data.loader import StepBatch
+from simpletune.data.plan import SampleRef
 from simpletune.progress import SilentTraining, StepNumbers, TrainingPhase
 from simpletune.results.curves import STEP, VALIDATION
 from simpletune.results.run_folder import METRICS_FILE
+from simpletune.trainer.interrupt import CAUGHT
 from simpletune.trainer.metrics import MetricsWriter
+from simpletune.trainer.nonfinite import Failure, Witness
 from simpletune.trainer.step import StepResult
 
 Report = Callable[[str, int, Mapping[str, Any]], None]
@@ -52,24 +55,57 @@ class _Mark:
 @dataclass(frozen=True)
 class _Pending:
     step: int
-    epoch: int
     learning_rate: float
-    samples: int
-    waited: float
-    numbers: Tensor  # loss, grad_norm, sigmas, their losses: on the host once `end` has been waited for
+    batch: Trained
+    numbers: Tensor  # loss, grad_norm, sigmas, their losses, signals: on the host once `end` has been waited for
+    signals: int
     begin: _Mark
     end: _Mark
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is remembered of a step's batch until its numbers are read; its tensors are not.
+
+    refs: this process's samples, in the order of their losses. samples: over all processes. waited: seconds that the
+    loop stood still for its data.
+    """
+
+    epoch: int
+    refs: tuple[SampleRef, ...]
+    samples: int
+    waited: float
+
+    @staticmethod
+    def of(batch: StepBatch) -> Trained:
+        # A batch of weight 0 is only there for the other processes' sake (loader.MicroBatch).
+        refs = tuple(ref for micro in batch.micro_batches if micro.weight > 0 for ref in micro.refs)
+        return Trained(batch.epoch, refs, batch.sample_count, batch.waited)
 
 
 class StepLog:
     """Takes every step's result, and gives it to metrics.jsonl and the display once the device has it."""
 
-    def __init__(self, folder: Path, device: torch.device, *, writes: bool, loss_is_scaled: bool) -> None:
-        """`writes`: whether this process keeps metrics.jsonl. `loss_is_scaled`: fp16, whose loss scale is found by
-        trial: a gradient that overflows is left out by the scaler, and is no reason to stop."""
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        witness: Witness,
+        warn: Callable[[str], None],
+        *,
+        writes: bool,
+        loss_is_scaled: bool,
+    ) -> None:
+        """`witness`: says what a failed step was about. `writes`: whether this process keeps metrics.jsonl.
+        `loss_is_scaled`: fp16, whose loss scale is found by trial: a gradient that overflows is left out by the scaler,
+        and is no reason to stop."""
         self._folder = folder
         self._device = device
+        self._witness = witness
+        self._warn = warn
         self._writes = writes
+        self.asked = 0
+        """The signal by which any process had asked all to stop, by the last step whose numbers were read; else 0."""
         self._loss_is_scaled = loss_is_scaled
         self._skipped = 0
         self._writer: MetricsWriter | None = None
@@ -83,7 +119,7 @@ class StepLog:
         to `report`, which must not wait for anything."""
         self._report = report
         if self._writes:
-            self._writer = MetricsWriter(self._folder / METRICS_FILE, resumed_step)
+            self._writer = MetricsWriter(self._folder / METRICS_FILE, resumed_step, self._warn)
         self.restart_clock()
 
     def restart_clock(self) -> None:
@@ -93,21 +129,23 @@ class StepLog:
     def show_on(self, screen: TrainingPhase) -> None:
         self._screen = screen
 
-    def push(self, step: int, epoch: int, rate: float, samples: int, waited: float, result: StepResult) -> None:
+    def push(self, step: int, batch: StepBatch, rate: float, result: StepResult, asked: Tensor | None = None) -> None:
         """Take the result of finished step `step`; reads those that are far enough behind.
 
-        `waited`: seconds that the loop stood still for its data.
+        asked: as Processes.asked.
         """
-        numbers = torch.cat([result.loss[None], result.grad_norm[None], result.sigma, result.sample_loss])
+        signals = result.loss.new_empty(0) if asked is None else asked
+        numbers = torch.cat([result.loss[None], result.grad_norm[None], result.sigma, result.sample_loss, signals])
         begin, on_host = self._last, _on_its_way(numbers)
         self._last = _Mark(self._device)
-        self._pending.append(_Pending(step, epoch, rate, samples, waited, on_host, begin, self._last))
+        self._pending.append(_Pending(step, rate, Trained.of(batch), on_host, len(signals), begin, self._last))
         behind = _STEPS_BEHIND if self._device.type == "cuda" else 0
         while len(self._pending) > behind:
             self._read(self._pending.popleft())
 
     def drain(self) -> None:
-        """Read all that is under way. Raises TrainingFailed when a loss or norm is not finite."""
+        """Read all that is under way, and wait until the disk has it. Raises TrainingFailed when a loss or norm is not
+        finite, and when the disk doesn't take the lines."""
         while self._pending:
             self._read(self._pending.popleft())
         if self._writer is not None:
@@ -130,35 +168,48 @@ class StepLog:
 
     def _read(self, pending: _Pending) -> None:
         pending.end.wait()
-        loss, grad_norm, *drawn = pending.numbers.tolist()
-        sigmas, losses = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+        loss, grad_norm, *others = pending.numbers.tolist()
+        of_samples = len(others) - pending.signals
+        sigmas, losses = others[: of_samples // 2], others[of_samples // 2 : of_samples]
+        self._note_asked(others[of_samples:])
         seconds = pending.end.seconds_since(pending.begin)
         memory = memory_gib(self._device)
+        failure = self._failure(pending, loss, grad_norm, sigmas, losses)
         if self._writer is not None:
             row = {
-                "epoch": pending.epoch,
+                "epoch": pending.batch.epoch,
                 "loss": loss,
                 "learning_rate": pending.learning_rate,
                 "grad_norm": grad_norm,
                 "sigma": [round(sigma, 6) for sigma in sigmas],
                 "sample_loss": [round(one, 6) for one in losses],
-                "samples_per_second": round(pending.samples / max(seconds, 1e-9), 3),
-                "data_wait": round(pending.waited, 6),
+                "samples_per_second": round(pending.batch.samples / max(seconds, 1e-9), 3),
+                "data_wait": round(pending.batch.waited, 6),
                 "memory_gib": round(memory, 3),
             }
-            self._writer.write_step(pending.step, row)
+            self._writer.write_step(pending.step, row if failure is None else {**row, "failed": failure.as_json()})
             self._tell(STEP, pending.step, row)
         self._screen.step(
-            StepNumbers(pending.step, loss, pending.learning_rate, grad_norm, pending.samples, seconds, memory)
+            StepNumbers(pending.step, loss, pending.learning_rate, grad_norm, pending.batch.samples, seconds, memory)
         )
+        if failure is not None:
+            raise failure.error(self._witness.intact())
+
+    def _note_asked(self, signals: Sequence[float]) -> None:
+        for number, count in zip(CAUGHT, signals, strict=False):
+            self.asked = self.asked or (number if count else 0)
+
+    def _failure(
+        self, pending: _Pending, loss: float, grad_norm: float, sigmas: Sequence[float], losses: Sequence[float]
+    ) -> Failure | None:
+        """What is to be said of a step that must end the run; None of one that need not."""
         self._skipped = 0 if math.isfinite(grad_norm) else self._skipped + 1
         allowed = _SCALES_TRIED if self._loss_is_scaled else 0
-        if not math.isfinite(loss) or self._skipped > allowed:
-            raise TrainingFailed(
-                f"step {pending.step}: the loss is {loss} and the gradient norm {grad_norm}; nothing of it was saved",
-                "lower learning_rate or max_grad_norm, or use mixed_precision bf16; then run again: "
-                "the last checkpoint is intact",
-            )
+        if math.isfinite(loss) and self._skipped <= allowed:
+            return None
+        batch = pending.batch
+        samples = self._witness.samples(batch.epoch, batch.refs, sigmas, losses)
+        return Failure(pending.step, loss, grad_norm, pending.learning_rate, self._skipped, tuple(samples))
 
     def _tell(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         if self._report is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,7 @@ from simpletune.data.plan import Plan
 from simpletune.data.preflight import Preflight, plan_for
 from simpletune.data.preflight_lines import count
 from simpletune.data.scan import Sample
+from simpletune.data.sources import Source
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
 from simpletune.progress import Reporter
@@ -46,6 +48,12 @@ class Material:
     weights: Mapping[str, float]  # of the loss, by data set
     repairs: Repairs
     manifest: DataManifest
+    sources: Mapping[str, Source]  # by data set
+
+    def where(self, sample_id: tuple[str, str]) -> str:
+        """The path or address of a picture, named by (set_id, name)."""
+        set_id, name = sample_id
+        return self.sources[set_id].location(name)
 
     def text(self, caption: str, device: torch.device) -> TextEncoding:
         """The encoding of a prompt or of the empty caption, B = 1."""
@@ -77,7 +85,7 @@ def gather(
     files = family.locate(settings, reporter)
     with phases.measure("encode text"):
         texts = _encode_texts(settings, preflight, family, files, processes.device, reporter)
-    with phases.measure("encode images"):
+    with phases.measure("encode images"), _indexes_kept(preflight, processes):
         samples = [*preflight.training, *preflight.held_out]
         folders = {image_set.id: image_set.cache_dir_vae for image_set in settings.image_sets}
         latents = fill_latent_cache(
@@ -124,6 +132,18 @@ def _encode_texts(
     return texts
 
 
+@contextmanager
+def _indexes_kept(preflight: Preflight, processes: Processes) -> Iterator[None]:
+    """Whatever ends the block early: what it has learned of the files is not to be found out again."""
+    try:
+        yield
+    except BaseException:
+        if processes.is_main:
+            with suppress(DataError):
+                preflight.save_indexes()
+        raise
+
+
 def _tell_of_a_change(settings: Settings, preflight: Preflight, made: Material, reporter: Reporter) -> None:
     """Say what the run comes to where pictures were left out since the plan was shown."""
     used, planned = len(made.trained) + len(made.held_out), len(preflight.training) + len(preflight.held_out)
@@ -163,4 +183,4 @@ def _material(
     plan = plan_for(settings, trained, world_size)
     weights = {image_set.id: loss_weight(image_set) for image_set in settings.image_sets}
     manifest = DataManifest(settings.image_sets, trained, held_out, encoded)
-    return Material(files, trained, held_out, plan, encoded, weights, repairs, manifest)
+    return Material(files, trained, held_out, plan, encoded, weights, repairs, manifest, preflight.sources)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from simpletune import files
+from simpletune.errors import TrainingFailed
 from simpletune.results.curves import STEP, VALIDATION, metric_lines
 
 
@@ -29,16 +31,23 @@ class Metrics:
 
 
 class MetricsWriter:
-    """Appends lines, each flushed as it is written, so that a killed process loses none it has written."""
+    """Appends lines, each written at once, so that a killed process loses none.
 
-    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+    A disk that is full stops no training before something must be saved: lines wait until it takes them, or until
+    `sync`, which can't do without.
+    """
+
+    def __init__(self, path: Path, resumed_step: int = 0, warn: Callable[[str], None] = lambda _: None) -> None:
         """Go on after `resumed_step` finished steps: lines of later steps, which will be taken again, are dropped."""
         self._path = path
         self._last = {STEP: 0, VALIDATION: -1}
         if path.exists():
             self._keep(line for line in metric_lines(path) if 0 < resumed_step >= line["step"])
         # Appending is the one thing the atomic writer can't do; a torn last line is dropped by whoever reads.
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._warn = warn
+        self._waiting = bytearray()
+        self._told = False
 
     def write_step(self, step: int, values: Mapping[str, Any]) -> None:
         """The line of finished step `step`; values are JSON-able numbers, strings and lists. Steps must rise."""
@@ -54,10 +63,24 @@ class MetricsWriter:
         return self._last[VALIDATION]
 
     def sync(self) -> None:
-        """Wait until the disk has every line: for a checkpoint, which these lines must not be older than."""
-        os.fsync(self._file.fileno())
+        """Wait until the disk has every line: for a checkpoint, which these lines must not be older than.
+
+        Raises TrainingFailed when it doesn't take them.
+        """
+        try:
+            self._flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise TrainingFailed(
+                f"{self._path} can't be written: {error.strerror or error}",
+                "make room on that disk, or mend what it says; then run the same command again: it goes on from the "
+                "last checkpoint, which is intact",
+            ) from error
 
     def close(self) -> None:
+        """Lines that the disk doesn't take even now are lost, which `sync` would have said before a checkpoint."""
+        with suppress(OSError):
+            self._flush()
         self._file.close()
 
     def __enter__(self) -> MetricsWriter:
@@ -70,8 +93,19 @@ class MetricsWriter:
         if step <= self._last[kind]:
             raise ValueError(f"metrics of {kind} {step} after those of {self._last[kind]}")
         self._last[kind] = step
-        self._file.write(_encoded({"kind": kind, "step": step, **values}))
-        self._file.flush()
+        self._waiting += _encoded({"kind": kind, "step": step, **values}).encode()
+        try:
+            self._flush()
+            self._told = False
+        except OSError as error:
+            if not self._told:
+                self._warn(f"{self._path} can't be written for now ({error.strerror or error}): its lines wait")
+            self._told = True
+
+    def _flush(self) -> None:
+        """A write that was cut short goes on where it ended, so that no line is torn or written twice."""
+        while self._waiting:
+            del self._waiting[: self._file.write(self._waiting)]
 
     def _keep(self, lines: Iterable[dict[str, Any]]) -> None:
         kept = list(lines)

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError
+
 from simpletune import files
 from simpletune.config.settings import Settings
+from simpletune.errors import TrainingFailed
 from simpletune.models.adapters import final_state
 from simpletune.results.contact_sheet import contact_sheet
 from simpletune.results.plots import plots
 from simpletune.results.run_folder import ADAPTER_FILE, FINISHED_FILE, METRICS_FILE, PHASES_FILE
+from simpletune.trainer.endings import refusal
 from simpletune.trainer.manifest import adapter_metadata
 
 if TYPE_CHECKING:
@@ -48,7 +52,22 @@ def unfinish(settings: Settings) -> None:
 
 
 def write(session: Session) -> None:
-    """Write the final adapter (and that of the averaged weights), the gallery and the plots."""
+    """Write the final adapter (and that of the averaged weights), the gallery and the plots.
+
+    Raises TrainingFailed when the disk doesn't take one of them: the state is saved, and the next start writes them.
+    """
+    try:
+        _write(session)
+    except (OSError, SafetensorError) as error:
+        said = refusal(error) if isinstance(error, OSError) else str(error)
+        raise TrainingFailed(
+            f"the results can't be written: {said}",
+            f"all {session.step} steps are saved; make room on that disk, or mend what it says, and run the same "
+            "command again: it writes what is missing",
+        ) from error
+
+
+def _write(session: Session) -> None:
     outputs = paths(session.settings)
     _write_adapter(session, outputs.adapter.parent)
     if session.ema is not None:

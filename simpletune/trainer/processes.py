@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from simpletune.config.settings import Settings
 from simpletune.models.runtime import check_device, limit_memory
-
-_STEPS_BETWEEN_QUESTIONS = 10
+from simpletune.trainer.interrupt import CAUGHT
 
 
 class Processes:
@@ -32,12 +32,36 @@ class Processes:
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
+        self._asked = torch.zeros(len(CAUGHT), device=self.device)
         limit_memory(settings, self.device)
+
+    def ask(self, number: int) -> None:
+        """Ask all processes to stop, for signal `number`; 0 asks for nothing. The next `sum` takes it along."""
+        if self.world_size > 1 and number:
+            self._asked[CAUGHT.index(number)] = 1.0
+
+    @property
+    def asked(self) -> Tensor | None:
+        """float32 (len(CAUGHT),): how many processes had asked for each signal by the last sum, as the device knows it;
+        None in a single process, which has nobody to agree with.
+
+        Asking this way costs no message, and nobody waits for the device: whoever reads a step's numbers reads it too.
+        """
+        return self._asked if self.world_size > 1 else None
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process gives, by rank; every process has to call it."""
+        if self.world_size == 1:
+            return [value]
+        every: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(every, value)
+        return every
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, in place, in one message."""
         if self.world_size == 1:
             return
+        tensors = [*tensors, self._asked]
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
         flat = self._accelerator.reduce(flat, reduction="sum")
         offset = 0
@@ -49,18 +73,6 @@ class Processes:
     def wait(self) -> None:
         """Return once every process is here."""
         self._accelerator.wait_for_everyone()
-
-    def agree(self, number: int, step: int) -> int:
-        """The largest `number` of any process, so that a signal that reached only one stops all at the same step.
-
-        Asking waits for the device, so several processes ask only every tenth step; in between the answer is 0.
-        """
-        if self.world_size == 1:
-            return number
-        if step % _STEPS_BETWEEN_QUESTIONS:
-            return 0
-        numbers = self._accelerator.gather(torch.tensor([number], device=self.device))
-        return int(numbers.max().item())
 
     def close(self) -> None:
         """Leave the process group, so that launchers see a clean end."""

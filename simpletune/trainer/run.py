@@ -6,12 +6,12 @@
     finish      adapter, pictures, plots
 
 Raises ConfigError, EnvironmentNotReady and ModelUnavailable before anything is trained, TrainingFailed for a loss
-that is not finite, OutOfMemory, and Interrupted or Terminated once the state is saved.
+that is not finite or a disk that takes no file, OutOfMemory, and Interrupted, Terminated or HungUp for a signal: while
+it trains, once the state is saved; elsewhere at once, with what is encoded kept.
 """
 
 from __future__ import annotations
 
-import signal
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
-from simpletune.errors import ConfigError, Interrupted, Terminated
+from simpletune.errors import ConfigError, DataError, SimpletuneError
 from simpletune.models import components
 from simpletune.models.adapters import lora_targets
 from simpletune.models.lora_file import read_adapter
@@ -28,8 +28,9 @@ from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
 from simpletune.trainer.assemble import check_forward
+from simpletune.trainer.endings import explained_endings
 from simpletune.trainer.execution import check_wanted
-from simpletune.trainer.interrupt import StopRequest, stop_requests
+from simpletune.trainer.interrupt import StopRequest, ended
 from simpletune.trainer.lock import run_lock
 from simpletune.trainer.manifest import check_resumable
 from simpletune.trainer.material import gather
@@ -52,9 +53,13 @@ class Outcome:
     """Steps of this start; 0 for a run that was finished before."""
 
 
-def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outcome:
-    """Run the training that `settings` describe on the pictures that `preflight` found."""
+def train(settings: Settings, preflight: Preflight, reporter: Reporter, stop: StopRequest | None = None) -> Outcome:
+    """Run the training that `settings` describe on the pictures that `preflight` found.
+
+    stop: takes the signals that the caller catches (`interrupt.stop_requests`).
+    """
     quiet_libraries()
+    stop = stop or StopRequest()
     processes = Processes(settings)
     if not processes.is_main:
         reporter = SilentReporter()
@@ -63,7 +68,8 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
         _make_folder(settings.output_dir)
         phases = PhaseLog(processes.device)
         lock = run_lock(settings.output_dir) if processes.is_main else nullcontext()
-        with lock, explained(settings, preflight, phases, processes.device):
+        endings = explained_endings(settings, phases, stop)
+        with endings, lock, explained(settings, preflight, phases, processes.device):
             found = find_checkpoint(settings, reporter)
             if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done
@@ -75,9 +81,9 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter) -> Outco
             session = open_session(settings, family, material, processes, phases, reporter, found)
             began = session.step
             with closing(session.log), session.trackers, session.shown() as screen:
-                with stop_requests(screen.stopping) as stop, phases.measure("train"):
+                with stop.deferred(screen.stopping), phases.measure("train"):
                     loop(session, stop)
-                return finish(session, began)
+                return finish(session, began, stop)
     finally:
         processes.close()
 
@@ -119,40 +125,58 @@ def check_start(settings: Settings, found: Path | None) -> None:
 
 
 def loop(session: Session, stop: StopRequest) -> None:
-    """Train from where the session stands to its last step."""
-    settings, total, signalled = session.settings, session.total_steps, 0
+    """Train from where the session stands to its last step, or until it is asked to stop, and save."""
+    try:
+        signalled = _steps(session, stop)
+    except DataError as error:
+        raise _saved_before(error, session) from error
+    session.log.drain()
+    session.save_last()
+    stop.saved = True
+    if signalled:
+        raise _ended_early(session, signalled)
+
+
+def _steps(session: Session, stop: StopRequest) -> int:
+    """The signal that ended them before the last one, 0 for none."""
+    settings, total = session.settings, session.total_steps
     session.validate_if_due(stop)
-    for batch in session.batches():
-        signalled = session.processes.agree(stop.signal, session.step)
-        if signalled:
-            break
+    for batch in session.batches(stop):
+        if signalled := session.asked_to_stop(stop):
+            return signalled
         rate = session.set_learning_rate()
         result = session.advance(batch)
-        session.log.push(session.step, batch.epoch, rate, batch.sample_count, batch.waited, result)
+        session.log.push(session.step, batch, rate, result, session.processes.asked)
         if session.step % settings.checkpoint_step_interval == 0 and session.step < total:
             session.save_checkpoint()
         if session.step % settings.validation_step_interval == 0 and session.step < total:
             session.validate(stop)
-    session.log.drain()
-    with stop.saving():
-        session.save_last()
-    if signalled:
-        _end_early(session, signalled)
+    return session.asked_to_stop(stop) if session.step < total else 0  # asked while it waited for its data
 
 
-def finish(session: Session, began: int) -> Outcome:
+def _saved_before(error: DataError, session: Session) -> DataError:
+    """Data that can't be had any more is found out between two steps: what is trained so far is saved.
+
+    Several processes would wait for one another there.
+    """
+    if session.processes.world_size > 1:
+        return error
+    session.save_last()
+    return DataError(f"{error.message}\nstopped after step {session.step}; the state is saved", error.hint)
+
+
+def finish(session: Session, began: int, stop: StopRequest) -> Outcome:
     """The last validation, the adapter, the gallery and the plots. began: the step this start went on from."""
-    session.validate()
+    with stop.deferred(session.screen.stopping):
+        session.validate(stop)
     outputs = session.write_outputs()
     session.processes.wait()
     return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots, session.step - began)
 
 
-def _end_early(session: Session, signalled: int) -> None:
+def _ended_early(session: Session, signalled: int) -> SimpletuneError:
     message = f"stopped after step {session.step} of {session.total_steps}; the state is saved"
     hint = "run the same command again to continue"
     if session.settings.resume_from_checkpoint != "latest":
         hint = 'set "resume_from_checkpoint" to "latest" and run again to continue'
-    if signalled == signal.SIGTERM:
-        raise Terminated(message, hint)
-    raise Interrupted(message, hint)
+    return ended(signalled, message, hint)

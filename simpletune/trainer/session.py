@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,23 +11,26 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from simpletune import files
 from simpletune.config.document import display
 from simpletune.config.settings import Settings
 from simpletune.data.loader import Loader, MicroBatch, StepBatch
 from simpletune.data.plan import SampleRef
+from simpletune.errors import TrainingFailed
 from simpletune.models.adapters import adapter_enabled, attach_lora
 from simpletune.models.family import Family
 from simpletune.progress import Reporter, SilentTraining, TrainingPhase, TrainingPlan
 from simpletune.results.curves import read_curves
-from simpletune.results.run_folder import DATA_FILE, METRICS_FILE, SAMPLES_FOLDER
+from simpletune.results.run_folder import DATA_FILE, METRICS_FILE, SAMPLES_FOLDER, latest
 from simpletune.results.studio import Studio, check_sizes
 from simpletune.trainer import outputs, validation
 from simpletune.trainer.assemble import assemble
 from simpletune.trainer.ema import Ema
-from simpletune.trainer.interrupt import StopRequest
+from simpletune.trainer.interrupt import Stopped, StopRequest
 from simpletune.trainer.log import StepLog, usable_gib
 from simpletune.trainer.manifest import write_run
 from simpletune.trainer.material import EMPTY_CAPTION, Material
+from simpletune.trainer.nonfinite import LoaderWitness
 from simpletune.trainer.optimizers import parameter_dtype, set_learning_rate
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
@@ -85,9 +88,18 @@ class Session:
         usable = usable_gib(self.processes.device, self.settings.device_memory_gb)
         return TrainingPlan(self.total_steps, self.step, asides, usable, [float(loss) for loss in earlier])
 
-    def batches(self) -> Iterator[StepBatch]:
-        """The steps still to do, read ahead."""
-        return self.loader.batches(self.step, self.total_steps)
+    def batches(self, stop: StopRequest) -> Iterator[StepBatch]:
+        """The steps still to do, read ahead. A process on its own doesn't wait for its data when it is to stop."""
+        alone = self.processes.world_size == 1
+        return self.loader.batches(self.step, self.total_steps, lambda: alone and stop.requested)
+
+    def asked_to_stop(self, stop: StopRequest) -> int:
+        """The signal that ends the run before the next step, 0 for none: the same in all processes.
+
+        Several agree by the sum of their gradients, whose numbers are read some steps later on a GPU.
+        """
+        self.processes.ask(stop.signal)
+        return stop.signal if self.processes.world_size == 1 else self.log.asked
 
     def set_learning_rate(self) -> float:
         rate = learning_rate_at(self.settings, self.step, self.total_steps)
@@ -125,26 +137,43 @@ class Session:
             self.saver.wait()
             self.processes.wait()
 
-    def validate_if_due(self, stop: StopRequest | None = None) -> None:
+    def validate_if_due(self, stop: StopRequest) -> None:
         """At step 0, for what training starts from; or where a run was cut off between checkpoint and validation."""
         if self.step % self.settings.validation_step_interval == 0:
             self.validate(stop)
 
-    def validate(self, stop: StopRequest | None = None) -> None:
-        """Evaluate and sample with the raw weights, and with their average where one is kept; once a step at most."""
+    def validate(self, stop: StopRequest) -> None:
+        """Evaluate and sample with the raw weights, and with their average where one is kept; once a step at most.
+
+        A request to stop cuts it off before the next denoising step. Then it counts as not done: a continued run,
+        which begins at this step, does it again.
+        """
         if self.validated_at == self.step:
             return
         self.log.drain()
-        self.validated_at = self.step
         with self.screen.aside(_VALIDATING):
             if self.processes.is_main:
-                if _validates(self):
-                    self.step_function.release_memory()
-                with self.phases.measure("validate"):
-                    self._evaluate()
-                    self._sample(stop)
+                with suppress(Stopped):
+                    self._validate(stop.check)
             self.processes.wait()
+        if not stop.requested:
+            self.validated_at = self.step
         self.log.restart_clock()
+
+    def _validate(self, check: Callable[[], None]) -> None:
+        check()
+        if _validates(self):
+            self.step_function.release_memory()
+        with self.phases.measure("validate"):
+            self._evaluate(check)
+            try:
+                self._sample(check)
+            except OSError as error:
+                if not files.is_refused(error):
+                    raise
+                self.reporter.warn(
+                    f"step {self.step}: sample pictures can't be written ({error.strerror}); training goes on"
+                )
 
     def weight_sets(self) -> tuple[str, ...]:
         """The adapters there are: the raw weights, and their moving average."""
@@ -160,32 +189,32 @@ class Session:
     def _with_weights(self, label: str) -> AbstractContextManager[None]:
         return self.ema.applied() if label == "ema" and self.ema is not None else nullcontext()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, check: Callable[[], None]) -> None:
         if not self.held_out or self.log.last_validation >= self.step:
             return
         losses = {}
         for label in self.weight_sets():
             with self._with_weights(label):
                 loss = validation.evaluation_loss(
-                    self.settings, self.family, self.transformer, self.held_out, self.processes.device
+                    self.settings, self.family, self.transformer, self.held_out, self.processes.device, check
                 )
             losses["validation_loss" if label == "raw" else f"validation_loss_{label}"] = loss
         self.log.evaluation(self.step, losses)
         shown = ", ".join(f"{name.replace('_', ' ')} {loss:.5f}" for name, loss in losses.items())
         self.reporter.note(f"step {self.step}: {shown} ({len(self.material.held_out)} held-out pictures)")
 
-    def _sample(self, stop: StopRequest | None) -> None:
+    def _sample(self, check: Callable[[], None]) -> None:
         if not self.pictures.shots:
             return
         with adapter_enabled(self.transformer, False):
-            self.pictures.take(self.sample_folder(BASE), {"adapter": "none"}, stop)
+            self.pictures.take(self.sample_folder(BASE), {"adapter": "none"}, check)
         if self.step == 0:
             self._report_pictures([BASE])
             return
         for label in self.weight_sets():
             with self._with_weights(label):
                 about = {"adapter": label, "step": str(self.step)}
-                self.pictures.take(self.sample_folder(label), about, stop)
+                self.pictures.take(self.sample_folder(label), about, check)
         self._report_pictures(self.weight_sets())
 
     def _report_pictures(self, labels: Sequence[str]) -> None:
@@ -229,6 +258,7 @@ def open_session(
     total_steps = material.plan.total_steps(settings.max_train_steps, settings.num_train_epochs)
     assembled = assemble(settings, family, transformer, processes, total_steps, empty, reporter.note)
     loader = _loader(material, processes)
+    saver = Saver(settings.output_dir, settings.checkpoints_total_limit, device, reporter.warn)
     session = Session(
         settings=settings,
         family=family,
@@ -246,12 +276,14 @@ def open_session(
         log=StepLog(
             settings.output_dir,
             device,
+            LoaderWitness(loader, material.where, processes.gather, lambda: _newest(settings, saver)),
+            reporter.warn,
             writes=processes.is_main,
             loss_is_scaled=settings.mixed_precision == "fp16",
         ),
         pictures=_pictures(settings, family, material, transformer, processes, reporter, total_steps),
         total_steps=total_steps,
-        saver=Saver(settings.output_dir, settings.checkpoints_total_limit, device, reporter.warn),
+        saver=saver,
     )
     if found is not None:
         restore(session, found)
@@ -267,6 +299,14 @@ def open_session(
         session.trackers = open_trackers(settings, settings.output_dir / METRICS_FILE, session.step, reporter)
         session.log.open(session.step, session.trackers.row)
     return session
+
+
+def _newest(settings: Settings, saver: Saver) -> str | None:
+    """The name of the newest checkpoint that verifies, once none is being written."""
+    with suppress(TrainingFailed):
+        saver.wait()
+    found = latest(settings.output_dir, lambda _: None)
+    return None if found is None else found.name
 
 
 def _validates(session: Session) -> bool:

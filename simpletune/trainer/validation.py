@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from simpletune.models.family import Family, TextEncoding
 from simpletune.progress import Reporter
 from simpletune.results.studio import Shot, Studio, sampling
 from simpletune.trainer import flow
-from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.randomness import Stream, normal
 
 EVALUATION_SIGMAS = 8
@@ -56,9 +55,9 @@ class Validation:
     reporter: Reporter
     expected: int  # pictures of the whole run
 
-    def take(self, folder: Path, about: Mapping[str, str], stop: StopRequest | None = None) -> None:
+    def take(self, folder: Path, about: Mapping[str, str], check: Callable[[], None]) -> None:
         """Sample every shot into `folder` with the weights in force; one that is there already, made by the same
-        settings, is kept. A request to stop ends it after the pictures under way."""
+        settings, is kept. check: as Studio.take calls it."""
         todo = [planned for planned in self.studio.plan(folder, self.shots, about) if not planned.done]
         if todo:
             with self.reporter.phase(f"Sampling {folder.name}", len(todo), "image") as phase:
@@ -68,7 +67,7 @@ class Validation:
                     self.encodings,
                     phase,
                     self.reporter.note,
-                    lambda: stop is not None and stop.requested,
+                    check,
                     self.expected,
                 )
 
@@ -79,9 +78,10 @@ def evaluation_loss(
     transformer: nn.Module,
     held_out: Sequence[MicroBatch],
     device: torch.device,
+    check: Callable[[], None] = lambda: None,
 ) -> float:
     """The mean of `evaluation_losses`."""
-    losses = evaluation_losses(settings, family, transformer, held_out, device).flatten().tolist()
+    losses = evaluation_losses(settings, family, transformer, held_out, device, check).flatten().tolist()
     return sum(losses) / len(losses)
 
 
@@ -92,12 +92,17 @@ def evaluation_losses(
     transformer: nn.Module,
     held_out: Sequence[MicroBatch],
     device: torch.device,
+    check: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """The velocity loss of each held-out picture at each noise level, float64 (pictures, EVALUATION_SIGMAS), with noise
-    that is the same every time: only the weights can change it. Masks weigh as in training."""
+    that is the same every time: only the weights can change it. Masks weigh as in training.
+
+    check: called before each of them; what it raises ends the work.
+    """
     losses = []
     with sampling(transformer):
         for batch, level, sigma in _noise_levels(held_out, device):
+            check()
             clean_BCHW = batch.latents.float()
             shape = clean_BCHW.shape[1:]
             noise_BCHW = normal(settings.seed, Stream.VALIDATION_NOISE, level, batch.sample_ids, shape)

@@ -67,7 +67,8 @@ class Family:
         self.ways.append(way)
         return self
 
-    def latents(self, request: SamplingRequest) -> Tensor:
+    def latents(self, request: SamplingRequest, between: Callable[[], None]) -> Tensor:
+        between()
         count = len(request.seeds)
         if count > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -132,11 +133,18 @@ def test_where_memory_runs_out_fewer_go_together_from_then_on(take: Callable[...
         take([(SQUARE, 20)], family)
 
 
-def test_what_is_sampled_when_it_is_to_stop_is_saved(take: Callable[..., Family]) -> None:
-    asked: list[int] = []
-    family = take([(SQUARE, seed) for seed in range(10, 20)], stopped=lambda: len(asked) > 0 or asked.append(1))  # type: ignore[func-returns-value]
+def test_what_is_saved_when_it_is_to_stop_stays(take: Callable[..., Family]) -> None:
+    """Asked before each step of sampling, of which there is one here, and before each decoding."""
+    family = Family()
+
+    def check() -> None:
+        if family.events.count("decode") == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        take([(SQUARE, seed) for seed in range(10, 20)], family, check=check)
     assert counts(family) == [4]
-    assert [planned.done for planned in take.todo] == [True] * 4 + [False] * 6  # type: ignore[attr-defined]
+    assert family.events[-1] == "release"
 
 
 def test_graphs_make_room_for_decoding_now_and_then(

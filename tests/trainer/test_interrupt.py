@@ -1,22 +1,77 @@
-"""What Ctrl-C says while training, and who says it."""
+"""What a signal does where the program is, what it says, and who says it."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 import pytest
 
-from simpletune.trainer.interrupt import stop_requests
+from simpletune.trainer.interrupt import HANG_UP, Stopped, StopRequest, stop_requests
+
+
+class Left(Exception):
+    """Stands for the end of the process."""
+
+
+def leave(code: int) -> NoReturn:
+    raise Left(code)
+
+
+@contextmanager
+def noted_signals(*, launched: bool = False, tell: Callable[[], bool] = lambda: False) -> Iterator[StopRequest]:
+    """A block in which signals are noted; they are raised at its end."""
+    request = StopRequest(launched=launched, leave=leave)
+    with pytest.raises(Stopped), stop_requests(request), request.deferred(tell):
+        yield request
 
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_display_says_itself_that_the_run_stops(shown: bool, capfd: pytest.CaptureFixture[str]) -> None:
-    with stop_requests(lambda: shown) as stop:
+    with noted_signals(tell=lambda: shown) as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.signal == signal.SIGINT
         said = capfd.readouterr().err
         assert said == (
             "" if shown else "\nstopping: the step is finished and saved first; again to end without saving\n"
         )
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Left, match="130"):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, HANG_UP])
+def test_elsewhere_it_ends_what_is_under_way(number: int) -> None:
+    with stop_requests(StopRequest(leave=leave)) as stop:
+        with pytest.raises(Stopped) as caught:
+            signal.raise_signal(number)
+        assert caught.value.signal == number
+        assert isinstance(caught.value, KeyboardInterrupt), "what cleans up after Ctrl-C cleans up after it"
+        with pytest.raises(Stopped), stop.deferred():
+            raise AssertionError("begun although the run was asked to stop, in case somebody swallowed that")
+
+
+def test_only_ctrl_c_again_ends_it_at_once() -> None:
+    """Closing a terminal sends SIGHUP twice, and a launcher passes SIGTERM on to those who have it already."""
+    with noted_signals() as stop:
+        for number in (signal.SIGTERM, signal.SIGTERM, HANG_UP, HANG_UP):
+            signal.raise_signal(number)
+        assert stop.signal == signal.SIGTERM
+        with pytest.raises(Left):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_launcher_passing_ctrl_c_on_is_not_pressing_it_again() -> None:
+    with noted_signals(launched=True):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_nohup_stays() -> None:
+    before = signal.signal(HANG_UP, signal.SIG_IGN)
+    try:
+        with stop_requests(StopRequest(leave=leave)):
+            signal.raise_signal(HANG_UP)
+    finally:
+        signal.signal(HANG_UP, before)

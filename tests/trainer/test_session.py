@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from simpletune.trainer.interrupt import StopRequest
 from simpletune.trainer.session import Session
 from simpletune.trainer.validation import picture_count
 
@@ -20,8 +21,9 @@ def test_graphs_make_room_only_where_something_is_validated(
     session = MagicMock(step=4, validated_at=None, held_out=held_out)
     session.processes.is_main = is_main
     session.pictures.shots = shots
-    Session.validate(session)
-    Session.validate(session)  # of one step there is one validation
+    session._validate = lambda check: Session._validate(session, check)
+    Session.validate(session, StopRequest())
+    Session.validate(session, StopRequest())  # of one step there is one validation
     assert session.step_function.release_memory.call_count == expected
     assert session.validated_at == 4
 

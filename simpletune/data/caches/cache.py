@@ -50,6 +50,16 @@ class TensorCache:
             return None
         return tensors if metadata.get(_DIGEST) == _digest(key, tensors) else None
 
+    def trouble(self, key: str) -> str:
+        """Why `get` gave nothing, as far as one can tell afterwards."""
+        try:
+            self.path(key).read_bytes()
+        except FileNotFoundError:
+            return "has vanished"
+        except OSError as error:
+            return f"can't be read ({error.strerror or error})"
+        return "is damaged"
+
     def put(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Write an entry atomically. Raises DataError when the disk doesn't take it."""
         # A slice of a batch would be saved with the storage of the whole batch, hence the copies.
@@ -82,7 +92,7 @@ class Stored:
         """Its tensors, on the CPU. Raises DataError when the entry has gone or been damaged since it was encoded."""
         tensors = self.cache.get(self.key)
         if tensors is None:
-            message = f"{self.cache.path(self.key)}: this cache entry has vanished or is damaged"
+            message = f"{self.cache.path(self.key)}: this cache entry {self.cache.trouble(self.key)}"
             raise DataError(message, hint="start the run again: it encodes what is missing and continues")
         return tensors
 
