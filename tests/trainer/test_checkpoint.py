@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, checked to the last byte, never lost to a newer one's failure."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from simpletune.errors import TrainingFailed
 from simpletune.results import run_folder
 from simpletune.trainer import checkpoint as subject
-from simpletune.trainer import optimizers
+from simpletune.trainer import optimizers, retention
 
 STATE = {"epoch": 2, "config_sha256": "ab", "data_sha256": "cd", "versions": {"torch": "2"}}
 
@@ -150,6 +153,83 @@ def test_the_oldest_go_and_the_order_is_by_number(tmp_path):
     assert resumable(tmp_path) == [10, 100]
 
 
+def test_of_a_pruned_checkpoint_the_adapters_stay_and_nothing_can_be_resumed_from_it(tmp_path):
+    for step in (9, 10):
+        save(tmp_path, step, value=float(step), total_limit=1)
+    left = tmp_path / "checkpoint-9"
+    assert {file.name for file in left.iterdir()} == {subject.ADAPTER_FILE, subject.EMA_FILE, subject.MANIFEST_FILE}
+    assert run_folder.verify(left) == []
+    assert run_folder.holds_only_adapter(left)
+    assert load_file(left / subject.ADAPTER_FILE)["layer.lora_A.weight"][0, 0] == 9.0
+    with pytest.raises(TrainingFailed, match="checkpoint-9 holds only the adapter"):
+        subject.load_checkpoint(left)
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    assert run_folder.latest(tmp_path, pytest.fail) is None  # it isn't damaged, so nothing is said
+
+
+def test_an_adapter_that_is_left_is_checked_to_its_last_byte(tmp_path):
+    for step in (9, 10):
+        save(tmp_path, step, total_limit=1)
+    flip_a_bit(tmp_path / "checkpoint-9" / subject.EMA_FILE)
+    assert run_folder.verify(tmp_path / "checkpoint-9") == [
+        f"{subject.EMA_FILE} does not have the SHA-256 it was saved with"
+    ]
+
+
+@pytest.mark.parametrize("calls", range(8))
+def test_pruning_that_is_killed_leaves_the_whole_or_the_adapter(tmp_path, monkeypatch, calls):
+    """Killed before each call that changes the folder, one after the other."""
+    save(tmp_path, 1)
+    left = calls
+
+    def killed(real):
+        def call(*given, **named):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise SystemExit
+            return real(*given, **named)
+
+        return call
+
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, killed(getattr(Path, name)))
+    monkeypatch.setattr(os, "fsync", killed(os.fsync))
+    with contextlib.suppress(SystemExit):
+        retention.keep_adapter(tmp_path / "checkpoint-1")
+    monkeypatch.undo()
+    path = tmp_path / "checkpoint-1"
+    assert run_folder.verify(path) == []
+    if not run_folder.holds_only_adapter(path):
+        assert subject.load_checkpoint(path).step == 1
+        return
+    subject.remove_leftovers(tmp_path)
+    assert sorted(file.name for file in path.iterdir()) == sorted([*run_folder.ADAPTER_FILES, subject.MANIFEST_FILE])
+    assert run_folder.verify(path) == []
+
+
+def test_a_checkpoint_whose_manifest_is_damaged_is_not_pruned_and_not_counted(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    (tmp_path / "checkpoint-1" / subject.MANIFEST_FILE).write_text("?")
+    save(tmp_path, 3, total_limit=2)
+    assert resumable(tmp_path) == [2, 3]
+    assert len(list((tmp_path / "checkpoint-1").iterdir())) == 5
+
+
+def test_the_hashes_are_of_what_was_meant_not_of_what_the_disk_kept(tmp_path, monkeypatch):
+    """A disk that flips a bit while it writes is found out when the checkpoint is read."""
+    real = safetensors.torch.save_file
+
+    def flipping(tensors, path, metadata=None):
+        real(tensors, path, metadata=metadata)
+        flip_a_bit(path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", flipping)
+    path = save(tmp_path, 1)
+    assert len(run_folder.verify(path)) == 3
+
+
 def test_the_one_just_saved_is_never_pruned(tmp_path):
     save(tmp_path, 500)
     save(tmp_path, 20, total_limit=1)
@@ -175,6 +255,16 @@ def test_saving_a_step_again_replaces_it(tmp_path):
     path = save(tmp_path, 3, value=2.0)
     assert subject.load_checkpoint(path).adapter["layer.lora_A.weight"][0, 0] == 2.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_an_intact_one_of_the_same_step_is_set_aside_by_name(tmp_path):
+    save(tmp_path, 3, value=1.0)
+    save(tmp_path, 3, value=2.0)
+    values = [
+        subject.load_checkpoint(tmp_path / name).adapter["layer.lora_A.weight"][0, 0].item()
+        for name in ("checkpoint-3", "abandoned-1-checkpoint-3")
+    ]
+    assert values == [2.0, 1.0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
