@@ -1,7 +1,7 @@
 """A moving average of the LoRA weights, which is smoother than the weights themselves.
 
-After update n (from 0) the average moves by 1 - min(decay, (1 + n) / (10 + n)), so that it forgets its random start
-quickly. n follows from the step, so the averaged weights are the only state there is.
+Update n, counted from 0, keeps min(decay, (1 + n) / (10 + n)) of the average, and the first one nothing: it forgets its
+random start. That is diffusers' EMAModel. n follows from the step, so the averaged weights are the only state there is.
 """
 
 from __future__ import annotations
@@ -13,11 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from simpletune.errors import TrainingFailed
-
-
-def ema_decay(update: int, decay: float) -> float:
-    """How much of the old average stays at update `update`, counted from 0."""
-    return min(decay, (1 + update) / (10 + update))
 
 
 class Ema:
@@ -44,8 +39,8 @@ class Ema:
     def _weight(self, step: Tensor) -> Tensor:
         """How far the average moves towards the weights after `step`; 0 on the steps left out."""
         update = torch.div(step, self._interval, rounding_mode="floor").float()
-        moved = 1 - ((1 + update) / (10 + update)).clamp(max=self._decay)
-        return torch.where((step + 1) % self._interval == 0, moved, 0.0)
+        kept = torch.where(update > 0, ((1 + update) / (10 + update)).clamp(max=self._decay), 0.0)
+        return torch.where((step + 1) % self._interval == 0, 1 - kept, 0.0)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
