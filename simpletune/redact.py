@@ -47,8 +47,13 @@ REDACTED = "[redacted]"
 def looks_like_token(text: str) -> bool:
     """Whether `text` contains something shaped like an access token, a password in an address, or a secret variable's
     value."""
-    shaped = (_TOKEN_SHAPES, _PASSWORD, _LONE_SECRET, _BARE_KEY)
-    return any(shape.search(text) for shape in shaped) or any(secret in text for secret in _secrets())
+    shaped = any(shape.search(text) for shape in (_TOKEN_SHAPES, _BARE_KEY)) or holds_password(text)
+    return shaped or any(secret in text for secret in _secrets())
+
+
+def holds_password(text: str) -> bool:
+    """Whether `text` holds an address with a password, or a long name that may be a token, before the @."""
+    return _PASSWORD.search(text) is not None or _LONE_SECRET.search(text) is not None
 
 
 def redact(text: str) -> str:

@@ -61,7 +61,7 @@ class Conversion:
         earlier = self._open.pop(given.key, None)
         if earlier is not None:
             self._line(earlier, report.DROPPED, None, None, f"given again as {given.written}")
-        if holds_token(given.value) or looks_like_token(given.written):
+        if holds_token(given.value) or looks_like_token(f"{given.written}: {given.value}"):
             self._line(given, report.DROPPED, None, None, NO_TOKENS)
             return
         self._open[given.key] = given

@@ -18,13 +18,19 @@ from simpletune.config.jsonfile import JsonPath
 from simpletune.config.overrides import apply_to_config, apply_to_data, is_for_data
 from simpletune.config.problems import ERROR, Problem, errors, render, render_all
 from simpletune.config.rules import config_problems
+from simpletune.config.rules_adapter import adapter_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
 from simpletune.config.rules_offload import offload_problems
 from simpletune.config.view import View, view
-from simpletune.redact import looks_like_token
+from simpletune.redact import holds_password, looks_like_token
 
 __all__ = ["Checked", "Problem", "check", "errors", "exit_code", "render", "render_all", "validate_files"]
+
+
+_JUDGED_ELSEWHERE = frozenset({"s3_url", "s3_endpoint"})
+"""Keys for addresses of which a rule of their own says what is to be done instead."""
+_ADDRESS = "no secret stands in these files: set HF_ENDPOINT in the environment, or leave the name and password out"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ def check(config_path: Path, overrides: Sequence[str] = (), planned: Planned | N
     problems += found
     whole = view(config, data)
     if isinstance(config.value, dict):
-        problems += [*config_problems(whole), *offload_problems(whole), *environment_problems(whole)]
+        problems += [*config_problems(whole), *adapter_problems(whole), *offload_problems(whole)]
+        problems += environment_problems(whole)
     problems += data_problems(whole)
     return Checked(whole, _in_order(problems, config.name))
 
@@ -92,8 +99,13 @@ def _tokens(document: Document) -> Iterator[Problem]:
     """Values and names that look like an access token; the messages hold no part of them."""
     hint = "tokens never stand in these files: run `hf auth login`, or set HF_TOKEN; revoke one that was shared"
     for path, text, is_key in _texts(document.value, ()):
-        if looks_like_token(text):
-            what = "this key" if is_key else label(path) if any(isinstance(part, str) for part in path) else "this item"
+        what = "this key" if is_key else label(path) if any(isinstance(part, str) for part in path) else "this item"
+        name = next((part for part in reversed(path) if isinstance(part, str)), "")
+        if holds_password(text):
+            if name not in _JUDGED_ELSEWHERE:
+                message = f"{what} holds an address with a name or password"
+                yield document.problem(path, message, _ADDRESS, on_key=is_key)
+        elif looks_like_token(text) or (not is_key and looks_like_token(f"{name}: {text}")):
             message = f"{what} holds something that looks like an access token"
             yield document.problem(path, message, hint, on_key=is_key)
 

@@ -24,6 +24,7 @@ ACCEPTED, NEEDED, NOT_NEEDED, UNKNOWN = "accepted", "needed", "not needed", "unk
 _ASKED_FOR = "model_index.json"
 _LOCAL_WAY = 'or name a local folder or a .safetensors file in "pretrained_model_name_or_path"'
 _LOG_IN = "`hf auth login`"
+SEND_LOGIN = "if you trust that address with your token, set HF_ENDPOINT to it in the environment"
 _LONGEST = 160
 
 
@@ -33,7 +34,7 @@ class Access:
 
     endpoint: the address that was asked, without user name and password. licence: "accepted", "needed", "not needed" or
     "unknown". cached: every file a run needs is on this machine. message: a clause; next_step: what to do, None when
-    nothing is to be done. available: a run that starts now would get the model.
+    nothing is to be done. available: a run that starts now would get the model. sends_login: see `gets_login`.
     """
 
     repo_id: str
@@ -45,6 +46,7 @@ class Access:
     message: str
     next_step: str | None
     available: bool = False
+    sends_login: bool = True
 
 
 @dataclass
@@ -76,7 +78,9 @@ def check_access(
     address = (os.environ.get("HF_ENDPOINT") or endpoint or HUB).rstrip("/")
     found = _Findings()
     in_time = within(timeout, lambda: _look(found, repo_id, address, revision, use_t5, timeout))
-    access = Access(repo_id, host_of(address), False, found.has_token, UNKNOWN, found.cached, "", None)
+    sends_login = gets_login(address)
+    token = found.has_token and sends_login
+    access = Access(repo_id, host_of(address), False, token, UNKNOWN, found.cached, "", None, sends_login=sends_login)
     judged = _judge(access, found, gated, in_time, timeout)
     if judged.cached:
         here = "all its files are on this machine"
@@ -99,6 +103,27 @@ def has_login() -> bool:
         return False
 
 
+def gets_login(address: str | None) -> bool:
+    """Whether the hub's login of this machine is sent to an address: to the hub itself, and to what HF_ENDPOINT names.
+
+    A mirror that a settings file names may have been named by somebody else, who would get the token.
+    """
+    if not address:
+        return True
+    named = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    return address.rstrip("/") in {HUB, named}
+
+
+def token_for(address: str | None) -> bool | None:
+    """What the hub's client is told as its `token`: None sends the login where there is one, False sends none."""
+    return None if gets_login(address) else False
+
+
+def not_sent(host: str) -> str:
+    """Why a mirror doesn't know who asks, as a clause."""
+    return f"your login isn't sent to {host}, as only the settings name it"
+
+
 def host_of(address: str) -> str:
     """The scheme, host and port of an address, without what else it may hold (a user, a password, a path)."""
     try:
@@ -119,7 +144,7 @@ def _look(found: _Findings, repo_id: str, address: str, revision: str | None, us
         found.offline = huggingface_hub.constants.HF_HUB_OFFLINE
         if not found.offline:
             url = huggingface_hub.hf_hub_url(repo_id, _ASKED_FOR, revision=revision, endpoint=address)
-            huggingface_hub.get_hf_file_metadata(url, timeout=timeout, endpoint=address)
+            huggingface_hub.get_hf_file_metadata(url, timeout=timeout, endpoint=address, token=token_for(address))
             found.answered = True
     except BaseException as error:  # a thread has nobody to raise to
         found.error = error
@@ -201,6 +226,9 @@ def _gated(access: Access, error: BaseException) -> Access:
     if access.has_token:
         message = f"{access.repo_id} is behind a licence that this account has not accepted"
         return replace(access, licence=NEEDED, message=message, next_step=f"accept it at {page} ({_LOCAL_WAY})")
+    if not access.sends_login:
+        message = f"{access.repo_id} is behind a licence, and {not_sent(access.endpoint)}"
+        return replace(access, licence=NEEDED, message=message, next_step=f"{SEND_LOGIN} ({_LOCAL_WAY})")
     message = f"{access.repo_id} is behind a licence, and nobody is logged in to the hub here"
     step = f"run {_LOG_IN}, and accept the licence at {page} ({_LOCAL_WAY})"
     return replace(access, licence=NEEDED, message=message, next_step=step)

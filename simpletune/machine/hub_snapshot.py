@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simpletune.machine.hub_access import token_for
+
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
@@ -20,6 +22,7 @@ def snapshot(
     """
     import huggingface_hub
 
+    arguments = {**arguments, "token": token_for(arguments.get("endpoint"))}
     total, done = pending_bytes(arguments)
     when_known(total)
     with _shown(reporter, arguments["repo_id"], total, done) as bars:

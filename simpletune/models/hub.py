@@ -12,6 +12,7 @@ from simpletune.config import architecture
 from simpletune.config.families import Flavour
 from simpletune.config.settings import Settings
 from simpletune.errors import ModelUnavailable
+from simpletune.machine.hub_access import SEND_LOGIN, gets_login, host_of, not_sent
 from simpletune.machine.hub_snapshot import snapshot
 from simpletune.models import components
 
@@ -97,6 +98,10 @@ def unavailable(error: Exception, asked: Asked) -> ModelUnavailable:
     source, local_way = asked.repo_id, asked.local_way
     licence = f"https://huggingface.co/{source}"
     accept = f"accept its licence at {licence}, then run `hf auth login`; {local_way}"
+    if isinstance(error, GatedRepoError | RepositoryNotFoundError) and not gets_login(asked.address):
+        what = "is gated" if isinstance(error, GatedRepoError) else "isn't there for everybody"
+        message = f"{source} {what}, and {not_sent(host_of(asked.address or ''))}"
+        return ModelUnavailable(message, f"{SEND_LOGIN}; {local_way}")
     if isinstance(error, GatedRepoError):
         return ModelUnavailable(f"{source} is gated: the hub gives it only to those who accepted its licence", accept)
     if isinstance(error, RevisionNotFoundError):

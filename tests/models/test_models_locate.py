@@ -119,9 +119,10 @@ def test_a_downloaded_model_is_found_without_the_network(
     ],
 )
 def test_a_refusal_says_what_to_do(
-    hub: Hub, ask: MakeSettings, refusal: tuple[int, str], message: str, hint: str
+    hub: Hub, ask: MakeSettings, refusal: tuple[int, str], message: str, hint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.refusal = refusal
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with pytest.raises(ModelUnavailable) as error:
         locate(ask(revision="v9"))
     assert message in error.value.message
@@ -129,8 +130,11 @@ def test_a_refusal_says_what_to_do(
     assert error.value.exit_code == 3
 
 
-def test_a_gated_flavour_that_the_hub_hides_is_called_gated(hub: Hub, ask: MakeSettings) -> None:
+def test_a_gated_flavour_that_the_hub_hides_is_called_gated(
+    hub: Hub, ask: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.refusal = (401, "RepoNotFound")
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     with pytest.raises(ModelUnavailable) as error:
         locate(ask(model_flavour="sd3-medium", pretrained_model_name_or_path=""))
     assert "stabilityai/stable-diffusion-3-medium-diffusers" in error.value.message

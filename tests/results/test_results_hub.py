@@ -49,8 +49,9 @@ def account(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hub():
+def hub(monkeypatch):
     with serve_uploads(TOKEN) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)  # the login goes to no mirror that only a file names
         yield server
 
 
@@ -100,8 +101,9 @@ def test_a_second_upload_sends_what_has_changed(run, hub):
     assert repo.messages == [f"LoRA after {STEPS} steps", f"LoRA after {STEPS + 10} steps"]
 
 
-def test_a_mirror_below_a_path(run):
+def test_a_mirror_below_a_path(run, monkeypatch):
     with serve_uploads(TOKEN, "/mirror/of-hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         hub.says_published = True
         assert sent(run, hub).changed
         assert hub.repos["ada/balls"].files[ADAPTER] == (run / ADAPTER).read_bytes()

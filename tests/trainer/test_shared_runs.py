@@ -36,13 +36,13 @@ def test_a_run_goes_to_the_hub_with_a_card_that_works(
     project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve_uploads(TOKEN) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         made = project(
             max_train_steps=2,
             validation_prompt=PROMPT,
             validation_negative_prompt="blue",
             validation_guidance=2.0,
             push_to_hub=True,
-            hf_endpoint=hub.endpoint,
         )
         hub.faults.append(Fault("/commit/", 1, status=403))
         with pytest.raises(UploadFailed) as failed:
@@ -73,8 +73,9 @@ def test_a_login_that_does_not_write_is_found_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(run, "train", lambda *_all: pytest.fail("it was trained"))
     with serve_uploads(TOKEN) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         hub.role = "read"
-        made = project(push_to_hub=True, hf_endpoint=hub.endpoint)
+        made = project(push_to_hub=True)
         with pytest.raises(EnvironmentNotReady, match="may only read"):
             launch(made.config, [], SilentReporter())
         assert hub.repos == {}
@@ -87,6 +88,7 @@ def test_only_the_main_process_asks_the_hub(project: Callable[..., Project], mon
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(run, "train", lambda *_all: None)
     with serve_uploads(TOKEN) as hub:
-        made = project(push_to_hub=True, hf_endpoint=hub.endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        made = project(push_to_hub=True)
         launch(made.config, [], SilentReporter())
         assert hub.asked == []

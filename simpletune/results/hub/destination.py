@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from simpletune.config.rules import is_hub_name
 from simpletune.config.settings import Settings
 from simpletune.errors import EnvironmentNotReady, UsageError
-from simpletune.machine.hub_access import host_of
+from simpletune.machine.hub_access import SEND_LOGIN, gets_login, host_of, not_sent
 from simpletune.results.card.naming import name_of
 from simpletune.results.hub.client import address_of, client, token_of_login
 from simpletune.results.hub.refusals import LOG_IN, TOKENS, may_pass, refusal, status_of
@@ -66,6 +66,8 @@ def prepare(wish: Wish, tell: Callable[[str], None]) -> Destination:
     name is taken, or the repository is public and should be private; UsageError for a name the hub doesn't take.
     """
     token, endpoint = token_of_login(), address_of(wish.endpoint)
+    if not gets_login(endpoint):
+        raise EnvironmentNotReady(f"nothing can be uploaded: {not_sent(host_of(endpoint))}", SEND_LOGIN)
     named = wish.name or name_of(wish.folder)
     with client(endpoint) as hub:
         who = _asked(hub.whoami, named, endpoint, token, tell)

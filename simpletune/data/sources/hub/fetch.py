@@ -18,7 +18,7 @@ from simpletune.data.sources.hub.pictures import TABLES, splits
 from simpletune.data.sources.hub.prepare import prepare
 from simpletune.data.sources.hub.split import check_there
 from simpletune.data.sources.hub.wanted import Wanted
-from simpletune.machine.hub_access import host_of
+from simpletune.machine.hub_access import host_of, token_for
 from simpletune.machine.hub_snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def ask(wanted: Wanted, commit: str | None) -> There:
     """
     import huggingface_hub
 
-    api = huggingface_hub.HfApi(endpoint=wanted.endpoint)
+    api = huggingface_hub.HfApi(endpoint=wanted.endpoint, token=token_for(wanted.endpoint))
     told = api.dataset_info(wanted.data_set, revision=commit or wanted.revision)
     names = [sibling.rfilename for sibling in told.siblings or ()]
     if names:
@@ -73,7 +73,7 @@ def ask(wanted: Wanted, commit: str | None) -> There:
         url = huggingface_hub.hf_hub_url(
             wanted.data_set, data, repo_type="dataset", revision=told.sha, endpoint=wanted.endpoint
         )
-        huggingface_hub.get_hf_file_metadata(url, endpoint=wanted.endpoint)
+        huggingface_hub.get_hf_file_metadata(url, endpoint=wanted.endpoint, token=token_for(wanted.endpoint))
     configured = bool((told.card_data or {}).get("configs"))
     return There(str(told.sha), tuple(names), is_folder_of_pictures(names) and not configured)
 
@@ -85,7 +85,7 @@ def tell_if_newer(wanted: Wanted, commit: str, reporter: Reporter) -> None:
     if is_offline() or wanted.revision == commit:
         return
     try:
-        api = huggingface_hub.HfApi(endpoint=wanted.endpoint)
+        api = huggingface_hub.HfApi(endpoint=wanted.endpoint, token=token_for(wanted.endpoint))
         newest = api.dataset_info(wanted.data_set, revision=wanted.revision, timeout=_QUICK_SECONDS).sha
     except Exception:  # what is here can be used whatever the hub says
         return

@@ -15,6 +15,7 @@ from typing import Any
 
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.data.sources import SourceError, shown
+from simpletune.machine.hub_access import token_for
 
 INSTALL = "pip install 'simpletune[huggingface]'"
 HUB = "https://huggingface.co"
@@ -118,7 +119,7 @@ def layout(path: str, config: str | None, revision: str | None = None, endpoint:
     """
     with library(endpoint) as datasets:
         try:
-            builder = datasets.load_dataset_builder(path, name=config, revision=revision)
+            builder = datasets.load_dataset_builder(path, name=config, revision=revision, token=token_for(endpoint))
         except datasets.exceptions.DatasetNotFoundError:
             raise
         except (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError) as error:
@@ -164,7 +165,7 @@ def schema_of(found: Layout, split: str, endpoint: str) -> Any:
         import huggingface_hub
         from pyarrow import parquet
 
-        with huggingface_hub.HfFileSystem(endpoint=endpoint).open(
+        with huggingface_hub.HfFileSystem(endpoint=endpoint, token=token_for(endpoint)).open(
             found.files[split][0], "rb", cache_type="none"
         ) as file:
             return parquet.read_schema(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simpletune import outside
-from simpletune.data.sources import Source, SourceError
+from simpletune.data.sources import Source, SourceError, shown
 from simpletune.data.sources.hub.columns import choose
 from simpletune.data.sources.hub.errors import unreadable
 from simpletune.data.sources.hub.fetch import is_folder_of_pictures
@@ -81,7 +81,7 @@ def _saved(path: Path) -> dict[str, list[str]]:
     """The Arrow files by split of a folder that `save_to_disk` wrote; {} for another folder. Raises OSError."""
     if (path / "dataset_dict.json").is_file():
         splits = outside.read_json(path / "dataset_dict.json")["splits"]
-        return {name: _saved_files(path / name)[1] for name in splits}
+        return {name: _saved_files(_inside(path, name))[1] for name in splits}
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         split, files = _saved_files(path)
         return {split or DEFAULT_SPLIT: files}
@@ -93,7 +93,14 @@ def _saved_files(folder: Path) -> tuple[str | None, list[str]]:
     if state.get("_indices_data_files"):
         message = f"{folder} was saved by an old version of datasets, with its rows in another order"
         raise SourceError(message, "load it and save it again with a newer version")
-    return state.get("_split"), [str(folder / entry["filename"]) for entry in state["_data_files"]]
+    return state.get("_split"), [str(_inside(folder, entry["filename"])) for entry in state["_data_files"]]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """What stands in a folder under this name; a name that leads elsewhere is no library's. Raises SourceError."""
+    if os.path.basename(name) != name or "\\" in name or name in {"", ".", ".."}:  # noqa: PTH119
+        raise SourceError(f"{folder} names a file outside of it: {shown(name)}", "save the data set again")
+    return folder / name
 
 
 def _rows(

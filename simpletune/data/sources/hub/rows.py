@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -175,6 +176,8 @@ class Rows:
             status = os.stat(path)  # noqa: PTH116
         except OSError as error:
             return Rejected(Reason.UNREADABLE, f"its row holds only a path: {error.strerror}: {path}")
+        if not stat.S_ISREG(status.st_mode):
+            return Rejected(Reason.NOT_A_FILE, f"its row holds only a path, of a pipe, socket or device: {path}")
         return ImageFile(name, status.st_size, _file_stamp(status), may_have_text=False)
 
     def _may_read(self, path: str) -> bool:

@@ -104,6 +104,8 @@ class _Arrow:
         self._table = table
         self.schema = table.schema
         self._batches = table.to_batches()
+        for batch in self._batches:
+            batch.validate(full=True)  # of pictures it looks at where they begin and end, not at their bytes
         self.counts: Sequence[int] = [batch.num_rows for batch in self._batches]
 
     def column(self, chunk: int, name: str) -> Any:

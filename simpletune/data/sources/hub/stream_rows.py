@@ -16,6 +16,7 @@ from simpletune.data.sources.hub.library import PARQUET, Layout, layout, library
 from simpletune.data.sources.hub.prepare import streamed_columns, undecoded
 from simpletune.data.sources.hub.split import check_there
 from simpletune.data.sources.hub.wanted import Wanted
+from simpletune.machine.hub_access import token_for
 
 
 class StreamedRow(NamedTuple):
@@ -105,7 +106,7 @@ def open_stream(wanted: Wanted, commit: str) -> Stream:
 def _open_parquet(wanted: Wanted, found: Layout, split: str) -> Stream:
     import huggingface_hub
 
-    system = huggingface_hub.HfFileSystem(endpoint=wanted.endpoint)
+    system = huggingface_hub.HfFileSystem(endpoint=wanted.endpoint, token=token_for(wanted.endpoint))
     schema = schema_of(found, split, wanted.endpoint)
     columns = choose(schema, wanted.image, wanted.captions, wanted.data_set)
     return Stream(wanted, split, found, columns, tuple(schema.names), found.rows.get(split), system)
