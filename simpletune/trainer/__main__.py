@@ -17,6 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simpletune.trainer", description="Train what CONFIG describes.")
     parser.add_argument("config", type=Path, help="config.json")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--accept-data-change", action="store_true")
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--plain", dest="look", action="store_const", const="plain", default="auto")
     look.add_argument("--quiet", dest="look", action="store_const", const="quiet")
@@ -26,7 +27,13 @@ def main() -> int:
 
     try:
         reporter = terminal_reporter(look=arguments.look)
-        launch(arguments.config, arguments.overrides, reporter, say=lambda line: print(line, file=sys.stderr))  # noqa: T201
+        launch(
+            arguments.config,
+            arguments.overrides,
+            reporter,
+            accept_data_change=arguments.accept_data_change,
+            say=lambda line: print(line, file=sys.stderr),  # noqa: T201
+        )
     except SimpletuneError as error:
         if isinstance(error, ConfigError) and error.problems:
             print(redact(render_all(error.problems)), file=sys.stderr)  # noqa: T201

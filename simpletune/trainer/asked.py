@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,12 @@ class Asked:
 
     def having(self, values: Mapping[str, str]) -> Asked:
         """With other overrides for these keys, and for what is in them (`optimizer_config.eps`)."""
-        kept = [one for one in self.overrides if one.partition("=")[0].partition(".")[0] not in values]
-        return replace(self, overrides=(*kept, *(f"{key}={value}" for key, value in values.items())))
+        return replace(self, overrides=(*self.without(values).overrides, *(f"{k}={v}" for k, v in values.items())))
+
+    def without(self, keys: Collection[str]) -> Asked:
+        """Without overrides for these keys."""
+        kept = (one for one in self.overrides if one.partition("=")[0].partition(".")[0] not in keys)
+        return replace(self, overrides=tuple(kept))
 
     def continuing(self, wish: str) -> Asked:
         """What goes on with the run once it is under way. wish: what `resume_from_checkpoint` is now."""

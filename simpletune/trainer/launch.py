@@ -22,7 +22,10 @@ from simpletune.results.card import FILE as CARD_FILE
 from simpletune.results.hub.share import check as check_hub
 from simpletune.results.hub.share import share
 from simpletune.results.summary import Ending, summary
+from simpletune.trainer.asked import Asked
 from simpletune.trainer.interrupt import Stopped, StopRequest, ended, stop_requests
+from simpletune.trainer.new_folder import into_new_folder, leave_note, said
+from simpletune.trainer.start import check_data_early, check_early, foretell
 
 if TYPE_CHECKING:
     from simpletune.results.hub.destination import Destination
@@ -34,53 +37,76 @@ Say = Callable[[str], None]
 
 
 def launch(
-    config: Path, overrides: Sequence[str], reporter: Reporter, *, dry_run: bool = False, say: Say | None = None
+    config: Path,
+    overrides: Sequence[str],
+    reporter: Reporter,
+    *,
+    dry_run: bool = False,
+    new_folder: bool = False,
+    accept_data_change: bool = False,
+    say: Say | None = None,
 ) -> Outcome | None:
     """Train what `config` describes, or with `dry_run` only say what that would be (and return None). Of several
     processes only the main one shows anything.
 
-    `say` takes the summary's lines once the run is done, or is stopped and saved.
+    `say` takes the summary's lines once the run is done, or is stopped and saved. `new_folder`: start beside a run that
+    is there, in a folder with the next number. `accept_data_change`: continue a run although its data has changed.
 
     Raises ConfigError with every problem of the files and the pictures, and what `run.train` raises. A signal to stop
     is honoured in every phase (`interrupt.stop_requests`).
     """
     with stop_requests() as stop:
         try:
-            return _launch(config, overrides, reporter, stop, dry_run=dry_run, say=say)
+            asked = Asked(config, tuple(overrides), new_folder, accept_data_change)
+            return _launch(asked, reporter, stop, dry_run=dry_run, say=say)
         except Stopped as stopped:
             raise ended(stopped.signal, "stopped before anything was done", "run the same command again") from None
 
 
-def _launch(
-    config: Path, overrides: Sequence[str], reporter: Reporter, stop: StopRequest, *, dry_run: bool, say: Say | None
-) -> Outcome | None:
+def _launch(asked: Asked, reporter: Reporter, stop: StopRequest, *, dry_run: bool, say: Say | None) -> Outcome | None:
     began = time.monotonic()
     is_main = int(os.environ.get("RANK", "0")) == 0
     reporter = kept = WarningsKept(reporter if is_main else SilentReporter())
-    if note := recover(config):
+    if note := recover(asked.config):
         reporter.note(note)
     # A plan can be looked at anywhere; what this machine lacks is said with it.
-    settings, warnings = (load_for_elsewhere if dry_run else load)(config, overrides)
+    read = load_for_elsewhere if dry_run else load
+    settings, warnings = read(asked.config, asked.overrides)
+    named = settings.output_dir
+    if asked.new_folder:
+        asked = into_new_folder(settings, asked)
+        settings, warnings = read(asked.config, asked.overrides)
+    found = None if dry_run else check_early(settings, asked, SilentReporter())
     destination = check_hub(settings, reporter) if is_main and not dry_run else None
     # A dry run fetches nothing: it says what would have to be.
     plan = preflight(settings, int(os.environ.get("WORLD_SIZE", "1")), None if dry_run else reporter)
-    _raise_errors(config, plan.problems)
+    _raise_errors(asked.config, plan.problems)
+    if found is not None:
+        check_data_early(found, plan, settings, asked)
     if is_main:
         _show(plan, [*warnings, *(problem for problem in plan.problems if not tells(problem))], reporter)
         _show_long_captions(settings, plan, reporter)
     if dry_run:
         _show_memory(settings, plan, reporter)
+        foretell(settings, asked, reporter)
         return None
+    if settings.output_dir != named and is_main:
+        for line in said(settings.output_dir, named, asked.continuing(settings.resume_from_checkpoint)):
+            reporter.note(line)
+        leave_note(settings.output_dir, named)
     from simpletune.trainer.run import train
 
     def tell(trained: int | None, shared: str | None = None) -> None:
         if is_main and say is not None:
             seconds = time.monotonic() - began
-            _tell(Ending(settings.output_dir, config, overrides, seconds, trained, shared, kept.warnings), say)
+            now = asked if trained is not None else asked.continuing(settings.resume_from_checkpoint)
+            _tell(Ending(settings.output_dir, now.config, now.overrides, seconds, trained, shared, kept.warnings), say)
 
     try:
-        outcome = train(settings, plan, reporter, stop)
-    except (HungUp, Interrupted, Terminated):
+        outcome = train(settings, plan, reporter, stop, asked)
+    except (HungUp, Interrupted, Terminated) as ending:
+        if asked.new_folder:  # the same command would begin once more, in yet another folder
+            ending.hint = f"to continue: {asked.continuing(settings.resume_from_checkpoint).command()}"
         if stop.saved:
             tell(None)
         raise

@@ -1,29 +1,27 @@
-"""A run's folder explains it: settings with origins, versions, pictures. And whether settings may continue a run."""
+"""A run's folder explains it: settings with origins, versions, pictures."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files
-from simpletune.config.continuing import BUILT_IN, bound_settings, changed_settings, free_settings
+from simpletune.config.continuing import bound_settings, free_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import ImageSet, Settings
-from simpletune.data.geometry import Placement
 from simpletune.data.loader import Encoded
-from simpletune.data.plan import schedule_of
 from simpletune.data.scan import Sample
-from simpletune.errors import ConfigError
 from simpletune.models.family import ModelFiles
 from simpletune.redact import redact
 from simpletune.results.run_folder import RUN_FILE
+from simpletune.trainer.data_change import Data, data_of, described, role
 
 _PACKAGES = (
     "torch",
@@ -109,13 +107,13 @@ class DataManifest:
         """Write it as JSON, a picture a line."""
 
         def fill(temporary: Path) -> None:
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8", newline="\n") as file:
                 file.writelines(self._lines())
 
         files.write_with(path, fill)
 
     def _lines(self) -> Iterator[str]:
-        yield f'{{\n"data_sets": {json.dumps({entry.id: _role(entry) for entry in self.image_sets})},\n'
+        yield f'{{\n"data_sets": {json.dumps({entry.id: role(entry) for entry in self.image_sets})},\n'
         yield from self._list("trained", self.trained, ",\n")
         yield from self._list("held_out", self.held_out, "\n}\n")
 
@@ -125,56 +123,11 @@ class DataManifest:
             yield ("," if index else "") + "\n" + json.dumps(self._row(sample))
         yield f"\n]{after}"
 
+    def data(self) -> Data:
+        """All of it, to be compared with what a run was trained on before."""
+        return data_of(self.image_sets, map(self._row, self.trained), map(self._row, self.held_out))
+
     def _row(self, sample: Sample) -> dict[str, Any]:
-        row = {
-            "data_set": sample.set_id,
-            "name": sample.name,
-            "captions": list(sample.captions),
-            "size": [sample.width, sample.height],
-            "bucket": list(sample.bucket),
-            "crops": [_crop(placement) for placement in sample.placements],
-            "latents": [stored.key for stored in self.encoded.latents[sample.id]],
-        }
+        row = {**described(sample), "latents": [stored.key for stored in self.encoded.latents[sample.id]]}
         masks = self.encoded.masks.get(sample.id)
         return row if masks is None else {**row, "masks": [stored.key for stored in masks]}
-
-
-def _crop(placement: Placement) -> dict[str, Any]:
-    """What the model saw of a picture: resized to `resized` (width, height), `crop` (left, top, right, bottom) of it,
-    all in pixels, mirrored or not."""
-    crop = {"resized": list(placement.resized), "crop": list(placement.crop)}
-    return {**crop, "mirrored": True} if placement.mirrored else crop
-
-
-def loss_weight(image_set: ImageSet) -> float:
-    """What the loss of a data set's pictures is multiplied by."""
-    return image_set.regularisation_weight if image_set.is_regularisation_data else 1.0
-
-
-def _role(image_set: ImageSet) -> dict[str, Any]:
-    if image_set.dataset_type == "eval":
-        return {"role": "evaluation", "mask_source": image_set.mask_source}
-    return {
-        "role": "regularisation" if image_set.is_regularisation_data else "training",
-        "loss_weight": loss_weight(image_set),
-        "mask_source": image_set.mask_source,
-        **asdict(schedule_of(image_set)),
-    }
-
-
-def check_resumable(saved: Mapping[str, Any], settings: Settings, checkpoint: Path) -> None:
-    """Raise ConfigError when the checkpoint was made with other values of the settings it is bound to, or on another
-    version of the built-in model."""
-    changed = changed_settings(saved, settings)
-    model = next((line for line in changed if line.startswith(BUILT_IN)), None)
-    if model is not None:
-        raise ConfigError(
-            f"{checkpoint} was trained on another model than the one that is built in now\n  {model}",
-            'start a new run by naming another folder in "output_dir"',
-        )
-    if changed:
-        raise ConfigError(
-            f"{checkpoint} was trained with other settings, and these can't change within a run:\n"
-            + "\n".join(f"  {line}" for line in changed),
-            'put them back to continue that run, or start a new one by naming another folder in "output_dir"',
-        )

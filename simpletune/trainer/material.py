@@ -29,7 +29,8 @@ from simpletune.data.sources import Source
 from simpletune.errors import DataError
 from simpletune.models.family import Family, ModelFiles, TextEncoding
 from simpletune.progress import Reporter
-from simpletune.trainer.manifest import DataManifest, loss_weight
+from simpletune.trainer.data_change import loss_weight
+from simpletune.trainer.manifest import DataManifest
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 

@@ -95,10 +95,13 @@ def _as_before(
     """The command that goes on with the old values, if the files can be overridden so that they come out."""
     follows = {change.key for change in found if _follows(settings.origins.get(change.key, ""), found)}
     values = {change.key: _typed(change.old) for change in found if change.key not in follows}
+    longer = {}
     if settings.max_train_steps is not None and step >= settings.max_train_steps:
-        values["max_train_steps"] = str(step + settings.max_train_steps)
-    as_before = asked.having(values)
-    if not _comes_out(as_before, saved):
+        longer = {"max_train_steps": str(step + settings.max_train_steps)}
+    # Where the files have the old values, it is enough to leave out what was put over them.
+    tried = (asked.without(values).having(longer), asked.having({**values, **longer}))
+    as_before = next((one for one in tried if _comes_out(one, saved)), None)
+    if as_before is None:
         names = ", ".join(change.key for change in found if change.key not in follows)
         return [(f"to continue that run for longer: put back {names} in the files, then", asked.command())]
     return [("to continue that run for longer, with what it had", as_before.command())]

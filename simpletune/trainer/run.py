@@ -27,18 +27,19 @@ from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
 from simpletune.progress import Reporter, SilentReporter
 from simpletune.trainer import checkpoint, outputs
+from simpletune.trainer.asked import Asked
 from simpletune.trainer.assemble import check_forward
 from simpletune.trainer.endings import explained_endings
 from simpletune.trainer.execution import check_wanted
 from simpletune.trainer.interrupt import StopRequest, ended
 from simpletune.trainer.lock import run_lock
-from simpletune.trainer.manifest import check_resumable
 from simpletune.trainer.material import gather
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
-from simpletune.trainer.resume import find_checkpoint
+from simpletune.trainer.resume import check_material, tell_changes
 from simpletune.trainer.session import Session, open_session
 from simpletune.trainer.short_memory import explained
+from simpletune.trainer.start import check_resumable, find_checkpoint, is_finished
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,18 @@ class Outcome:
     """Steps of this start; 0 for a run that was finished before."""
 
 
-def train(settings: Settings, preflight: Preflight, reporter: Reporter, stop: StopRequest | None = None) -> Outcome:
+def train(
+    settings: Settings,
+    preflight: Preflight,
+    reporter: Reporter,
+    stop: StopRequest | None = None,
+    asked: Asked | None = None,
+) -> Outcome:
     """Run the training that `settings` describe on the pictures that `preflight` found.
 
-    stop: takes the signals that the caller catches (`interrupt.stop_requests`).
+    stop: takes the signals that the caller catches (`interrupt.stop_requests`). asked: the start's command line.
     """
+    asked = asked or Asked(settings.config_path)
     quiet_libraries()
     stop = stop or StopRequest()
     processes = Processes(settings)
@@ -70,14 +78,19 @@ def train(settings: Settings, preflight: Preflight, reporter: Reporter, stop: St
         lock = run_lock(settings.output_dir) if processes.is_main else nullcontext()
         endings = explained_endings(settings, phases, stop)
         with endings, lock, explained(settings, preflight, phases, processes.device):
-            found = find_checkpoint(settings, reporter)
+            found = find_checkpoint(settings, asked, reporter)
+            if found is not None:
+                check_resumable(found, settings, asked, processes.world_size)
+                tell_changes(found, settings, reporter)
             if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done
-            check_start(settings, found)
+            check_start(settings)
             if processes.is_main:
                 checkpoint.remove_leftovers(settings.output_dir)
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
+            if found is not None:
+                check_material(found, material, settings, asked, reporter)
             session = open_session(settings, family, material, processes, phases, reporter, found)
             began = session.step
             with closing(session.log), session.trackers, session.shown() as screen:
@@ -99,24 +112,21 @@ def _make_folder(folder: Path) -> None:
 
 def finished(settings: Settings, found: Path | None, total_steps: int, reporter: Reporter) -> Outcome | None:
     """What a run left that has done all its steps and written all its outputs; None when there is work to do."""
-    done = outputs.finished_step(settings)
-    if found is None or done is None or done != checkpoint.step_of(found) or done < total_steps:
+    if found is None or not is_finished(settings, found, total_steps):
         return None
-    check_start(settings, found)
+    done = checkpoint.step_of(found)
     reporter.note(f"this run is finished: {done} steps are done, and {total_steps} were asked for")
-    reporter.note('to train on, raise "max_train_steps"; for a new run, name another "output_dir"')
+    reporter.note('to train on, raise "max_train_steps"; `simpletune train --new-folder` starts a run beside it')
     left = outputs.paths(settings)
     return Outcome(done, left.adapter, left.gallery, left.plots, 0)
 
 
-def check_start(settings: Settings, found: Path | None) -> None:
+def check_start(settings: Settings) -> None:
     """Find out before anything is encoded or loaded what would stop the run later.
 
-    Raises ConfigError for a checkpoint of other settings, an `init_lora` that can't be read, a `lora_target` that
-    matches nothing in the flavour, and a LoRA that can't be compiled or offloaded where that is asked for.
+    Raises ConfigError for an `init_lora` that can't be read, a `lora_target` that matches nothing in the flavour, and a
+    LoRA that can't be compiled or offloaded where that is asked for.
     """
-    if found is not None:
-        check_resumable(checkpoint.read_state(found)["settings"], settings, found)
     if settings.init_lora is not None:
         read_adapter(settings.init_lora)
     config = architecture.component_config(settings.model_flavour, "transformer")

@@ -52,7 +52,8 @@ def test_it_is_neither_continued_nor_are_its_caches_and_pictures_used(earlier: P
         assert "an earlier one, with random weights" in error.value.message
         assert "output_dir" in (error.value.hint or "")
     old, before = entries(earlier), (earlier.output / BASE_PICTURE).read_bytes()
-    (earlier.output / "checkpoint-1").rename(earlier.folder / "aside")  # as if it had been killed before the first
+    for left in ("checkpoint-1", "finished.json", "pytorch_lora_weights.safetensors"):
+        (earlier.output / left).rename(earlier.folder / f"aside-{left}")  # as if it had been killed before the first
     train(earlier)
     assert len(entries(earlier) - old) == len(old), "everything was encoded again"
     name = builtin.tiny_name()
