@@ -44,7 +44,7 @@ def report(runs: tuple[Path, ...], open_it: bool, output: Path | None, plots: Pa
     from simpletune.results.report.write import Page, write_plots
 
     reporter = terminal_reporter()
-    page = Page(_folders(runs), output, _measures)
+    page = Page(_folders(runs), output, measures)
     for folder in page.twice:
         reporter.note(f"{shown(str(folder))} was named twice; it is shown once")
     path = page.write(refresh=_PAUSE if watch else None)
@@ -93,7 +93,7 @@ def _output_of(config: Path) -> Path:
     return folder
 
 
-def _measures(run: Run) -> Measures | None:
+def measures(run: Run) -> Measures | None:
     """The run's evaluation; a damaged one is told, and is no reason to have no page."""
     from simpletune.evaluate.for_page import measures_of
 
