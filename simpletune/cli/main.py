@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "caption": Entry("simpletune.cli.caption:caption", "Write captions for pictures, with a model that sees them."),
     "data": Entry("simpletune.cli.data:data", "Say what is in the data sets and what training makes of it."),
     "train": Entry("simpletune.cli.train:train", "Train what the two files say."),
+    "sweep": Entry("simpletune.cli.sweep:sweep", "Train with other values of some keys, every combination."),
     "generate": Entry("simpletune.cli.generate:generate", "Make pictures, base beside fine-tuned."),
     "report": Entry("simpletune.cli.report:report", "Show a run on one page, or several compared."),
     "card": Entry("simpletune.cli.card:card", "Write the model card of a finished run."),
