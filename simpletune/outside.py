@@ -24,6 +24,10 @@ LARGEST_VOCABULARY = 128 << 20
 LARGEST_HEADER = 16 << 20
 """Bytes of a safetensors header; that of a model of 10,000 tensors has 1 MB."""
 
+MOST_LAYERS = 1000
+_COUNTED = ("layers", "num_blocks", "depth", "n_layer", "num_experts")
+_LONG_LISTS = frozenset({"vocab", "bad_words_ids", "suppress_tokens"})
+
 _PICKLE_STARTS = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(2, 6)))
 _NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
 _CONVERT = (
@@ -82,6 +86,31 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("its brackets are too deep inside each other") from None
 
 
+def read_model_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model's part.
+
+    Raises OSError, and ValueError for one that is damaged, too large, or of a model that nobody could build: a library
+    makes as many layers as it says, one after the other.
+    """
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError("it is not a JSON object")
+    check_model_config(config)
+    return config
+
+
+def check_model_config(config: dict[str, Any]) -> None:
+    """Raise ValueError for more layers, or longer lists, than any model has."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_model_config(value)
+        many = isinstance(value, int | float) and value > MOST_LAYERS and any(word in key for word in _COUNTED)
+        long = isinstance(value, list) and len(value) > MOST_LAYERS and key not in _LONG_LISTS
+        if many or long:
+            said = f"{value:,}" if many else f"a list of {len(value):,}"
+            raise ValueError(f"its {key} is {said}, and no model has more than {MOST_LAYERS:,}")
+
+
 def read_bytes(path: Path, limit: int = LARGEST_JSON) -> bytes:
     """A file's bytes. Raises OSError, and ValueError for one of more than `limit`."""
     with path.open("rb") as file:
@@ -94,6 +123,11 @@ def read_bytes(path: Path, limit: int = LARGEST_JSON) -> bytes:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise ValueError(f"it has {size / (1 << 20):,.0f} MiB, more than the {limit >> 20} that are read")
+
+
+def check_vocabulary(path: Path) -> None:
+    """Raise OSError, and ValueError where a file is larger than any tokenizer's that a library may read whole."""
+    _check_size(path.stat().st_size, LARGEST_VOCABULARY)
 
 
 def check_tensors(path: Path) -> None:

@@ -34,6 +34,9 @@ PASSING = frozenset({Reason.PERMISSION, Reason.CHANGED, Reason.READ_FAILED})
 MAX_PIXELS = 2 * 89_478_485
 """Width times height beyond which a file isn't opened: Pillow's own limit for an error (0.5 GB as RGB)."""
 
+MAX_FILE_BYTES = 2 << 30
+"""A file is read whole to be decoded: more than the largest picture has in 16 bits, uncompressed, isn't read."""
+
 SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 READ_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}) | SIXTEEN_BIT_MODES
 
@@ -84,6 +87,8 @@ def read_header(source: Source, listed: ImageFile) -> Header | Rejected:
 
     The size it was listed with is above 0 bytes. Raises SourceError.
     """
+    if listed.size_bytes > MAX_FILE_BYTES:
+        return Rejected(Reason.TOO_LARGE, f"its file has more than {MAX_FILE_BYTES >> 30} GiB; save it smaller")
     try:
         start, end = source.read_ends(listed, _SMALL_FILE)
         size = quick_size(start, end)

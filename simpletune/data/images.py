@@ -24,6 +24,9 @@ _DRAFT_MARGIN = 2
 _REDUCING_GAP = 3.0
 """Pillow averages whole pixels first while that leaves this many times the final size: faster, and not visible."""
 
+_LARGEST_PROFILE = 8 << 20
+"""Bytes of a colour profile. Of a larger one, which no device has, the colours are taken as they are."""
+
 _MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
 
 _MODE_OF_COLOUR_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
@@ -162,7 +165,7 @@ def _tiff_range(image: Image.Image) -> tuple[int, bool]:
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """A picture without alpha as RGB, through its embedded colour profile if that is one to convert from."""
-    transform = _transform(profile) if profile else None
+    transform = _transform(profile) if profile and len(profile) <= _LARGEST_PROFILE else None
     if transform is None:
         return image.convert("RGB")
     if image.mode != transform.input_mode and transform.input_mode == "RGB":
@@ -173,7 +176,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB") if converted is None else converted
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     """From an ICC profile to sRGB; None for sRGB itself, and for a profile that is damaged or of an unusual space."""
     try:

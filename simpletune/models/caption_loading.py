@@ -191,6 +191,8 @@ def _check_folder(folder: Path, name: str) -> None:
     """Raise ModelUnavailable for a folder that holds no model, or holds it as pickles."""
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"{name} holds no model: it has no config.json", "check the name of the model")
+    _config(folder)
+    _check_files(folder)
     if any(folder.glob("*.safetensors")):
         return
     pickled = outside.pickles_in(folder)
@@ -198,12 +200,23 @@ def _check_folder(folder: Path, name: str) -> None:
     raise ModelUnavailable(message, outside.conversion(pickled) if pickled else "choose another model")
 
 
+def _check_files(folder: Path) -> None:
+    """Raise ModelUnavailable for what the library would read whole, however large it is."""
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".safetensors":
+                outside.check_tensors(path)
+            elif path.suffix in {".json", ".jinja", ".txt", ".model"} and path.is_file():
+                outside.check_vocabulary(path)
+        except (OSError, ValueError) as error:
+            raise ModelUnavailable(f"{path} can't be read: {error}", "download the model again") from error
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        found = outside.read_json(folder / "config.json")
+        return outside.read_model_config(folder / "config.json")
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{folder / 'config.json'} can't be read: {error}", "download it again") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _model_type(folder: Path) -> str:
@@ -231,7 +244,7 @@ def _translated(folder: Path) -> Iterator[None]:
         raise EnvironmentNotReady(
             f"this model needs a package: {first_line(error)}", "install it, or choose --model"
         ) from error
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, RecursionError) as error:
         said = str(error)
         if "trust_remote_code" in said or "custom code" in said:
             message = f"the model in {folder} comes with code of its own, which is never run"

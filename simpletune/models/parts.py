@@ -75,12 +75,9 @@ def part_folder(files: ModelFiles, name: str) -> Path:
 def read_config(path: Path) -> dict[str, Any]:
     """A config of diffusers or transformers; raises ModelUnavailable when it is missing or damaged."""
     try:
-        config = outside.read_json(path)
+        return outside.read_model_config(path)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} can't be read: {error}", "download the model again") from error
-    if not isinstance(config, dict):
-        raise ModelUnavailable(f"{path} is not a JSON object", "download the model again")
-    return config
 
 
 def folder_identity(folder: Path) -> dict[str, str]:

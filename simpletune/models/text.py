@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 from simpletune.models.family import TextEncoding
 
@@ -126,8 +127,10 @@ def load_tokenizer(folder: Path) -> Any:
 
     kind = T5TokenizerFast if folder.name == "tokenizer_3" else CLIPTokenizer
     try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        for path in folder.iterdir():
+            outside.check_vocabulary(path)
+        return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelUnavailable(
             f"the tokenizer in {folder} can't be loaded: {error}", "download the model's tokenizers again"
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, UnidentifiedImageError
 
 from simpletune.results.lettering import font, line_height, wrap
-from simpletune.results.pictures import save_picture
+from simpletune.results.pictures import open_sample, save_picture
 
 _GAP, _GROUP_GAP, _ROW_GAP, _MARGIN = 8, 28, 24, 24
 _TITLE_SIZE, _NAME_SIZE, _TEXT_SIZE = 24, 16, 17
@@ -266,7 +266,7 @@ def _draw_row(
 def _open(path: Path, cell: int) -> Image.Image | None:
     """The picture scaled to the cell's width, or None where there is none that can be read."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_sample(path, _FORMATS) as image:
             return image.convert("RGB").resize(_scaled(image.size, cell), Image.Resampling.LANCZOS)
     except (OSError, UnidentifiedImageError, ValueError):
         return None
@@ -279,7 +279,7 @@ def _sizes(rows: Sequence[GalleryRow]) -> _Sizes:
 
 def _size(path: Path) -> tuple[int, int] | None:
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with open_sample(path, _FORMATS) as image:
             return image.size
     except (OSError, UnidentifiedImageError, ValueError):
         return None

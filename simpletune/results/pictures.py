@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from simpletune import files
+from simpletune.data.header import MAX_PIXELS
 
 
 def save_picture(path: Path, pixels: np.ndarray[Any, Any], about: Mapping[str, str]) -> None:
@@ -21,10 +22,19 @@ def save_picture(path: Path, pixels: np.ndarray[Any, Any], about: Mapping[str, s
     files.write_with(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=info))
 
 
+def open_sample(path: Path, formats: tuple[str, ...] = ("PNG",)) -> Image.Image:
+    """A picture, not yet decoded. Raises OSError, and ValueError for one of too many pixels to be decoded safely."""
+    picture = Image.open(path, formats=formats)
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise ValueError(f"{path.name} is {picture.width}x{picture.height}")
+    return picture
+
+
 def read_description(path: Path) -> dict[str, str] | None:
     """The text entries of a PNG as `save_picture` wrote them; None when there is no whole picture."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with open_sample(path) as picture:
             picture.load()
             return {str(name): str(value) for name, value in picture.info.items() if isinstance(value, str)}
     except (OSError, SyntaxError, ValueError):

@@ -6,7 +6,7 @@ Imports neither pyarrow nor datasets: tables are read by `metadata.py`, data set
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 LARGEST_CAPTION_FILE = 1 << 20
 """Bytes. A larger text file is something else that happens to stand there."""
+
+MOST_CAPTIONS = 1000
+"""A picture's. Each is encoded and kept, so that a file of a million lines would fill the disk."""
 
 SEVERAL_LINES = "more than one line: one of them is drawn a step"
 SEVERAL = "more than one caption: one of them is drawn a step"
@@ -112,6 +115,8 @@ def text_caption(image: ImageFile, source: Source) -> Caption | Rejected | None:
     lines = tuple(dict.fromkeys(line for line in map(one_line, text.splitlines()) if line))
     if not lines:
         return Rejected(Reason.NO_CAPTION, f"caption file {_text_file(image)} is empty")
+    if len(lines) > MOST_CAPTIONS:
+        return Rejected(Reason.NO_CAPTION, f"{_text_file(image)} has {_too_many(lines)}")
     return Caption(lines, notes if len(lines) == 1 else (*notes, SEVERAL_LINES))
 
 
@@ -129,6 +134,8 @@ def _from_source(image: ImageFile, source: Source) -> Caption | Rejected:
         raise
     except OSError as error:
         return Rejected(Reason.NO_CAPTION, f"its caption can't be read: {error.strerror or error}")
+    if len(texts) > MOST_CAPTIONS:
+        return Rejected(Reason.NO_CAPTION, f"the data set has {_too_many(texts)} for it")
     return _several(texts) or Rejected(Reason.NO_CAPTION, "the data set has no caption for it")
 
 
@@ -137,6 +144,10 @@ def _from_table(image: ImageFile, metadata: Metadata) -> Caption | Rejected:
     if texts is None:
         return Rejected(Reason.NO_CAPTION, f"no row in {shown(metadata.name)}")
     return _several(texts) or Rejected(Reason.NO_CAPTION, f"no caption in its row of {shown(metadata.name)}")
+
+
+def _too_many(texts: Sequence[str]) -> str:
+    return f"{len(texts):,} captions, more than the {MOST_CAPTIONS:,} a picture can have"
 
 
 def _several(texts: Iterable[str]) -> Caption | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simpletune.data.captions import LARGEST_CAPTION_FILE
+from simpletune.data.captions import LARGEST_CAPTION_FILE, MOST_CAPTIONS
 from simpletune.data.captions.table_columns import Row, TableError, Wanted, Wrong
 from simpletune.data.captions.table_names import Names, key_of
 from simpletune.data.captions.tables import read_table
@@ -143,7 +143,7 @@ class _Reading:
         self._names = Names(image_set)
         self._found: dict[str, str | tuple[str, ...]] = {}
         self._sizes: dict[str, int] = {}
-        self._wrong, self._outside, self._latin, self._again, self._sizeless = (_Tally() for _ in range(5))
+        self._wrong, self._outside, self._latin, self._again, self._sizeless, self._many = (_Tally() for _ in range(6))
 
     def take(self, row: Row | Wrong) -> None:
         if isinstance(row, Wrong):
@@ -165,9 +165,15 @@ class _Reading:
     def _add(self, row: Row, name: str, captions: tuple[str, ...]) -> None:
         where = f"{self._place(row.number)}: {shown(name)}"
         known = self._found.get(name)
-        if known is not None:
+        if isinstance(known, tuple) and len(known) >= MOST_CAPTIONS:
+            self._many.add(where)
+            captions = known
+        elif known is not None:
             self._again.add(where)
             captions = tuple(dict.fromkeys((*((known,) if isinstance(known, str) else known), *captions)))
+        if len(captions) > MOST_CAPTIONS:
+            self._many.add(where)
+            captions = captions[:MOST_CAPTIONS]
         self._found[name] = captions[0] if len(captions) == 1 else captions
         if row.size is None:
             return
@@ -188,6 +194,7 @@ class _Reading:
                 (self._outside, "left out, as the file named is outside the data set"),
                 (self._latin, NOT_UTF8),
                 (self._again, "for a picture that had one already; each different caption counts"),
+                (self._many, f"beyond the {MOST_CAPTIONS:,} captions that a picture can have, left out"),
                 (self._sizeless, "no usable width and height, so the picture is looked into"),
             )
             if tally.count

@@ -13,6 +13,8 @@ from simpletune.data.captions.table_columns import Chosen, Row, TableError, Want
 from simpletune.data.captions.text_tables import read_csv, read_jsonl
 
 _BATCH = 4096
+_MOST_ROWS = 50_000_000
+_LARGEST_COLUMN = 2 << 30  # bytes of a column in a group of rows, decompressed
 
 
 def read_table(path: Path, kind: str, wanted: Wanted) -> Iterator[Row | Wrong]:
@@ -34,7 +36,9 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Row | Wrong]:
         raise TableError(f"{path.name} can't be read without pyarrow", "pip install 'simpletune[parquet]'") from error
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        # A text that a million rows share is kept once, as it is in the file.
+        with parquet.ParquetFile(path, read_dictionary=_plain_texts(parquet.read_schema(path))) as file:
+            _check_sizes(file.metadata, path.name)
             schema = file.schema_arrow
             texts = [field.name for field in schema if _holds_text(field.type)]
             chosen = choose(schema.names, texts, wanted, path.name)
@@ -42,7 +46,7 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Row | Wrong]:
             names = [schema.names[place] for place in places]
             moved = _moved(chosen, places)
             for batch in file.iter_batches(_BATCH, columns=names):
-                columns = [batch.column(name).to_pylist() for name in names]
+                columns = [_cells(batch.column(name)) for name in names]
                 for cells in zip(*columns, strict=True):
                     number += 1
                     yield Row(number, *cells_of(cells, moved))
@@ -52,6 +56,32 @@ def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Row | Wrong]:
         raise TableError(
             f"{path.name} can't be read{after}: {said}", "check that it is a whole Parquet file"
         ) from error
+
+
+def _check_sizes(told: Any, name: str) -> None:
+    """Raise TableError for a file that says of itself that it would fill the memory, however small it is."""
+    if told.num_rows > _MOST_ROWS:
+        raise TableError(f"{name} has {told.num_rows:,} rows, more than the {_MOST_ROWS:,} that are read", "split it")
+    groups = (told.row_group(number) for number in range(told.num_row_groups))
+    largest = max(
+        (group.column(at).total_uncompressed_size for group in groups for at in range(group.num_columns)), default=0
+    )
+    if largest > _LARGEST_COLUMN:
+        said = f"{largest >> 20:,} MiB in one column of one group of rows, more than the {_LARGEST_COLUMN >> 20:,} read"
+        raise TableError(f"{name} has {said}", "save it with smaller groups of rows, or without the pictures")
+
+
+def _plain_texts(schema: Any) -> list[str]:
+    """The columns of text that aren't kept as a dictionary already."""
+    return [field.name for field in schema if str(field.type) in {"string", "large_string"}]
+
+
+def _cells(column: Any) -> list[Any]:
+    """A column's cells; equal ones of a dictionary are one object."""
+    if not hasattr(column, "dictionary"):
+        return column.to_pylist()  # type: ignore[no-any-return]
+    values = column.dictionary.to_pylist()
+    return [None if index is None else values[index] for index in column.indices.to_pylist()]
 
 
 def _holds_text(kind: Any) -> bool:

@@ -49,12 +49,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json. Raises ModelUnavailable."""
     path = folder / "config.json"
     try:
-        found = outside.read_json(path)
+        return outside.read_model_config(path)
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} holds no model: it has no config.json", "name another folder") from error
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} can't be read: {error}", "take all files of the model, unchanged") from error
-    return found if isinstance(found, dict) else {}
+
+
+def _check_files(option: str, folder: Path) -> None:
+    """Raise ModelUnavailable for what the library would read whole, however large it is."""
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        try:
+            if path.suffix == ".safetensors":
+                outside.check_tensors(path)
+            elif path.suffix in {".json", ".txt", ".model"}:
+                outside.check_vocabulary(path)
+        except (OSError, ValueError) as error:
+            message = f"{option}: {path} can't be read: {error}"
+            raise ModelUnavailable(message, "take all files of the model, unchanged") from error
 
 
 def _check(option: str, folder: Path) -> None:
@@ -64,6 +76,7 @@ def _check(option: str, folder: Path) -> None:
         raise ModelUnavailable(
             f"{option}: {folder} {said}, not {' or '.join(map(repr, _KINDS[option]))}", "name a model of that kind"
         )
+    _check_files(option, folder)
     if not any(folder.glob("*.safetensors")):
         pickled = outside.pickles_in(folder)
         only = f", only {pickled[0].name}" if pickled else ""

@@ -111,7 +111,7 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelUnavailable(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt", hint)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
         raise ModelUnavailable(f"the tokenizer in {folder} can't be used: {error}", hint) from error
 
 
@@ -128,7 +128,7 @@ def _from_folder(kind: Any, folder: Path) -> Any:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:  # RecursionError is one
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"the model in {folder} can't be loaded: {said}"
         raise ModelUnavailable(message, "take all files of the model, unchanged") from error
