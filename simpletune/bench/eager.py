@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from simpletune.config.architecture import FULL_PRECISION, component_config
 from simpletune.config.settings import Settings
-from simpletune.models.adapters import lora_targets
+from simpletune.models.adapter_start import lora_targets
 from simpletune.models.components import empty_module
 from simpletune.models.load import compute_dtype, stream_into
 from simpletune.models.random_source import RandomSource

@@ -16,11 +16,12 @@ from simpletune.errors import UsageError
 from simpletune.progress import Reporter, terminal_reporter
 
 if TYPE_CHECKING:
+    from simpletune.models.weight_source import WeightSource
     from simpletune.results.export.lora import Exported
     from simpletune.results.export.subject import Subject
 
 MERGED = "merged"
-_LAYOUTS = ("comfyui", "kohya", "original", "diffusers", MERGED)
+_LAYOUTS = ("comfyui", "kohya", "original", "diffusers", "lycoris", MERGED)
 _FLAVOURS = tuple(name for family in FAMILIES.values() for name in family.flavours)
 
 
@@ -68,8 +69,8 @@ def export(
     output: Path | None,
     force: bool,
 ) -> None:
-    """Write the adapter of RUN for ComfyUI, for kohya-ss' scripts, under the original model's names or diffusers', or
-    merge it into its base.
+    """Write the adapter of RUN for ComfyUI, for kohya-ss' scripts, for the LyCORIS library, under the original model's
+    names or diffusers', or merge it into its base.
 
     RUN is the output folder of a run, the config.json it was trained with (default: config.json here, else
     config/config.json), a checkpoint's folder, or a .safetensors file. docs/export.md says what each layout holds.
@@ -85,9 +86,10 @@ def export(
         _merge(found, path, dtype or "bf16", reporter)
         click.echo(f"merged: {_shown(path)}")
         return
-    from simpletune.results.export.lora import export_lora
+    from simpletune.results.export.lora import export_lora, needs_base
 
-    done = export_lora(found, layout, path, dtype or "fp32", rank, max_error)
+    base = _base_weights(found, reporter) if needs_base(found, layout) else None
+    done = export_lora(found, layout, path, dtype or "fp32", rank, max_error, base)
     for line in _lines(done, each_layer):
         click.echo(line)
 
@@ -128,6 +130,12 @@ def _place(found: Subject, layout: str, rank: int | None, output: Path | None, f
     if path.exists() and path.samefile(found.choice.path):
         raise UsageError(f"{path} is the adapter itself", "name another file with --output")
     return path
+
+
+def _base_weights(found: Subject, reporter: Reporter) -> WeightSource:
+    from simpletune.results.export.merged import base_files, base_weights
+
+    return base_weights(base_files(found, reporter))
 
 
 def _merge(found: Subject, path: Path, dtype: str, reporter: Reporter) -> None:

@@ -223,7 +223,6 @@ CONFIG_UNSUPPORTED: Mapping[str, str | None] = {
     "hub_token": "run `hf auth login`, or set HF_TOKEN",
     "ignore_final_epochs": None,
     "lora_format": "LoRAs are saved in diffusers' layout",
-    "lycoris_config": "the standard LoRA is what this version trains",
     "masked_loss_probability": None,
     "masked_training": 'set "mask_source" in the entry with the pictures',
     "max_data_loader_n_workers": None,
@@ -244,7 +243,6 @@ CONFIG_UNSUPPORTED: Mapping[str, str | None] = {
     "soft_min_snr_sigma_data": None,
     "text_encoder_lr": _ONLY_LORA,
     "train_text_encoder": _ONLY_LORA,
-    "use_dora": "the standard LoRA is what this version trains",
     "use_soft_min_snr": None,
     "vae_cache_ondemand": None,
     "validation_using_datasets": "num_eval_images, or a data set of dataset_type eval, measures the loss",
@@ -309,7 +307,6 @@ VALUE_ALIASES: Mapping[tuple[str, str], str] = {
 VALUE_UNSUPPORTED: Mapping[tuple[str, str], str | None] = {
     **{("model_family", name): "this version trains sd3" for name in ("sdxl", "sd15", "sd1x", "flux", "pixart_sigma")},
     **{("model_type", name): _ONLY_LORA for name in ("full", "controlnet", "deepfloyd-full")},
-    ("lora_type", "lycoris"): "the standard LoRA is what this version trains",
     **{("type", name): f'{_TABLE_STRATEGY}"{name}"' for name in ("csv", "jsonl", "parquet")},
     ("dataset_type", "image_embeds"): "name the cache with cache_dir_vae in the image entry",
     **{("dataset_type", name): _MASKS for name in ("conditioning", "mask")},

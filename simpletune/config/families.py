@@ -48,7 +48,8 @@ class FamilyFacts:
 
     `lora_targets` maps a preset of `lora_target` to the module name suffixes it trains in every block;
     `block_modules` are all linear layers a block may have, for checking patterns without the model. Pictures' sides are
-    multiples of `size_multiple` pixels (the VAE's factor times the transformer's patch).
+    multiples of `size_multiple` pixels (the VAE's factor times the transformer's patch). `classes`: what diffusers
+    calls the modules around linear layers; "N" stands for a block's number.
     """
 
     name: str
@@ -58,6 +59,19 @@ class FamilyFacts:
     block_modules: tuple[str, ...]
     outer_modules: tuple[str, ...]
     size_multiple: int
+    classes: Mapping[str, str]
+
+    def class_of(self, flavour: Flavour, module: str) -> str:
+        """The class of a module that holds linear layers, as diffusers calls it."""
+        name, prefix = module, f"{self.block_prefix}."
+        if module.startswith(prefix):
+            number, _, name = module.removeprefix(prefix).partition(".")
+            if name == "norm1" and int(number) in flavour.dual_attention_blocks:
+                return self.classes["norm1 of two"]
+            if name == "norm1_context" and int(number) == flavour.block_count - 1:
+                return self.classes["norm1_context of the last"]
+            name = f"{self.block_prefix}.N.{name}".rstrip(".")
+        return self.classes[name]
 
 
 _IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -74,6 +88,28 @@ def _community(hub_id: str) -> Licence:
 
 _SD3_MEDIUM, _SD35_MEDIUM = "stabilityai/stable-diffusion-3-medium", "stabilityai/stable-diffusion-3.5-medium"
 _SD35_LARGE = "stabilityai/stable-diffusion-3.5-large"
+
+_ATTENTION_CLASSES = {"": "Attention", ".to_out": "ModuleList"}
+_FEED_CLASSES = {"": "FeedForward", ".net": "ModuleList", ".net.0": "GELU"}
+_ADALN = "AdaLayerNormZero"
+_BLOCK_CLASSES = {
+    "": "JointTransformerBlock",
+    "norm1": _ADALN,
+    "norm1_context": _ADALN,
+    **{f"{attention}{part}": name for attention in ("attn", "attn2") for part, name in _ATTENTION_CLASSES.items()},
+    **{f"{feed}{part}": name for feed in ("ff", "ff_context") for part, name in _FEED_CLASSES.items()},
+}
+_CLASSES = {
+    "": "SD3Transformer2DModel",
+    "norm_out": "AdaLayerNormContinuous",
+    "time_text_embed": "CombinedTimestepTextProjEmbeddings",
+    "time_text_embed.timestep_embedder": "TimestepEmbedding",
+    "time_text_embed.text_embedder": "PixArtAlphaTextProjection",
+    "transformer_blocks": "ModuleList",
+    **{f"transformer_blocks.N.{name}".rstrip("."): kind for name, kind in _BLOCK_CLASSES.items()},
+    "norm1 of two": "SD35AdaLayerNormZeroX",
+    "norm1_context of the last": "AdaLayerNormContinuous",
+}
 
 SD3 = FamilyFacts(
     name="sd3",
@@ -102,6 +138,7 @@ SD3 = FamilyFacts(
     ),
     block_modules=(*_IMAGE_ATTENTION, *_TEXT_ATTENTION, *_SECOND_ATTENTION, *_FEED_FORWARD, *_MODULATION),
     size_multiple=16,
+    classes=_CLASSES,
 )
 
 FAMILIES: Mapping[str, FamilyFacts] = {SD3.name: SD3}

@@ -12,6 +12,7 @@ from simpletune import files
 from simpletune.config.document import Keys, read_planned
 from simpletune.config.problems import Problem, errors
 from simpletune.config.rules import exists, looks_like_hub_id
+from simpletune.config.rules_adapter import LYCORIS, READ_ELSEWHERE
 from simpletune.config.rules_sizes import sizes
 from simpletune.config.rules_sources import local_data_set
 from simpletune.config.schema import config_keys, entry_keys
@@ -21,6 +22,7 @@ from simpletune.config.view import DEFAULT_STEPS, View, resolution_of
 from simpletune.errors import ConfigError, EnvironmentNotReady, ModelUnavailable
 
 DATA_KEY = "dataset"
+LYCORIS_FILE = "lycoris_config.json"
 # Fields of Settings that are not keys of config.json.
 DERIVED = ("config_path", "origins", "image_sets", "text_embeds", "validation_prompts")
 MADE_TEXT_EMBEDS = "text-embeds"
@@ -89,6 +91,9 @@ def _following(whole: View, origins: dict[str, str]) -> dict[str, Any]:
     """The values that are chosen when they are not given."""
     config, flavour = whole.config, whole.flavour
     chosen: dict[str, tuple[Any, str]] = {}
+    if (lycoris := config.path("lycoris_config")) is not None:
+        content = read_planned(lycoris, config.document.planned).value if config["lora_type"] == LYCORIS else None
+        chosen["lycoris_config"] = content, origins["lycoris_config"]
     if config["lora_alpha"] is None:
         chosen["lora_alpha"] = float(config["lora_rank"]), "lora_rank"
     by_flavour = {
@@ -191,6 +196,9 @@ def resolved(settings: Settings) -> dict[str, Any]:
         del config["flow_schedule_shift"]
     if settings.init_lora is not None:
         del config["lora_init_type"]
+    if settings.lora_type == LYCORIS:
+        for key in READ_ELSEWHERE:
+            del config[key]
     return {
         "config": config,
         "datasets": [_entry(settings, f"{DATA_KEY}.{i}", one) for i, one in enumerate(settings.image_sets)],
@@ -206,6 +214,9 @@ def recreate(saved: Mapping[str, Any], folder: Path) -> Path:
     """
     config = {key: entry["value"] for key, entry in saved["config"].items()}
     config["data_backend_config"] = "multidatabackend.json"
+    if config.get("lycoris_config") is not None:
+        files.write_json(folder / LYCORIS_FILE, config["lycoris_config"])
+        config["lycoris_config"] = LYCORIS_FILE
     prompts = {name: text for name, text in saved["validation_prompts"].items() if name != "prompt"}
     if config["validation_prompt"] is None and "prompt" in saved["validation_prompts"]:
         prompts = dict(saved["validation_prompts"])

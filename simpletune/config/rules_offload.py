@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from simpletune.config.families import matches, module_names
+from simpletune.config.lycoris_targets import known_layers, layer_kinds
 from simpletune.config.offload import STAGED
 from simpletune.config.problems import Problem, quoted
+from simpletune.config.rules_adapter import lycoris_of
 from simpletune.config.view import View
 
 _OFF = {"base_model_offload": 0, "activation_offload": False}
@@ -66,17 +68,20 @@ def _in_use(whole: View) -> Iterator[tuple[str, str]]:
 
 def _outside_of_blocks_products(whole: View) -> str | None:
     """The first layer with a LoRA that isn't one of attention or feed-forward."""
-    target = whole.config["lora_target"]
-    if isinstance(target, str):
+    target, config = whole.config["lora_target"], lycoris_of(whole)
+    if config is not None:
+        found: Iterable[str] = layer_kinds(config, known_layers(whole.family, whole.flavour))
+    elif isinstance(target, str):
         return None
-    names = module_names(whole.family, whole.flavour)
-    found = (name for pattern in target for name in names if matches(pattern, name))
+    else:
+        names = module_names(whole.family, whole.flavour)
+        found = (name for pattern in target for name in names if matches(pattern, name))
     return next((name for name in found if ".attn" not in name and ".ff" not in name), None)
 
 
 _RULES: Mapping[tuple[str, ...], Callable[[View], Iterator[Problem]]] = {
     ("lora_dropout",): no_dropout_beside_offloading,
-    ("lora_target", "model_flavour"): offloading_knows_the_layers,
+    ("lora_target", "lora_type", "lycoris_config", "model_flavour"): offloading_knows_the_layers,
     ("device",): offloading_from_a_gpu,
     ("gradient_checkpointing",): activations_of_recomputed_blocks,
 }

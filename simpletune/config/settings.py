@@ -115,12 +115,14 @@ class Settings:
 
     # adapter
     model_type: str  # lora
-    lora_type: str  # standard
+    lora_type: str  # standard | lycoris
+    lycoris_config: Mapping[str, Any] | None  # the file's content
     lora_rank: int
     lora_alpha: float
     lora_dropout: float
     lora_init_type: str  # default | gaussian | pissa | olora
     use_rslora: bool
+    use_dora: bool
     init_lora: Path | None
     lora_target: str | tuple[str, ...]  # attention | attention-image | blocks, or patterns
 

@@ -21,8 +21,10 @@ from simpletune.config.check import check_config, check_data
 from simpletune.config.document import Document, display
 from simpletune.config.editor_files import SCHEMA_KEY, schema_copies, schema_reference
 from simpletune.config.jsonfile import JsonFile, JsonPath, Position
+from simpletune.config.lycoris import faults
 from simpletune.config.problems import ERROR, Problem, quoted_path
 from simpletune.config.rules import config_problems
+from simpletune.config.rules_adapter import LYCORIS, adapter_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
 from simpletune.config.rules_offload import offload_problems
@@ -39,8 +41,13 @@ from simpletune.config.view import View, view
 from simpletune.errors import ConfigError, UsageError
 
 CONFIG_FILE, DATA_FILE, PROMPTS_FILE = "config.json", "multidatabackend.json", "validation_prompts.json"
+LYCORIS_FILE = "lycoris_config.json"
 _NO_EFFECT = re.compile(r'^"[^"]*" has no effect (.*)$')
-_WRITTEN_HERE = {"data_backend_config", "validation_prompts_file"}  # files of ours that aren't on the disk yet
+_WRITTEN_HERE = {
+    "data_backend_config",
+    "validation_prompts_file",
+    "lycoris_config",
+}  # files of ours that aren't on the disk yet
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ def import_files(
         )
     data = _data_source(conversion, others)
     prompts = _prompts_source(conversion, others)
+    lycoris = _lycoris_source(conversion, lora_type)
     for_sets = convert_config(conversion, lora_type)
     sets = convert_sets(data, to, for_sets, native=native)
     texts, prompt_lines = _prompts(prompts, conversion)
@@ -89,9 +97,11 @@ def import_files(
     if not native:
         whole.drop_what_has_no_effect()
     contents = whole.contents(texts)
+    if lycoris is not None:
+        contents[to.output / LYCORIS_FILE] = _bytes(lycoris.value)
     lines = (*conversion.lines, *sets.lines, *prompt_lines)
-    warnings = [*config.warnings, *data.warnings, *(prompts.warnings if prompts else ())]
-    read_ones = (config, data, *([prompts] if prompts else []))
+    read_ones = (config, data, *(source for source in (prompts, lycoris) if source is not None))
+    warnings = [warning for source in read_ones for warning in source.warnings]
     return Imported(
         contents,
         lines,
@@ -132,6 +142,31 @@ def _existing(c: Conversion, named: str) -> Path | None:
     folder = c.source.path.parent
     candidates = (c.paths.place(named), folder / named, folder / Path(named).name)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _lycoris_source(c: Conversion, lora_type: str | None) -> Source | None:
+    """The file that says what a LyCORIS is, which is taken as it is.
+
+    Raises ConfigError with everything in it that can't be trained, UsageError where it is missing.
+    """
+    kind = c.peek("lora_type")
+    if kind is None or str(kind.value).lower() != LYCORIS or lora_type is not None:
+        return None
+    given = c.take("lycoris_config")
+    if given is None:
+        return None  # of a configuration of ours, which `validate` tells it of
+    path = _existing(c, str(given.value))
+    standard = "import with --lora-type standard to train a standard LoRA instead"
+    if path is None:
+        raise UsageError(f"the LyCORIS config {quoted_path(c.paths.place(str(given.value)))} does not exist", standard)
+    source = read(path)
+    wrong = [
+        source.problem(fault.path, fault.message, fault.hint) for fault in faults(source.value) if not fault.warning
+    ]
+    if wrong:
+        raise ConfigError(f"{display(path)} can't be imported; {standard}", problems=wrong)
+    c.put(given, "lycoris_config", LYCORIS_FILE, f"a copy of {source.name}", is_path=False)
+    return source
 
 
 def _prompts_source(c: Conversion, others: Sequence[Source]) -> Source | None:
@@ -237,6 +272,7 @@ class _Whole:
         found = [
             *check_config(whole.config.document),
             *config_problems(whole),
+            *adapter_problems(whole),
             *offload_problems(whole),
             *environment_problems(whole),
         ]

@@ -81,7 +81,11 @@ def _model(c: Conversion) -> None:
 def _adapter(c: Conversion, lora_type: str | None) -> None:
     for given in c.taken("lora_type"):
         lycoris = str(given.value).lower() == "lycoris" and lora_type is not None
-        c.put(given, "lora_type", lora_type if lycoris else given.value, "--lora-type says so" if lycoris else None)
+        kind = str(given.value).lower()
+        c.put(given, "lora_type", lora_type if lycoris else kind, "--lora-type says so" if lycoris else None)
+    if c.out.get("lora_type", "standard") != "lycoris":
+        for given in c.taken("lycoris_config"):
+            c.drop(given, "it is for lora_type lycoris")
     for given in c.taken("resume_from_checkpoint"):
         if given.value in ("latest", "none"):
             c.put(given, given.key, given.value)

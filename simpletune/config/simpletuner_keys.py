@@ -114,7 +114,8 @@ _DROPPED: Mapping[str, str] = {
         "print_sampler_statistics",
     _AT_THE_END: "push_checkpoints_to_hub push_to_hub_background",
     _NO_TRACKER: "tracker_image_layout",
-    _STANDARD: "init_lokr_norm lycoris_config peft_lora_mode slider_lora_target use_dora",
+    _STANDARD: "peft_lora_mode slider_lora_target",
+    "a LoKr begins as the unchanged model": "init_lokr_norm",
     "LoRAs are saved in diffusers' layout": "lora_format",
     _DEEPSPEED: "adam_beta1 adam_beta2 adam_epsilon adam_weight_decay",
     "prodigy adapts for as long as the run lasts": "prodigy_steps",
@@ -153,7 +154,7 @@ PREFIXES: Mapping[str, str] = {
     **dict.fromkeys(("fsdp_", "context_parallel_"), _LAUNCHED),
     **dict.fromkeys(("webhook_",), _NO_TRACKER),
     **dict.fromkeys(("model_card_", "modelspec_", "publishing_"), _OWN_CARD),
-    **dict.fromkeys(("lycoris_", "singlora_"), _STANDARD),
+    **dict.fromkeys(("singlora_",), _STANDARD),
     **dict.fromkeys(("nsfw_", "enable_nsfw_"), "pictures are not judged by what they show"),
 }  # fmt: skip
 

@@ -38,10 +38,12 @@ def refusals(conversion: Conversion, lora_type: str | None) -> list[Problem]:
         found = rule(given.value) if given is not None else None
         if given is not None and found is not None:
             refuse(given, found, "this version trains a LoRA for sd3")
-    adapter = conversion.peek("lora_type")
-    if adapter is not None and str(adapter.value).lower() == "lycoris" and lora_type is None:
-        message = '"lora_type" lycoris: LyCORIS adapters are not trained by this version'
-        refuse(adapter, message, "import with --lora-type standard to train a standard LoRA instead")
+    adapter, named = conversion.peek("lora_type"), conversion.peek("lycoris_config")
+    taken = lora_type is None and not conversion.native
+    wanted = taken and adapter is not None and str(adapter.value).lower() == "lycoris"
+    if adapter is not None and wanted and not (named is not None and isinstance(named.value, str) and named.value):
+        message = '"lora_type" lycoris: there is no "lycoris_config" that says what to train'
+        refuse(adapter, message, "name one, or import with --lora-type standard to train a standard LoRA instead")
     if conversion.peek("model_family") is None and not conversion.native and flavour_of(conversion) is None:
         message = 'the file has no "model_family", so what model it is for is not known'
         problems.append(source.problem((), message, 'add "model_family": "sd3" to it if it is for Stable Diffusion 3'))

@@ -1,7 +1,8 @@
-"""LoRA files in diffusers' layout: keys `transformer.MODULE.lora_A.weight`, and alpha in the header's metadata.
+"""Adapter files: LoRA and DoRA in diffusers' layout, and what `lycoris_file.py` reads.
 
-diffusers multiplies B A by alpha / rank with the alpha of the metadata, and takes alpha = rank where there is none;
-most other readers ignore the metadata. So a finished file has its scale folded into B and states alpha = rank.
+diffusers' keys are `transformer.MODULE.lora_A.weight`, `lora_B.weight`, of a DoRA `lora_magnitude_vector`; alpha stands
+in the header's metadata. diffusers multiplies B A by alpha / rank with that alpha, and takes alpha = rank where there
+is none; most other readers ignore the metadata. So a finished file has its scale folded into B and states alpha = rank.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,63 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from simpletune.errors import ConfigError
+from simpletune.models import lycoris_file
+from simpletune.models.deltas import row_lengths, row_squares
+from simpletune.models.lycoris_file import Matrices
 
 FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
 _KEY = re.compile(r"(?:transformer\.)?(.+)\.(?:lora_([AB])(?:\.default)?|lora\.(down|up))\.weight")
 _INITIAL = re.compile(r"(?:transformer\.)?(.+)\.initial_([ab])")  # in checkpoints of pissa and olora
+_MAGNITUDE = re.compile(r"(?:transformer\.)?(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One layer's delta as the product of `b` (O, r), scale included, and `a` (r, I)."""
+    """One layer's LoRA: the product of `b` (O, r), scale included, and `a` (r, I); of a DoRA with m (O,)."""
 
     a: Tensor
     b: Tensor
+    magnitude: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I) of the layer."""
+        return self.b.shape[0], self.a.shape[1]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        pair = {"a": self.a, "b": self.b}
+        return pair if self.magnitude is None else {**pair, "magnitude": self.magnitude}
+
+    def applied_to(self, weight: Tensor) -> Tensor:
+        """The layer's weight (O, I) with the adapter in it, fp32."""
+        a, b, weight = self.a.float(), self.b.float(), weight.float()
+        if self.magnitude is None:
+            return weight + b @ a
+        return (self.magnitude / row_lengths(weight, row_squares(weight), a, b))[:, None] * (weight + b @ a)
 
 
-def metadata(rank: int, alpha: float, use_rslora: bool, targets: Iterable[str]) -> dict[str, str]:
+Adapter = Factors | Matrices
+"""What a file has for one layer."""
+
+
+def type_of(adapters: Mapping[str, Adapter]) -> str:
+    """What people call it: LoRA, DoRA, LoHa, LoKr, or several of these."""
+    kinds = {_kind(adapter) for adapter in adapters.values()}
+    return " and ".join(sorted(kinds))
+
+
+def _kind(adapter: Adapter) -> str:
+    if isinstance(adapter, Matrices):
+        return "LoHa" if adapter.is_loha else "LoKr"
+    return "LoRA" if adapter.magnitude is None else "DoRA"
+
+
+def metadata(
+    rank: int, alpha: float, use_rslora: bool, targets: Iterable[str], use_dora: bool = False
+) -> dict[str, str]:
     """The header of a LoRA file, as diffusers' `save_lora_weights` writes it and `load_lora_weights` reads it."""
     config = {
         "r": rank,
@@ -44,33 +85,37 @@ def metadata(rank: int, alpha: float, use_rslora: bool, targets: Iterable[str]) 
         "target_modules": sorted(targets),
         "rank_pattern": {},
         "alpha_pattern": {},
-        "use_dora": False,
+        "use_dora": use_dora,
         "lora_bias": False,
     }
     named = {f"{PREFIX}{key}": value for key, value in config.items()}
     return {"format": "pt", METADATA_KEY: json.dumps(named, indent=2, sort_keys=True)}
 
 
-def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Factors]:
+def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Adapter]:
     """The deltas in an adapter file, or in a folder's `pytorch_lora_weights.safetensors`, by module name.
 
     A finished adapter or a checkpoint's: what pissa and olora started from is subtracted, as in training. Raises
     ConfigError naming `key` (the option that named the file) and the file when it can't be read or holds anything but
-    LoRA pairs.
+    adapters of one of the kinds.
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
         with safe_open(file, framework="pt") as opened:
-            config = _config(opened.metadata() or {})
+            header = opened.metadata() or {}
+            config = _config(header)
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise ConfigError(f"{key}: {file} doesn't exist", "name the file or folder of a finished run") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: {file} can't be read: {error}", "it must be a .safetensors LoRA") from error
-    return _factors(tensors, config, f"{key}: {file}")
+    if lycoris_file.is_lycoris(tensors):
+        found = lycoris_file.read(tensors, header, f"{key}: {file}")
+        return {name: one if isinstance(one, Matrices) else Factors(*vars(one).values()) for name, one in found.items()}
+    return dict(_factors(tensors, config, f"{key}: {file}"))
 
 
-def check_fits(factors: Mapping[str, Factors], transformer: nn.Module, where: str) -> None:
+def check_fits(factors: Mapping[str, Adapter], transformer: nn.Module, where: str) -> None:
     """Raise ConfigError, beginning with `where`, when the transformer (it may be on meta) lacks a layer of the adapter
     or has it in another width, or when a number of the adapter isn't finite."""
     linear = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
@@ -79,14 +124,14 @@ def check_fits(factors: Mapping[str, Factors], transformer: nn.Module, where: st
         module = linear.get(name)
         if module is None:
             raise ConfigError(f"{where} is for a layer {name}, which the model lacks", other)
-        shapes = (factor.a.shape[1], factor.b.shape[0])
-        if shapes != (module.in_features, module.out_features):
+        outputs, inputs = factor.shape
+        if (inputs, outputs) != (module.in_features, module.out_features):
             raise ConfigError(
-                f"{where}: {name} is {shapes[0]} to {shapes[1]} wide, the model's {module.in_features} to "
+                f"{where}: {name} is {inputs} to {outputs} wide, the model's {module.in_features} to "
                 f"{module.out_features}",
                 other,
             )
-        if not (torch.isfinite(factor.a).all() and torch.isfinite(factor.b).all()):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in factor.tensors.values()):
             raise ConfigError(
                 f"{where} holds NaN or infinity in {name}", "it can't be used: take an earlier checkpoint"
             )
@@ -113,6 +158,7 @@ def _config(header: Mapping[str, str]) -> dict[str, Any]:
 def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Factors]:
     pairs: dict[str, dict[str, Tensor]] = {}
     initial: dict[str, dict[str, Tensor]] = {}
+    lengths: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     unknown = []
     for key, tensor in tensors.items():
@@ -122,12 +168,15 @@ def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], where: str) 
             pairs.setdefault(match[1], {})[side] = tensor
         elif match := _INITIAL.fullmatch(key):
             initial.setdefault(match[1], {})[match[2]] = tensor
+        elif match := _MAGNITUDE.fullmatch(key):
+            lengths[match[1]] = tensor.reshape(-1)
         elif key.endswith(".alpha") and tensor.numel() == 1:
             alphas[key.removesuffix(".alpha").removeprefix(PREFIX)] = tensor.item()
         else:
             unknown.append(key)
     unpaired = [module for module, pair in pairs.items() if not _is_pair(pair)]
     unpaired += [module for module, pair in initial.items() if module not in pairs or set(pair) != {"a", "b"}]
+    unpaired += [module for module, length in lengths.items() if len(length) != len(pairs.get(module, {}).get("B", ()))]
     if unknown or unpaired or not pairs:
         odd = ", ".join((unknown + unpaired)[:3]) or "no LoRA weights"
         raise ConfigError(
@@ -138,6 +187,8 @@ def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], where: str) 
     for module, start in initial.items():
         trained, scale = scaled[module], _scale(module, start["a"].shape[0], config, alphas)
         scaled[module] = Factors(torch.cat([trained.a, start["a"]]), torch.cat([trained.b, start["b"] * -scale], dim=1))
+    for module, length in lengths.items():
+        scaled[module] = replace(scaled[module], magnitude=length)
     return scaled
 
 

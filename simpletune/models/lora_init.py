@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from simpletune.config.lycoris import LayerKind
+
 FROM_BASE_WEIGHT = ("pissa", "olora")
 """Inits that start from a part of W itself: s B A is not zero at first, so that part is subtracted (adapters.py)."""
 
@@ -34,9 +36,31 @@ def starting_matrices(
     if init == "gaussian":
         a_RI = torch.randn(rank, in_features, generator=generator) / rank
     else:
-        # He's uniform bound with a = sqrt(5), nn.Linear's own and the LoRA paper's code.
-        a_RI = (torch.rand(rank, in_features, generator=generator) * 2 - 1) / math.sqrt(in_features)
+        a_RI = _uniform((rank, in_features), generator)
     return a_RI.to(weight.device), torch.zeros(out_features, rank, device=weight.device)
+
+
+def starting_lycoris(kind: LayerKind, name: str, shape: tuple[int, int], seed: int) -> dict[str, Tensor]:
+    """The matrices of a LoHa or LoKr for the layer `name` of (O, I) = `shape`, fp32 on the CPU, as LyCORIS begins them.
+
+    One is zero, so that nothing is added at first: W2a of a LoHa; W2 of a LoKr, or the second of the two it is made of.
+    """
+    generator = _generator(f"{seed}/lora/{name}")
+    zero = {"hada_w2_a", "lokr_w2", "lokr_w2_b"}
+    found = {}
+    for short, size in kind.shapes(*shape).items():
+        if short in zero:
+            found[short] = torch.zeros(size)
+        elif short.startswith("hada"):
+            found[short] = torch.randn(size, generator=generator) * (0.1 if short == "hada_w1_a" else 1.0)
+        else:
+            found[short] = _uniform(size, generator)
+    return found
+
+
+def _uniform(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """He's uniform bound with a = sqrt(5), nn.Linear's own and the LoRA paper's code."""
+    return (torch.rand(size, generator=generator) * 2 - 1) / math.sqrt(size[1])
 
 
 def _pissa(weight_OI: Tensor, rank: int, scaling: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
 """Frozen linear layers that share an input, and their LoRAs, as one product: what a compiled training step computes.
+LoHas and LoKrs are added to it, and DoRAs made of LoRAs, by deltas.py.
 
 For layers W_1 .. W_n with LoRAs s B_j A_j on the same input x,
 
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from simpletune.models import eight_bit
-from simpletune.models.adapters import LoraLinear
+from simpletune.models.adapter_layers import AdapterLayer, LoraLinear, LycorisLinear
+from simpletune.models.deltas import LowRank, Magnitude, Share, low_rank_pair, rescaled, share
 from simpletune.models.quantize import FrozenLinear, dequantize
 
 _ALIGNED_8BIT = 32  # a side of a product in 8 bits is a multiple of it
@@ -69,28 +71,26 @@ class _Kind(NamedTuple):
     shape: tuple[int, int]
 
 
-class LowRank(NamedTuple):
-    """A LoRA: a (r, I), b (O, r), what it started from where that is subtracted, and the factor s."""
-
-    a: Tensor
-    b: Tensor
-    initial_a: Tensor | None
-    initial_b: Tensor | None
-    scaling: float
-
-
 class Group(NamedTuple):
-    """Linear layers of one input. `frozen` are their weights, in as few pieces as they can be had; `loras` and `sizes`
-    (output features) are those of the single layers. `kind`: of 8 bits, of a product in those (eight_bit.py)."""
+    """Linear layers of one input. `frozen` are their weights, in as few pieces as they can be had; `loras` (with their
+    `lengths` where they are DoRAs), `shares` (LoHas and LoKrs) and `sizes` (output features) are those of the single
+    layers. `kind`: of 8 bits, of a product in those (eight_bit.py)."""
 
     frozen: tuple[Frozen, ...]
     loras: tuple[LowRank | None, ...]
+    lengths: tuple[Magnitude | None, ...]
+    shares: tuple[Share | None, ...]
     sizes: tuple[int, ...]
     kind: str | None = None
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is a single layer without an adapter."""
+        return self.loras == (None,) and self.shares == (None,)
+
 
 def group_of(*modules: nn.Module) -> Group:
-    """The layers' tensors: their own, not copies. A LoRA that is switched off isn't among them.
+    """The layers' tensors: their own, not copies. An adapter that is switched off isn't among them.
 
     Where the layers are plain or in 8 bits, their weights are first moved into one piece of memory, of which each layer
     then holds its rows: the product of all of them needs no copy. Layers that aren't nn.Linear raise TypeError.
@@ -98,33 +98,27 @@ def group_of(*modules: nn.Module) -> Group:
     bases = [_base(module) for module in modules]
     _lay_together(bases)
     parts = [_frozen(base) for base in bases]
-    loras = tuple(
-        _low_rank(module) if isinstance(module, LoraLinear) and not module.disable_adapters else None
-        for module in modules
-    )
+    on = [module if isinstance(module, AdapterLayer) and module.is_on else None for module in modules]
+    loras = tuple(module.low_rank if isinstance(module, LoraLinear) else None for module in on)
+    lengths = tuple(module.decomposed if isinstance(module, LoraLinear) else None for module in on)
+    shares = tuple(module.delta if isinstance(module, LycorisLinear) else None for module in on)
     sizes = tuple(part.shape[0] for part in parts)
     whole = _whole(parts)
-    return Group((whole,) if whole is not None else tuple(parts), loras, sizes)
+    return Group((whole,) if whole is not None else tuple(parts), loras, lengths, shares, sizes)
 
 
 def in_eight_bits(group: Group, kind: str | None) -> Group:
-    """The group with its product in 8 bits, where that can be had: a single layer of aligned size without a LoRA."""
-    (rows, features), *others = [part.shape for part in group.frozen]
-    fits = not others and rows % _ALIGNED_8BIT == 0 and features % _ALIGNED_8BIT == 0
-    return group._replace(kind=kind) if fits and group.loras == (None,) else group
+    """The group with its product in 8 bits, where that can be: a single layer of aligned size without an adapter."""
+    rows, features = group.frozen[0].shape
+    fits = rows % _ALIGNED_8BIT == 0 and features % _ALIGNED_8BIT == 0
+    return group._replace(kind=kind) if fits and group.is_bare else group
 
 
 def _base(module: nn.Module) -> nn.Linear:
-    base = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    base = module.base() if isinstance(module, AdapterLayer) else module
     if not isinstance(base, nn.Linear):
         raise TypeError(f"{type(base).__name__} is no linear layer")
     return base
-
-
-def _low_rank(layer: LoraLinear) -> LowRank:
-    tensors = layer.tensors()
-    initial = tensors.get("initial_a"), tensors.get("initial_b")
-    return LowRank(tensors["lora_A.weight"], tensors["lora_B.weight"], *initial, layer.factor)
 
 
 def _frozen(base: nn.Linear) -> Frozen:
@@ -201,7 +195,24 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
     else:
         product = _Joined if joined else _Added
         y = product.apply(x, *factors, bias, kinds, *tensors)
-    return list(y.split(group.sizes, -1))
+    results = list(y.split(group.sizes, -1))
+    for place, delta in enumerate(group.shares):
+        if delta is not None:
+            results[place] = results[place] + share(x, delta)
+    if any(length is not None for length in group.lengths):
+        results = _decomposed(results, group, bias)
+    return results
+
+
+def _decomposed(results: list[Tensor], group: Group, bias: Tensor | None) -> list[Tensor]:
+    """The results with those of DoRAs turned into what a DoRA's layer gives."""
+    weight = torch.cat([part.weight() for part in group.frozen]) if len(group.frozen) > 1 else group.frozen[0].weight()
+    weights = weight.split(group.sizes)
+    biases = [None] * len(results) if bias is None else bias.split(group.sizes)
+    return [
+        y if lora is None or length is None else rescaled(y, own_bias, lora, length, own)
+        for y, own_bias, lora, length, own in zip(results, biases, group.loras, group.lengths, weights, strict=True)
+    ]
 
 
 def _weights(kinds: Sequence[_Kind], tensors: Sequence[Tensor], dtype: torch.dtype, *, again: bool) -> list[Tensor]:
@@ -229,12 +240,9 @@ def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] 
         if lora is None:
             ups.append(group.frozen[0].data.new_zeros((rows, 0), dtype=dtype))
             continue
-        down, up = [lora.a.to(dtype)], [(lora.b * lora.scaling).to(dtype)]
-        if lora.initial_a is not None and lora.initial_b is not None:
-            down.append(lora.initial_a.to(dtype))
-            up.append((lora.initial_b * -lora.scaling).to(dtype))
-        downs += down
-        ups.append(torch.cat(up, 1) if len(up) > 1 else up[0])
+        down, up = low_rank_pair(lora)
+        downs.append(down.to(dtype))
+        ups.append(up.to(dtype))
     if not downs:
         return None
     missing = -sum(down.shape[0] for down in downs) % _ALIGNED

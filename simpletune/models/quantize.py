@@ -172,9 +172,13 @@ class FrozenLinear(nn.Linear):
         group_size = group if group != self.in_features else None
         return WeightQBitsTensor(qtype, 0, group_size, torch.Size(self._shape), stride, packed, self.scale, self.shift)
 
-    def dequantized(self) -> Tensor:
-        """The weight (O, I) as an ordinary tensor in the compute dtype."""
-        return dequantize(self.data, self.scale, self.shift, self._bits, self._shape)
+    def dequantized(self, device: torch.device | None = None) -> Tensor:
+        """The weight (O, I) as an ordinary tensor in the compute dtype, made on `device` where one is named."""
+        tensors = (self.data, self.scale, self.shift)
+        data, scale, shift = (None if tensor is None else tensor.to(device or tensor.device) for tensor in tensors)
+        assert data is not None
+        assert scale is not None
+        return dequantize(data, scale, shift, self._bits, self._shape)
 
     def forward(self, input: Tensor) -> Tensor:
         with _without_autocast(input.device.type):

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from simpletune.models.adapters import LoraLinear
+from simpletune.models.adapter_layers import ADAPTER, AdapterLayer, LoraLinear, adapter_layers
 from simpletune.models.compiled import compile_for_all
 from simpletune.models.family import UnsupportedModel
 from simpletune.models.offload import offload_of
@@ -356,22 +356,20 @@ def _feed_of(module: Any, matmul: str | None = None) -> tuple[Group, Group]:
 
 
 def _has_lora(block: nn.Module) -> bool:
-    return any(isinstance(module, LoraLinear) and not module.disable_adapters for module in block.modules())
+    return any(isinstance(module, AdapterLayer) and module.is_on for module in block.modules())
 
 
 def _check_loras(transformer: nn.Module) -> None:
-    layers = [(name, module) for name, module in transformer.named_modules() if isinstance(module, LoraLinear)]
-    loras = [(name, module) for name, module in layers if not module.disable_adapters]
-    drops = transformer.training and any(
-        not isinstance(module.lora_dropout["default"], nn.Identity) for _, module in loras
-    )
-    check_loras([name for name, _ in loras], drops)
+    on = [(name, layer) for name, layer in adapter_layers(transformer) if layer.is_on]
+    loras = [layer for _, layer in on if isinstance(layer, LoraLinear)]
+    drops = transformer.training and any(not isinstance(lora.lora_dropout[ADAPTER], nn.Identity) for lora in loras)
+    check_loras([name for name, _ in on], drops)
 
 
 def check_loras(layers: Sequence[str], drops: bool) -> None:
     """Raise UnsupportedModel for LoRAs on such layers that this forward pass can't compute."""
     for name in layers:
         if ".attn" not in name and ".ff" not in name:
-            raise UnsupportedModel(f"{name} has a LoRA, outside of attention and feed-forward layers")
+            raise UnsupportedModel(f"{name} has an adapter, outside of attention and feed-forward layers")
     if drops:
         raise UnsupportedModel("lora_dropout is computed layer by layer")

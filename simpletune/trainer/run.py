@@ -21,7 +21,7 @@ from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.errors import ConfigError, DataError, SimpletuneError
 from simpletune.models import components
-from simpletune.models.adapters import lora_targets
+from simpletune.models.adapter_start import kinds_of
 from simpletune.models.lora_file import read_adapter
 from simpletune.models.registry import get_family
 from simpletune.models.runtime import quiet_libraries
@@ -130,7 +130,7 @@ def check_start(settings: Settings) -> None:
     if settings.init_lora is not None:
         read_adapter(settings.init_lora)
     config = architecture.component_config(settings.model_flavour, "transformer")
-    targets = lora_targets(components.empty_module("transformer", config), settings)
+    targets = tuple(kinds_of(components.empty_module("transformer", config), settings))
     check_forward(settings, targets)
 
 

@@ -316,7 +316,7 @@ def _validates(session: Session) -> bool:
 
 def _attach(transformer: nn.Module, settings: Settings, reporter: Reporter) -> None:
     info = attach_lora(transformer, settings, parameter_dtype(settings.optimizer))
-    reporter.note(f"LoRA of rank {info.rank} on {len(info.targets)} layers: {info.trainable:,} trained parameters")
+    reporter.note(f"{info.title} on {len(info.targets)} layers: {info.trainable:,} trained parameters")
 
 
 def _loader(material: Material, processes: Processes) -> Loader:

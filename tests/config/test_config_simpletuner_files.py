@@ -279,6 +279,7 @@ def test_lycoris_becomes_standard_only_on_request(there):
     done = there.imported({"lora_type": "lycoris", "lycoris_config": "config/l.json"}, lora_type="standard")
     assert done.config["lora_type"] == "standard"
     assert done.line("lora_type").note == "--lora-type says so"
+    assert done.line("lycoris_config").action == "dropped"
 
 
 def test_placeholders_have_their_exact_place(there):

@@ -45,7 +45,8 @@ SETTINGS = {
     "timestep_scale": 1.0, "flow_schedule_shift": 3.0, "flow_schedule_auto_shift": False, "loss_type": "l2",
     "huber_c": 0.1, "max_grad_norm": 1.0, "caption_dropout_probability": 0.0, "gradient_checkpointing": False,
     "gradient_checkpointing_interval": 1, "model_family": "sd3", "lora_target": "attention", "lora_rank": 8,
-    "lora_alpha": 8.0, "lora_dropout": 0.0, "use_rslora": False, "lora_init_type": "default", "init_lora": None,
+    "lora_alpha": 8.0, "lora_dropout": 0.0, "use_rslora": False, "use_dora": False, "lora_type": "standard",
+    "lycoris_config": None, "lora_init_type": "default", "init_lora": None,
     "optimizer": "adamw", "optimizer_config": {}, "learning_rate": 1e-3, "resolution": 256, "train_batch_size": 2,
     "device_memory_gb": None, "base_model_offload": 0, "activation_offload": False, "base_model_matmul": "auto",
 }  # fmt: skip

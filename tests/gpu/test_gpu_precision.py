@@ -40,6 +40,9 @@ SETTINGS: Any = SimpleNamespace(
     lora_dropout=0.0,
     lora_init_type="default",
     use_rslora=False,
+    use_dora=False,
+    lora_type="standard",
+    lycoris_config=None,
     init_lora=None,
     seed=42,
 )

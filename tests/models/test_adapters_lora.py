@@ -15,7 +15,9 @@ from torch import nn
 
 from simpletune.errors import ConfigError, TrainingFailed
 from simpletune.models import adapters
+from simpletune.models.adapter_start import lora_targets
 from simpletune.models.lora_file import Factors, check_fits, read_adapter
+from simpletune.models.lora_init import starting_matrices
 from simpletune.models.quantize import PRECISIONS, FrozenLinear, frozen_linear
 
 WIDTH = 192
@@ -45,6 +47,9 @@ def _settings(**changed: Any) -> Any:
         "lora_dropout": 0.0,
         "lora_init_type": "default",
         "use_rslora": False,
+        "use_dora": False,
+        "lora_type": "standard",
+        "lycoris_config": None,
         "init_lora": None,
         "seed": 42,
     }
@@ -162,7 +167,7 @@ def test_weights_and_gradients_are_fp32_on_a_bf16_base_without_autocast(base_sta
 def test_targets_are_what_the_model_has_of_them(base_state, target, expected) -> None:
     with torch.device("meta"):
         model = SD3Transformer2DModel(**SIZES)
-    names = adapters.lora_targets(model, _settings(lora_target=target))
+    names = lora_targets(model, _settings(lora_target=target))
     assert len(names) == expected
     info = adapters.attach_lora(_base(base_state), _settings(lora_target=target))
     assert info.targets == names
@@ -215,7 +220,7 @@ def test_pissa_starts_from_the_principal_part() -> None:
     u, _ = torch.linalg.qr(torch.randn(96, 64))
     v, _ = torch.linalg.qr(torch.randn(64, 64))
     weight = u @ torch.diag(0.8 ** torch.arange(64.0)) @ v.T
-    a, b = adapters.starting_matrices("pissa", "x", weight, 8, 0.5, seed=0)
+    a, b = starting_matrices("pissa", "x", weight, 8, 0.5, seed=0)
     u_exact, s_exact, v_exact = torch.linalg.svd(weight, full_matrices=False)
     expected = u_exact[:, :8] @ torch.diag(s_exact[:8]) @ v_exact[:8]
     assert torch.allclose(0.5 * b @ a, expected, atol=1e-4)
@@ -374,7 +379,7 @@ def test_an_init_lora_of_another_layout_is_refused(base_state, tmp_path, tensors
 
 
 def test_an_init_lora_of_another_width_is_refused(base_state, tmp_path) -> None:
-    names = adapters.lora_targets(_base(base_state), _settings())
+    names = lora_targets(_base(base_state), _settings())
     tensors = {f"transformer.{name}.lora_A.weight": torch.zeros(4, 64) for name in names}
     tensors |= {f"transformer.{name}.lora_B.weight": torch.zeros(64, 4) for name in names}
     save_file(tensors, tmp_path / "x.safetensors")
@@ -421,7 +426,7 @@ def test_a_saved_adapter_is_put_on_as_it_was_trained_and_taken_off_without_a_tra
 
 def test_an_adapter_may_have_a_rank_for_each_layer_and_be_put_on_stronger(base_state) -> None:
     model = _base(base_state)
-    names = adapters.lora_targets(model, _settings())
+    names = lora_targets(model, _settings())
     generator = torch.Generator().manual_seed(3)
     factors = {
         name: Factors(torch.randn(1 + i, WIDTH, generator=generator), torch.randn(WIDTH, 1 + i, generator=generator))

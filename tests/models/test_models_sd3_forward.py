@@ -58,6 +58,7 @@ def model(
                 setattr(made.get_submodule(parent), leaf, quantized)
     keys = {
         "lora_target": "attention", "lora_rank": 3, "lora_alpha": 6.0, "lora_dropout": 0.0, "use_rslora": False,
+        "use_dora": False, "lora_type": "standard", "lycoris_config": None,
         "lora_init_type": "default", "init_lora": None, "model_family": "sd3", "seed": 1,
     }  # fmt: skip
     settings: Any = SimpleNamespace(**{**keys, **(lora or {})})

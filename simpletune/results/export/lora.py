@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from simpletune import files
 from simpletune.errors import EnvironmentNotReady, UsageError
-from simpletune.results.export.layouts import header, tensors
+from simpletune.models.deltas import row_lengths, row_squares
+from simpletune.models.lora_file import Adapter, Factors, type_of
+from simpletune.models.weight_source import WeightSource
+from simpletune.results.export.layouts import COMFYUI, header, tensors
 from simpletune.results.export.rank import Reduced, error_in_all, reduce
 from simpletune.results.export.subject import Subject
 
@@ -34,16 +37,35 @@ class Exported:
         return error_in_all(self.layers)
 
 
+def needs_base(subject: Subject, layout: str) -> bool:
+    """Whether the base's weights are needed: ComfyUI divides a DoRA's lengths by those of the base's rows."""
+    return layout == COMFYUI and any(isinstance(one, Factors) and one.magnitude is not None for one in _all(subject))
+
+
+def _all(subject: Subject) -> list[Adapter]:
+    return list(subject.factors.values())
+
+
 def export_lora(
-    subject: Subject, layout: str, path: Path, dtype: str, rank: int | None = None, max_error: float | None = None
+    subject: Subject,
+    layout: str,
+    path: Path,
+    dtype: str,
+    rank: int | None = None,
+    max_error: float | None = None,
+    base: WeightSource | None = None,
 ) -> Exported:
     """Write `path`. `max_error` alone: every layer gets the lowest rank that is off by so much at most; with `rank`:
-    nothing is written when that rank is off by more, over all layers.
+    nothing is written when that rank is off by more, over all layers. `base`: the transformer's weights, where
+    `needs_base` says so.
 
-    Raises UsageError for that, and for numbers that `dtype` can't hold; EnvironmentNotReady when it can't be written.
+    Raises UsageError for that, for an adapter that has no rank to reduce or that the layout can't hold, and for numbers
+    that `dtype` can't hold; EnvironmentNotReady when it can't be written.
     """
     layers = _reduced(subject, rank, max_error)
-    factors = {module: layer.factors for module, layer in layers.items()} or dict(subject.factors)
+    factors: dict[str, Adapter] = {module: layer.factors for module, layer in layers.items()} or dict(subject.factors)
+    if base is not None:
+        factors = {module: _for_comfyui(module, factor, base) for module, factor in factors.items()}
     made = tensors(factors, layout, subject.flavour.block_count - 1, DTYPES[dtype])
     check_held(made, dtype)
     _write(path, made, header(factors, layout))
@@ -54,7 +76,15 @@ def _reduced(subject: Subject, rank: int | None, max_error: float | None) -> dic
     if rank is None and max_error is None:
         return {}
     each = max_error if rank is None else None
-    layers = {module: reduce(factor, rank, each) for module, factor in subject.factors.items()}
+    pairs = {
+        module: one for module, one in subject.factors.items() if isinstance(one, Factors) and one.magnitude is None
+    }
+    if len(pairs) < len(subject.factors):
+        raise UsageError(
+            f"--rank and --max-error are for LoRAs, and this is a {type_of(subject.factors)}",
+            "leave them out; a smaller one must be trained",
+        )
+    layers = {module: reduce(factor, rank, each) for module, factor in pairs.items()}
     off = error_in_all(layers)
     if rank is not None and max_error is not None and off > max_error:
         raise UsageError(
@@ -62,6 +92,17 @@ def _reduced(subject: Subject, rank: int | None, max_error: float | None) -> dic
             "raise --rank or --max-error; --max-error without --rank finds each layer's rank",
         )
     return layers
+
+
+def _for_comfyui(module: str, adapter: Adapter, base: WeightSource) -> Adapter:
+    """ComfyUI multiplies W + B A by m / |W|, where DoRA's paper, PEFT and LyCORIS have m / |W + B A|: so m is given it
+    with the quotient of the two lengths in it."""
+    if not isinstance(adapter, Factors) or adapter.magnitude is None:
+        return adapter
+    weight = base.read(f"{module}.weight").float()
+    squares = row_squares(weight)
+    changed = squares.sqrt() / row_lengths(weight, squares, adapter.a.float(), adapter.b.float())
+    return replace(adapter, magnitude=adapter.magnitude * changed)
 
 
 def check_held(made: Mapping[str, Tensor], dtype: str) -> None:

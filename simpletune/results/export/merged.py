@@ -1,4 +1,5 @@
-"""The base's transformer with the adapter in its weights: W + B A, computed in fp32, saved in half precision.
+"""The base's transformer with the adapter in its weights: W + B A, of other kinds likewise, computed in fp32, saved in
+half precision.
 
 Tensor by tensor, from the base's files into the new ones: memory holds a few tensors, whatever the model's size.
 """
@@ -20,7 +21,7 @@ from simpletune import files
 from simpletune.errors import UsageError
 from simpletune.models.family import ModelFiles
 from simpletune.models.locate import locate
-from simpletune.models.lora_file import Factors
+from simpletune.models.lora_file import Adapter
 from simpletune.models.parts import Part, open_part, weights_for
 from simpletune.models.single_file import transformer_original
 from simpletune.models.tensor_file import TensorSpec, write_sharded
@@ -54,6 +55,12 @@ def base_files(subject: Subject, reporter: Reporter) -> ModelFiles:
     return locate(settings, reporter)
 
 
+def base_weights(base: ModelFiles) -> WeightSource:
+    """The weights of the base's transformer, by diffusers' names."""
+    part = open_part(base, "transformer")
+    return weights_for(part, part.empty_module())
+
+
 def export_merged(subject: Subject, base: ModelFiles, path: Path, dtype: str, reporter: Reporter) -> None:
     """Write the merged transformer: into the new folder `path` as diffusers' `from_pretrained` reads it, or as one file
     in the original layout where `path` ends in .safetensors.
@@ -78,14 +85,14 @@ def export_merged(subject: Subject, base: ModelFiles, path: Path, dtype: str, re
 class _Merged:
     """The merged tensors under diffusers' names, made when they are asked for."""
 
-    def __init__(self, weights: WeightSource, factors: Mapping[str, Factors], dtype: torch.dtype) -> None:
+    def __init__(self, weights: WeightSource, factors: Mapping[str, Adapter], dtype: torch.dtype) -> None:
         self._weights, self._factors, self.dtype = weights, factors, dtype
 
     def read(self, name: str) -> Tensor:
         tensor = self._weights.read(name)
         factor = self._factors.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if factor is not None:
-            tensor = tensor.float() + factor.b.float() @ factor.a.float()
+            tensor = factor.applied_to(tensor)
         cast = tensor.to(self.dtype).contiguous()
         check_held({name: cast}, next(known for known, dtype in DTYPES.items() if dtype is self.dtype))
         return cast

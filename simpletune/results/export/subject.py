@@ -14,7 +14,7 @@ from simpletune.config import architecture
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.errors import ConfigError, UsageError
 from simpletune.models import components
-from simpletune.models.lora_file import FILE_NAME, Factors, check_fits, read_adapter, trained_with
+from simpletune.models.lora_file import FILE_NAME, Adapter, check_fits, read_adapter, trained_with
 from simpletune.results.adapter_choice import LATEST, AdapterChoice, adapter_in
 from simpletune.results.adapter_origin import model_of
 from simpletune.results.run_folder import RUN_FILE
@@ -29,7 +29,7 @@ class Subject:
 
     choice: AdapterChoice
     flavour: Flavour
-    factors: Mapping[str, Factors]
+    factors: Mapping[str, Adapter]
     folder: Path
     run: Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def subject(named: Path, wish: str, flavour: str | None, warn: Callable[[str], N
     return Subject(choice, model, factors, run_folder or choice.path.parent, run)
 
 
-def _check_fits(factors: Mapping[str, Factors], empty: nn.Module, path: Path, model: str) -> None:
+def _check_fits(factors: Mapping[str, Adapter], empty: nn.Module, path: Path, model: str) -> None:
     try:
         check_fits(factors, empty, f"adapter: {path}")
     except ConfigError as error:
