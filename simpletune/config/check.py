@@ -156,6 +156,8 @@ def _extra_keys(error: Any) -> list[str]:
 def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]:
     if path and path[0] == "optimizer_config" and ("optimizer",) in document.bad:
         return  # which arguments there are is not known
+    if error.validator in ("required", "minItems") and path in document.file.partial:
+        return  # it may stand in what could not be read
     if error.validator == "required":
         unclear = any((*path, key) in document.bad for key in ("dataset_type", "type"))
         for key in error.validator_value:

@@ -2,143 +2,73 @@
 
 What the standard parser accepts is read the same. What it refuses is a problem here, but reading goes on wherever the
 meaning is clear (a trailing comma, a comment, single quotes), so that one run of `validate` shows everything.
-Stricter than it in four points, because each would be silent trouble later: duplicate keys, NaN and infinities,
-numbers too large to hold, and half surrogate pairs.
+Stricter than it in six points, because each would be silent trouble later: duplicate keys, NaN and infinities, numbers
+too large or too small to hold, half surrogate pairs, brackets deeper and values more than any settings have.
 """
 
 from __future__ import annotations
 
-import bisect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-JsonPath = tuple[str | int, ...]
+from simpletune.config.json_cursor import GaveUpError, JsonPath, Position, cut
+from simpletune.config.json_scalars import UNREAD, WORD, Scalars, Unread
 
 MAXIMUM_DEPTH = 64
-MAXIMUM_PROBLEMS = 30  # a picture renamed to .json should not print a thousand lines
+MAXIMUM_VALUES = 200_000  # each takes some hundred bytes for its place
+
+_SPACE_AND_TEXT = r'\s*"(?:[^"\\\r\n]|\\.)*"'
+_MEMBER = re.compile(rf"(?:{_SPACE_AND_TEXT}|\s*'[^'\r\n]*'|\s*[^\s,:\[\]{{}}\"'/#]+)\s*:")
+_ITEM = re.compile(r'"(?:[^"\\\r\n]|\\.)*"|[\[{]|-?[0-9]|true|false|null')
+_PLAIN_VALUE = re.compile(
+    rf"(?:{_SPACE_AND_TEXT}|\s*-?[0-9][^\s,:\[\]{{}}\"'/#]*|\s*(?:true|false|null))[ \t]*(?:[,}}\]\r\n]|\Z)"
+)
+_BEHIND = re.compile(r"\s*(?:[,}\]#]|/[/*]|\Z)")
+_BEHIND_ALL = re.compile(r"\s*(?:#|/[/*]|\Z)")
+_BEFORE_COLON = re.compile(r"([^\s,:=\[\]{}\"']+)[ \t]*:")
 
 
-@dataclass(frozen=True)
-class Position:
-    """A place in a file; both count from 1, columns in characters."""
-
-    line: int
-    column: int
-
-
-@dataclass(frozen=True)
-class SyntaxProblem:
-    position: Position
-    message: str
-    hint: str | None = None
-    path: JsonPath = ()
-
-
-class _TooManyError(Exception):
-    pass
-
-
-class _Unread:
-    """Stands for a value that could not be read."""
-
-
-_UNREAD = _Unread()
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_WORD = re.compile(r"[^\s,:\[\]{}\"'/#]+")
-_LINE_END = re.compile(r"\r\n|\n|\r")
-_HEX4 = re.compile(r"[0-9a-fA-F]{4}")
-_ESCAPES = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-_LITERALS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
-_OTHER_LITERALS = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false", "None": "null", "Null": "null",
-                   "NULL": "null", "undefined": "null"}  # fmt: skip
-_NOT_NUMBERS = {"NaN", "nan", "Infinity", "-Infinity", "+Infinity", "inf", "-inf", "+inf"}
-
-
-class Reader:
+class Reader(Scalars):
     """Reads one text. Where things stand is in `keys` and `values`, what is wrong in `problems`, in the text's order
-    once `read` is done; `unreadable` are paths whose value could not be read."""
+    once `read` is done; `unreadable` are paths whose value could not be read, `partial` those whose end was not."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self.at = 0
-        self.line_starts = [0, *(end.end() for end in _LINE_END.finditer(text))]
-        self.problems: list[SyntaxProblem] = []
+        super().__init__(text)
         self.keys: dict[JsonPath, Position] = {}
         self.values: dict[JsonPath, Position] = {}
         self.unreadable: set[JsonPath] = set()
+        self.partial: set[JsonPath] = set()
         self.open: list[str] = []  # the closing brackets we are inside of
-        self.path: JsonPath = ()
-        self.lost = False  # after a broken string or word, the next missing comma is its consequence
 
     def read(self) -> Any:
         """The text's value; None when nothing could be read, and then the root is among `unreadable`."""
         try:
             value = self._document()
-        except _TooManyError:
-            value = _UNREAD
+        except GaveUpError:
+            value = UNREAD
         self.problems.sort(key=lambda p: (p.position.line, p.position.column))
-        if value is _UNREAD:
+        if value is UNREAD:
             self.unreadable.add(())
             return None
         return value
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The text's lines, without their ends."""
-        return tuple(_LINE_END.split(self.text))
-
-    def position(self, index: int) -> Position:
-        line = bisect.bisect_right(self.line_starts, index)
-        return Position(line, index - self.line_starts[line - 1] + 1)
-
-    def problem(self, index: int, message: str, hint: str | None = None) -> None:
-        self.problems.append(SyntaxProblem(self.position(index), message, hint, self.path))
-        if len(self.problems) >= MAXIMUM_PROBLEMS:
-            raise _TooManyError
 
     def _document(self) -> Any:
         self._space()
         if self.at == len(self.text):
             self.problem(0, "the file is empty", "an empty settings file is {}, an empty list of data sets []")
-            return _UNREAD
+            return UNREAD
         value = self._value(())
         self._space()
-        if self.at < len(self.text) and not self.lost:
-            self.problem(self.at, "there is more text after the end", "remove it, or a closing bracket too many before")
+        if self.at < len(self.text):
+            self.partial.add(())
+            self._doubt(self.at, "there is more text after the end", "remove it, or a closing bracket too many before")
         return value
-
-    # --- space and comments
-
-    def _space(self) -> None:
-        """Skip white space; comments are skipped too, each with a problem."""
-        while self.at < len(self.text):
-            if self.text[self.at] in " \t\n\r":
-                self.at += 1
-            elif self.text[self.at] == "#" or self.text.startswith("//", self.at):
-                self._comment(self._end_of_line())
-            elif self.text.startswith("/*", self.at):
-                end = self.text.find("*/", self.at + 2)
-                self._comment(len(self.text) if end < 0 else end + 2)
-            else:
-                return
-
-    def _comment(self, end: int) -> None:
-        self.problem(self.at, "JSON has no comments", "remove it")
-        self.at = end
-
-    def _end_of_line(self) -> int:
-        found = _LINE_END.search(self.text, self.at)
-        return found.start() if found else len(self.text)
-
-    def _peek(self) -> str:
-        return self.text[self.at] if self.at < len(self.text) else ""
-
-    # --- values
 
     def _value(self, path: JsonPath) -> Any:
         self.path = path
+        if len(self.values) >= MAXIMUM_VALUES:
+            self.problem(self.at, f"more than {MAXIMUM_VALUES:,} values", "no settings file has so many")
+            raise GaveUpError
         self.values[path] = self.position(self.at)
         start = self._peek()
         if start in ("{", "["):
@@ -147,7 +77,7 @@ class Reader:
             value = self._string()
         else:
             value = self._word()
-        if value is _UNREAD:
+        if value is UNREAD:
             self.unreadable.add(path)
         else:
             self.unreadable.discard(path)
@@ -157,8 +87,7 @@ class Reader:
         start = self.at
         if len(self.open) >= MAXIMUM_DEPTH:
             self.problem(start, f"more than {MAXIMUM_DEPTH} brackets inside each other", "no key here needs so many")
-            self._skip_nested()
-            return _UNREAD
+            raise GaveUpError
         is_object = self.text[start] == "{"
         self.open.append("}" if is_object else "]")
         self.at += 1
@@ -168,23 +97,10 @@ class Reader:
             self.open.pop()
             self.path = path
 
-    def _skip_nested(self) -> None:
-        """Move behind the bracket that closes the one at hand, without recursion."""
-        depth = 0
-        while self.at < len(self.text):
-            character = self.text[self.at]
-            if character == '"':
-                self._string(quiet=True)
-                continue
-            depth += (character in "[{") - (character in "]}")
-            self.at += 1
-            if depth == 0:
-                return
-
     def _object(self, path: JsonPath, start: int) -> dict[str, Any]:
         members: dict[str, Any] = {}
         after_one = False
-        while self._more(start, after_one, "}"):
+        while self._more(path, start, after_one):
             after_one = True
             key_at = self.at
             key = self._key()
@@ -194,22 +110,28 @@ class Reader:
             self.path = inner
             if inner in self.keys:
                 first = self.keys[inner].line
-                self.problem(key_at, f'"{key}" is set twice, first on line {first}', "keep one of the two")
+                self.problem(key_at, f'"{cut(key)}" is set twice, first on line {first}', "keep one of the two")
                 self._forget(inner)
             self.keys[inner] = self.position(key_at)
             self._colon(key)
-            self._space()
-            if self._peek() in ("", ",", "}", "]"):
-                self.problem(self.at, f'"{key}" has no value')
-                self.values[inner] = self.keys[inner]
-                self.unreadable.add(inner)
-                members.pop(key, None)
-                continue
-            value = self._value(inner)
             members.pop(key, None)
-            if value is not _UNREAD:
+            value = self._member_value(inner, key)
+            if value is not UNREAD:
                 members[key] = value
         return members
+
+    def _member_value(self, path: JsonPath, key: str) -> Any:
+        self._space()
+        if self._peek() not in ("", ",", "}", "]"):
+            return self._value(path)
+        self.values[path] = self.keys[path]
+        self.unreadable.add(path)
+        message = f'"{cut(key)}" has no value'
+        if (self._peek() == "," and not _MEMBER.match(self.text, self.at + 1)) or not self._may_close():
+            self._break(self.at, message)
+        elif self._peek():
+            self.problem(self.at, message)
+        return UNREAD
 
     def _forget(self, path: JsonPath) -> None:
         """Drop what was noted inside `path`, whose value is replaced by a later one."""
@@ -221,16 +143,15 @@ class Reader:
     def _array(self, path: JsonPath, start: int) -> list[Any]:
         items: list[Any] = []
         count = 0
-        while self._more(start, count > 0, "]"):
+        while self._more(path, start, count > 0):
             value = self._value((*path, count))
             # An unread item keeps its place, so that the paths of those after it stay true.
-            items.append(None if value is _UNREAD else value)
+            items.append(None if value is UNREAD else value)
             count += 1
         return items
 
-    def _more(self, start: int, after_one: bool, closing: str) -> bool:
+    def _more(self, path: JsonPath, start: int, after_one: bool) -> bool:
         """Move to the next member of an object or array; False behind its end."""
-        lost, self.lost = self.lost, False
         before = self.at
         self._space()
         comma = -1
@@ -239,160 +160,97 @@ class Reader:
                 comma = self.at
                 self.at += 1
                 self._space()
-            elif self._peek() not in ("", "}", "]") and not lost:
-                self.problem(before, 'missing ","', "put a comma between two values")
+            elif self._peek() not in ("", "}", "]"):
+                self._no_comma(start, before)
         while self._peek() == ",":
             self.problem(self.at, 'a "," too many', "remove it")
             self.at += 1
             self._space()
-        return not self._closed(start, comma, closing)
+        self.lost = False
+        return not self._closed(path, start, comma)
 
-    def _closed(self, start: int, comma: int, closing: str) -> bool:
-        character = self._peek()
+    def _no_comma(self, start: int, before: int) -> None:
+        """What stands where a comma should: another member, or a sign that brackets or quotes are wrong."""
+        line = self.position(start).line
+        member = _MEMBER.match(self.text, self.at)
+        if self.text[start] == "[" and (self._peek() == ":" or member):
+            self._break(self.at, f'"]" is missing before this: the list that begins on line {line} is still open')
+        elif member if self.text[start] == "{" else self._is_item(before):
+            if not self.lost:
+                self.problem(before, 'missing ","', "put a comma between two values")
+        else:
+            self._break(before, 'missing ","', 'if this is inside of text: a quote in text is written \\"')
+
+    def _is_item(self, before: int) -> bool:
+        """Whether what stands behind an item of a list is another one; a bracket is, behind a bracket."""
+        found = _ITEM.match(self.text, self.at)
+        return found is not None and (found[0] not in "[{" or self.text[before - 1] in "]}")
+
+    def _closed(self, path: JsonPath, start: int, comma: int) -> bool:
+        character, closing = self._peek(), self.open[-1]
         if character == "":
-            opened = self.position(start)
-            self.problem(
-                start, f'the "{self.text[start]}" on line {opened.line} is never closed', f'a "{closing}" is missing'
-            )
+            self.partial.add(path)
+            self._never_closed(start)
             return True
         if character not in "}]":
             return False
-        if comma >= 0:
+        if comma >= 0 and not self._may_close():
+            message = f'unexpected "{character}"'
+            self._break(self.at, message, "a bracket too many, or more was to stand before it")
+        elif comma >= 0:
             self.problem(comma, f'a "," too many before the closing "{character}"', "remove the comma")
-        if character == closing:
+        if self.broke_off:
+            self.partial.add(path)
+        elif character == closing:
             self.at += 1
         elif character in self.open:
-            self.problem(self.at, f'"{closing}" is missing before this "{character}"')
+            self._doubt(self.at, f'"{closing}" is missing before this "{character}"')
         else:
-            self.problem(self.at, f'"{character}" does not match the "{self.text[start]}" before', f'write "{closing}"')
-            self.at += 1
+            message = f'"{character}" does not match the "{self.text[start]}" before'
+            self._break(self.at, message, f'write "{closing}"')
+            self.partial.add(path)
         return True
 
-    def _key(self) -> str | _Unread:
+    def _may_close(self) -> bool:
+        """Whether what stands behind a closing bracket at hand is what may stand there."""
+        behind = _BEHIND_ALL if len(self.open) == 1 else _BEHIND
+        return self._peek() not in ("}", "]") or behind.match(self.text, self.at + 1) is not None
+
+    def _never_closed(self, start: int) -> None:
+        """The text ends inside of brackets: told once, of the innermost."""
+        if not self.broke_off:
+            missing = "".join(reversed(self.open))
+            hint = f'a "{missing}" is missing' if len(missing) == 1 else f'the file ends without "{missing}"'
+            self._doubt(start, f'the "{self.text[start]}" on line {self.position(start).line} is never closed', hint)
+        self.broke_off = True
+
+    def _key(self) -> str | Unread:
         start = self.at
         character = self._peek()
         if character in ('"', "'"):
-            return self._string()
-        word = _WORD.match(self.text, start)
-        if word:
-            self.at = word.end()
-            self.problem(start, f"the key {word[0]} has no quotes", f'write "{word[0]}"')
-            return word[0]
-        self.problem(start, f'unexpected "{character}" where a key should be')
-        if character in "[{":
-            self._skip_nested()
-        else:
-            self.at += 1
-        self.lost = True
-        return _UNREAD
+            key = self._string()
+            if key is UNREAD:
+                self._break(start)
+            return key
+        word = WORD.match(self.text, start)
+        if word is None:
+            self._break(start, f'unexpected "{character}" where a key should be')
+            return UNREAD
+        self.at = word.end()
+        clear = _MEMBER.match(self.text, start) or not self.text[self.at :].strip()
+        say = self.problem if clear else self._break
+        say(start, f"the key {cut(word[0])} has no quotes", f'write "{cut(word[0])}"')
+        return word[0] if clear else UNREAD
 
     def _colon(self, key: str) -> None:
         self._space()
         if self._peek() == ":":
             self.at += 1
-        elif not self.lost:
-            self.problem(self.at, f'missing ":" after "{key}"')
+        elif stray := _BEFORE_COLON.match(self.text, self.at):
+            self.problem(self.at, f'unexpected "{cut(stray[1])}" between "{cut(key)}" and its ":"', "remove it")
+            self.at = stray.end()
+        elif self._peek() == "=" or _PLAIN_VALUE.match(self.text, self.at):
+            self.problem(self.at, f'missing ":" after "{cut(key)}"')
             self.at += self._peek() == "="
-
-    def _word(self) -> Any:
-        start = self.at
-        word = _WORD.match(self.text, start)
-        if word is None:
-            self.problem(start, f'unexpected "{self._peek()}" where a value should be')
-            self.at += 1
-            self.lost = True
-            return _UNREAD
-        self.at = word.end()
-        name = word[0]
-        if name in _LITERALS:
-            return _LITERALS[name]
-        if name in _OTHER_LITERALS:
-            meant = _OTHER_LITERALS[name]
-            self.problem(start, f"{name} is not JSON", f"write {meant}")
-            return _LITERALS[meant]
-        if name in _NOT_NUMBERS:
-            self.problem(start, f"{name} is not a number", "write a number, or null where the key allows it")
-            return _UNREAD
-        if name[0] in "-+.0123456789":
-            return self._number(name, start)
-        self.problem(start, f"{name} has no quotes", f'text stands in double quotes: "{name}"')
-        self.lost = True
-        return _UNREAD
-
-    def _number(self, name: str, start: int) -> Any:
-        shape = _NUMBER.fullmatch(name)
-        if shape is None:
-            self.problem(start, f"{name} is not how JSON writes a number", "write for instance 5, -0.5 or 1e-4")
-            return _UNREAD
-        try:
-            value = float(name) if shape[1] or shape[2] else int(name)
-        except ValueError:  # Python refuses to read integers of thousands of digits
-            value = float("inf")
-        if value in (float("inf"), float("-inf")):
-            self.problem(start, "this number is too large")
-            return _UNREAD
-        return value
-
-    # --- strings
-
-    def _string(self, quiet: bool = False) -> str | _Unread:
-        """The string at hand; with `quiet`, only find its end."""
-        start = self.at
-        quote = self.text[start]
-        if quote == "'" and not quiet:
-            self.problem(start, "text stands in double quotes, not single ones", 'write "..."')
-        self.at += 1
-        pieces: list[str] = []
-        while True:
-            character = self._peek()
-            if character in ("", "\n", "\r"):
-                if not quiet:
-                    self.problem(start, "this text has no closing quote", "line breaks inside text are written \\n")
-                self.lost = True
-                return _UNREAD
-            if character == quote:
-                self.at += 1
-                break
-            if character == "\\":
-                pieces.append(self._escape(quiet))
-                continue
-            if character < " " and not quiet:
-                shown = "a tab" if character == "\t" else f"the control character 0x{ord(character):02X}"
-                escape = "\\t" if character == "\t" else f"\\u{ord(character):04x}"
-                self.problem(self.at, f"{shown} inside text", f"write {escape}")
-            pieces.append(character)
-            self.at += 1
-        value = "".join(pieces)
-        if not quiet and any("\ud800" <= character <= "\udfff" for character in value):
-            self.problem(start, "this text holds half of a surrogate pair", "write the character itself")
-        return value
-
-    def _escape(self, quiet: bool) -> str:
-        """The character that the escape at hand stands for."""
-        start = self.at
-        letter = self.text[start + 1 : start + 2]
-        if letter == "u":
-            code = self._code_unit(start)
-            if code is not None:
-                low = self._code_unit(self.at) if 0xD800 <= code <= 0xDBFF else None
-                if low is not None and 0xDC00 <= low <= 0xDFFF:
-                    return chr(0x10000 + ((code - 0xD800) << 10 | (low - 0xDC00)))
-                if low is not None:
-                    self.at -= 6
-                return chr(code)
-        elif letter in _ESCAPES and letter:
-            self.at += 2
-            return _ESCAPES[letter]
-        if not quiet:
-            shown = f"\\{letter}" if letter and letter not in "\r\n" else "\\"
-            self.problem(start, f"{shown} is not an escape JSON knows", "write \\\\ for a backslash, or / in paths")
-        self.at += 1
-        return "\\"
-
-    def _code_unit(self, start: int) -> int | None:
-        """Read \\uXXXX at `start` and move behind it, or None."""
-        digits = self.text.startswith("\\u", start) and _HEX4.match(self.text, start + 2)
-        if not digits:
-            return None
-        self.at = digits.end()
-        return int(digits[0], 16)
+        elif self._peek():
+            self._break(self.at, f'missing ":" after "{cut(key)}"')

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simpletune.config.json_reader import JsonPath, Position, Reader, SyntaxProblem
+from simpletune.config.json_cursor import JsonPath, Position, SyntaxProblem
+from simpletune.config.json_reader import Reader
 
 __all__ = ["JsonFile", "JsonPath", "Position", "SyntaxProblem", "parse", "read"]
 
-MAXIMUM_BYTES = 16 << 20
+MAXIMUM_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class JsonFile:
     """A file's value, where each part of it stands, and what is wrong with its text.
 
     `value` is None when nothing could be read. `unreadable` are paths that stand in the file but whose value could not
-    be read, so they are absent from `value`.
+    be read, so they are absent from `value`. `partial` are objects and lists whose end could not be read: more may
+    stand in them.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class JsonFile:
     keys: Mapping[JsonPath, Position] = field(default_factory=dict)
     values: Mapping[JsonPath, Position] = field(default_factory=dict)
     unreadable: frozenset[JsonPath] = frozenset()
+    partial: frozenset[JsonPath] = frozenset()
     lines: tuple[str, ...] = ()
     text: str = ""  # all of it, without a byte order mark
 
@@ -67,6 +70,9 @@ def read(path: Path) -> JsonFile:
 
 def parse(path: Path, data: bytes) -> JsonFile:
     """Read `data` as if it were the content of `path`."""
+    if data and not data.strip(b"\0"):
+        hint = "its content was lost, perhaps when the computer stopped while it was written; write it again"
+        return _unreadable(path, "holds nothing but zero bytes", hint, Position(1, 1))
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data[:4].count(0) > 1:
         return _unreadable(
             path, "is not UTF-8 but UTF-16 or UTF-32", "save it again with the encoding UTF-8", Position(1, 1)
@@ -80,8 +86,8 @@ def parse(path: Path, data: bytes) -> JsonFile:
         where = len(data[: error.start].decode("utf-8"))
         reader.problem(where, f"byte 0x{data[error.start]:02X} is not UTF-8", "save the file with the encoding UTF-8")
     value = reader.read()
-    problems, unreadable = tuple(reader.problems), frozenset(reader.unreadable)
-    return JsonFile(path, value, problems, reader.keys, reader.values, unreadable, reader.lines, text)
+    problems, unreadable, partial = tuple(reader.problems), frozenset(reader.unreadable), frozenset(reader.partial)
+    return JsonFile(path, value, problems, reader.keys, reader.values, unreadable, partial, reader.lines, text)
 
 
 NOWHERE = Position(0, 0)
