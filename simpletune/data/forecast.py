@@ -29,6 +29,7 @@ def plan_of(settings: Settings, preflight: Preflight) -> Plan:
         captions=len(texts),
         steps=preflight.total_steps,
         checkpoints=min(saved, settings.checkpoints_total_limit),
+        saves=saved,
     )
 
 

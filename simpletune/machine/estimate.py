@@ -128,6 +128,11 @@ def checkpoint_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
     return adapter_bytes(lora_numbers, optimizer, use_ema) + 4 * _FILE_OVERHEAD
 
 
+def kept_adapter_bytes(lora_numbers: int, optimizer: str, use_ema: bool) -> int:
+    """Disk taken by what stays of a checkpoint when newer ones have come: the adapter, and the averaged one."""
+    return lora_numbers * (_weight_size(optimizer) + (_EMA_BYTES if use_ema else 0)) + 3 * _FILE_OVERHEAD
+
+
 def _weight_size(optimizer: str) -> int:
     return _WEIGHT_BYTES.get(optimizer, 4)
 

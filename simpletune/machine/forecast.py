@@ -27,10 +27,11 @@ class Plan:
     """What an estimate depends on. Names are those of config.json where it has the value.
 
     Sizes are (width, height) in pixels; `bucket` is the largest there is. `captions` counts different ones,
-    `checkpoints` those kept at once. Of the machine, as far as it is known (`on_device`): `capability` of the card,
-    `can_compile`: torch.compile lacks nothing, `keeps_attention`: there is room for attention's results, which a
-    compiled step then keeps where it recomputes the rest. Without it a forecast says what a run needs at least.
-    `device_bytes`: what a run can count on of the device; text encoders that don't fit it together come in turn.
+    `checkpoints` those that are kept whole at once, `saves` those that are written in all, None where nobody knows.
+    Of the machine, as far as it is known (`on_device`): `capability` of the card, `can_compile`: torch.compile lacks
+    nothing, `keeps_attention`: there is room for attention's results, which a compiled step then keeps where it
+    recomputes the rest. Without it a forecast says what a run needs at least. `device_bytes`: what a run can count on
+    of the device; text encoders that don't fit it together come in turn.
     """
 
     flavour: str
@@ -69,6 +70,7 @@ class Plan:
     base_model_offload: int = 0
     activation_offload: bool = False
     device_bytes: int | None = None
+    saves: int | None = None
 
 
 @dataclass(frozen=True)
@@ -284,12 +286,15 @@ def _phase(name: str, other: int = 0, **parts: int) -> PhaseMemory:
 def _disk(plan: Plan) -> dict[str, int]:
     numbers = _lora_numbers(plan)
     checkpoint = estimate.checkpoint_bytes(numbers, plan.optimizer, plan.use_ema)
+    pruned = max(0, (plan.saves or 0) - plan.checkpoints)
+    adapters = pruned * estimate.kept_adapter_bytes(numbers, plan.optimizer, plan.use_ema)
+    whole = plan.checkpoints + (pruned > 0)  # the oldest goes when the new one is complete
     return {
         "latents": estimate.latent_cache_bytes(plan.pictures, _pixels(plan.bucket), plan.mixed_precision),
         "captions": estimate.text_cache_bytes(
             plan.flavour, plan.captions, plan.tokenizer_max_length, plan.use_t5, plan.mixed_precision
         ),
-        "checkpoints": plan.checkpoints * checkpoint,
+        "checkpoints": whole * checkpoint + adapters,
     }
 
 

@@ -12,10 +12,19 @@ from safetensors import SafetensorError, safe_open
 from simpletune.config.settings import Settings
 from simpletune.errors import UsageError
 from simpletune.models.lora_file import FILE_NAME, trained_with
-from simpletune.results.run_folder import ADAPTER_FILE, latest, list_checkpoints, verify
+from simpletune.results.run_folder import (
+    ADAPTER_FILE,
+    EMA_FILE,
+    holds_only_adapter,
+    latest,
+    list_checkpoints,
+    verify,
+)
 
 LATEST, NONE = "latest", "none"
 _BASE = "base"
+_AVERAGED = "-ema"
+_STEP = re.compile(r"(checkpoint-)?([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,14 @@ class AdapterChoice:
         """Over its pictures: "tuned, 150 steps", as the trainer says it."""
         if self.steps is None:
             return f"tuned, {self.name}"
-        return f"tuned, {self.steps:,} step{'s' * (self.steps != 1)}"
+        averaged = ", averaged" if self.name.endswith(_AVERAGED) else ""
+        return f"tuned, {self.steps:,} step{'s' * (self.steps != 1)}{averaged}"
 
 
 def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], None]) -> AdapterChoice | None:
     """The adapter that `wish` means: "latest", a step, "none", or a .safetensors file or a folder that has one.
+
+    A step is "500" or "checkpoint-500", whether that can still be resumed from or holds its adapter alone.
 
     The latest is the run's final adapter, or its newest intact checkpoint where that has more steps (a run that goes
     on, or was stopped); damaged checkpoints are named by `warn`. Raises UsageError when there is no such adapter or it
@@ -57,13 +69,14 @@ def adapter_in(output_dir: Path, wish: str | Path, warn: Callable[[str], None]) 
     """The adapter that `wish` (as in `choose_adapter`, but not "none") means in a run's folder, of whatever model."""
     if wish == LATEST:
         return _latest(output_dir, warn)
-    if isinstance(wish, str) and wish.isascii() and wish.isdigit():
-        return _of_step(output_dir, int(wish))
+    step = _STEP.fullmatch(wish) if isinstance(wish, str) else None
+    if step is not None and not (step[1] and Path(step[0]).exists()):
+        return _of_step(output_dir, int(step[2]))
     return _of_file(Path(wish).expanduser())
 
 
 def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
-    final, newest = _final(output_dir), latest(output_dir, warn)
+    final, newest = _final(output_dir), latest(output_dir, warn) or _newest_left(output_dir)
     if newest is not None:
         saved, damage = _checkpoint(newest), damage_of(output_dir / ADAPTER_FILE)
         if damage is not None:
@@ -76,6 +89,12 @@ def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
             "train first (`simpletune train`), name one with --adapter FILE, or see the base alone: --adapter none",
         )
     return final
+
+
+def _newest_left(output_dir: Path) -> Path | None:
+    """For a run whose whole checkpoints are gone: the last one that holds its adapter alone, and is intact."""
+    folders = (folder for _, folder in reversed(list_checkpoints(output_dir)))
+    return next((folder for folder in folders if holds_only_adapter(folder) and not verify(folder)), None)
 
 
 def _of_step(output_dir: Path, step: int) -> AdapterChoice:
@@ -103,6 +122,9 @@ def _of_file(path: Path) -> AdapterChoice:
         raise UsageError(
             f"--adapter: {said}", "name a .safetensors file, a folder of a finished run, a step, latest or none"
         )
+    saved = _STEP.fullmatch(file.absolute().parent.name)
+    if file.name == EMA_FILE and saved is not None:
+        return AdapterChoice(file, f"step-{int(saved[2]):06d}{_AVERAGED}", int(saved[2]))
     steps = trained_with(file).get("steps")
     named = file.absolute().parent.name if file.name == FILE_NAME else file.stem
     name = re.sub(r"[^\w.-]+", "-", named).strip(".-") or "adapter"

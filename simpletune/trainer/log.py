@@ -61,6 +61,7 @@ class _Pending:
     signals: int
     begin: _Mark
     end: _Mark
+    paused: _Mark | None  # since when the training stood still before it began
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class StepLog:
         self._screen: TrainingPhase = SilentTraining()
         self._report: Report | None = None
         self._last = _Mark(device)
+        self._paused: _Mark | None = None
 
     def open(self, resumed_step: int, report: Report | None = None) -> None:
         """Start writing; lines after `resumed_step` belong to steps that will be taken again. Each line is also given
@@ -120,10 +122,12 @@ class StepLog:
         self._report = report
         if self._writes:
             self._writer = MetricsWriter(self._folder / METRICS_FILE, resumed_step, self._warn)
-        self.restart_clock()
+        self._last = _Mark(self._device)
 
     def restart_clock(self) -> None:
-        """Leave what happened since the last step (a validation, a checkpoint) out of the next step's rate."""
+        """Leave what happened since the last step (a validation, a checkpoint) out of the next step's rate: its line
+        has it as "paused"."""
+        self._paused = self._paused or self._last
         self._last = _Mark(self._device)
 
     def show_on(self, screen: TrainingPhase) -> None:
@@ -138,16 +142,23 @@ class StepLog:
         numbers = torch.cat([result.loss[None], result.grad_norm[None], result.sigma, result.sample_loss, signals])
         begin, on_host = self._last, _on_its_way(numbers)
         self._last = _Mark(self._device)
-        self._pending.append(_Pending(step, rate, Trained.of(batch), on_host, len(signals), begin, self._last))
+        paused, self._paused = self._paused, None
+        self._pending.append(_Pending(step, rate, Trained.of(batch), on_host, len(signals), begin, self._last, paused))
         behind = _STEPS_BEHIND if self._device.type == "cuda" else 0
         while len(self._pending) > behind:
             self._read(self._pending.popleft())
 
     def drain(self) -> None:
-        """Read all that is under way, and wait until the disk has it. Raises TrainingFailed when a loss or norm is not
-        finite, and when the disk doesn't take the lines."""
+        """Read all that is under way, and write its lines. Raises TrainingFailed when a loss or norm is not finite, and
+        when the disk doesn't take the lines."""
         while self._pending:
             self._read(self._pending.popleft())
+        if self._writer is not None:
+            self._writer.flush()
+
+    def sync(self) -> None:
+        """Wait until the disk has what was written by the last `drain`; any thread may. Raises TrainingFailed when it
+        refuses."""
         if self._writer is not None:
             self._writer.sync()
 
@@ -187,7 +198,10 @@ class StepLog:
                 "data_wait": round(pending.batch.waited, 6),
                 "memory_gib": round(memory, 3),
             }
-            self._writer.write_step(pending.step, row if failure is None else {**row, "failed": failure.as_json()})
+            more: dict[str, Any] = {} if failure is None else {"failed": failure.as_json()}
+            if pending.paused is not None:
+                more["paused"] = round(pending.begin.seconds_since(pending.paused), 6)
+            self._writer.write_step(pending.step, {**row, **more})
             self._tell(STEP, pending.step, row)
         self._screen.step(
             StepNumbers(pending.step, loss, pending.learning_rate, grad_norm, pending.batch.samples, seconds, memory)

@@ -34,7 +34,7 @@ class MetricsWriter:
     """Appends lines, each written at once, so that a killed process loses none.
 
     A disk that is full stops no training before something must be saved: lines wait until it takes them, or until
-    `sync`, which can't do without.
+    `flush`, which can't do without.
     """
 
     def __init__(self, path: Path, resumed_step: int = 0, warn: Callable[[str], None] = lambda _: None) -> None:
@@ -62,23 +62,31 @@ class MetricsWriter:
         """The step of the last validation line, -1 before the first."""
         return self._last[VALIDATION]
 
-    def sync(self) -> None:
-        """Wait until the disk has every line: for a checkpoint, which these lines must not be older than.
-
-        Raises TrainingFailed when it doesn't take them.
-        """
+    def flush(self) -> None:
+        """Give the system the lines that wait. Raises TrainingFailed when it doesn't take them."""
         try:
             self._flush()
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def sync(self) -> None:
+        """Wait until the disk has every line that the system was given: for a checkpoint, which these lines must not be
+        older than. Any thread may do this while another writes. Raises TrainingFailed when the disk refuses.
+        """
+        try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise TrainingFailed(
-                f"{self._path} can't be written: {error.strerror or error}",
-                "make room on that disk, or mend what it says; then run the same command again: it goes on from the "
-                "last checkpoint, which is intact",
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> TrainingFailed:
+        return TrainingFailed(
+            f"{self._path} can't be written: {error.strerror or error}",
+            "make room on that disk, or mend what it says; then run the same command again: it goes on from the "
+            "last checkpoint, which is intact",
+        )
 
     def close(self) -> None:
-        """Lines that the disk doesn't take even now are lost, which `sync` would have said before a checkpoint."""
+        """Lines that the disk doesn't take even now are lost, which `flush` would have said before a checkpoint."""
         with suppress(OSError):
             self._flush()
         self._file.close()

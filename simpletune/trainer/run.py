@@ -37,6 +37,7 @@ from simpletune.trainer.material import gather
 from simpletune.trainer.phases import PhaseLog
 from simpletune.trainer.processes import Processes
 from simpletune.trainer.resume import check_material, tell_changes
+from simpletune.trainer.room import check_disks
 from simpletune.trainer.session import Session, open_session
 from simpletune.trainer.short_memory import explained
 from simpletune.trainer.start import check_resumable, find_checkpoint, is_finished
@@ -87,6 +88,7 @@ def train(
             check_start(settings)
             if processes.is_main:
                 checkpoint.remove_leftovers(settings.output_dir)
+                check_disks(settings, preflight)
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)
             if found is not None:

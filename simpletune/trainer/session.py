@@ -72,6 +72,8 @@ class Session:
     step: int = 0
     began: int = 0
     validated_at: int | None = None
+    unsampled: OSError | None = None
+    """Why the sample pictures of the last validation are not all written."""
 
     @contextmanager
     def shown(self) -> Iterator[TrainingPhase]:
@@ -126,7 +128,7 @@ class Session:
                 self.saver.take(contents_of(self))
             self.log.drain()
             if self.processes.is_main:
-                self.saver.write()
+                self.saver.write(self.log.sync)
         self.log.restart_clock()
 
     def save_last(self) -> None:
@@ -166,11 +168,13 @@ class Session:
             self.step_function.release_memory()
         with self.phases.measure("validate"):
             self._evaluate(check)
+            self.unsampled = None
             try:
                 self._sample(check)
             except OSError as error:
                 if not files.is_refused(error):
                     raise
+                self.unsampled = error
                 self.reporter.warn(
                     f"step {self.step}: sample pictures can't be written ({error.strerror}); training goes on"
                 )

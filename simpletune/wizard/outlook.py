@@ -110,6 +110,7 @@ def plan(state: State) -> Plan:
         captions=captions(state) or _PICTURES_UNKNOWN,
         steps=steps(state),
         checkpoints=value("checkpoints_total_limit"),
+        saves=-(-steps(state) // value("checkpoint_step_interval")),
         lora_dropout=value("lora_dropout"),
         base_model_matmul=value("base_model_matmul"),
         execution=value("execution"),

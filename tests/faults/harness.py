@@ -41,7 +41,7 @@ KEYS: dict[str, Any] = {
 # They tell times, or are drawn from them; a manifest holds digests that `verify` compares.
 _TIMED = re.compile(r"metrics\.jsonl|manifest\.json|phases\.json|plots\.png|README\.md|.*\.log|\.run\.lock")
 _HEX = re.compile(r"/[0-9a-f]{2}(?=/|$)|[0-9a-f]{64}")
-_TIMES = ("samples_per_second", "data_wait", "memory_gib")
+_TIMES = ("samples_per_second", "data_wait", "memory_gib", "paused")
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,15 @@ def test_disk_grows_with_what_is_kept():
     assert all(twice[what] == 2 * size for what, size in disk.items())
 
 
+def test_adapters_of_pruned_checkpoints_stay_and_the_oldest_goes_after_the_new_one():
+    """adamw: a checkpoint holds three numbers of fp32 for each of the adapter's."""
+    sizes = [forecast(replace(MEASURED, saves=saves)).disk["checkpoints"] for saves in (3, 4, 5, 6)]
+    whole = sizes[0] / MEASURED.checkpoints
+    assert MEASURED.checkpoints == 3
+    assert sizes[1] - sizes[0] == pytest.approx(whole * 4 / 3, rel=0.01)
+    assert sizes[2] - sizes[1] == sizes[3] - sizes[2] == pytest.approx(whole / 3, rel=0.01)
+
+
 def test_it_is_fast_enough_to_ask_for_every_option_on_a_screen():
     """The median of this thread's own time: what else the machine does meanwhile is no fault of the forecast's."""
     forecast(MEASURED)

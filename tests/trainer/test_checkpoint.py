@@ -16,7 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from simpletune.errors import TrainingFailed
+from simpletune.models.lora_file import read_adapter
 from simpletune.results import run_folder
+from simpletune.results.adapter_choice import adapter_in
 from simpletune.trainer import checkpoint as subject
 from simpletune.trainer import optimizers, retention
 
@@ -33,7 +35,7 @@ def save(folder, step, value=1.0, ema=True, **more):
         adapter=adapter,
         adapter_metadata={"lora_alpha": "16"},
         optimizer=(tensors, {"optimizer": "AdamW", "state": {"0": {"step": 3}}}),
-        ema={"layer.lora_A.weight": torch.full((2, 3), value + 2)} if ema else None,
+        ema={**adapter, "layer.lora_A.weight": torch.full((2, 3), value + 2)} if ema else None,
         state=STATE,
         **more,
     )
@@ -165,6 +167,22 @@ def test_of_a_pruned_checkpoint_the_adapters_stay_and_nothing_can_be_resumed_fro
         subject.load_checkpoint(left)
     shutil.rmtree(tmp_path / "checkpoint-10")
     assert run_folder.latest(tmp_path, pytest.fail) is None  # it isn't damaged, so nothing is said
+
+
+def test_an_adapter_that_is_left_is_chosen_by_the_names_it_had(tmp_path, monkeypatch):
+    for step in (9, 10):
+        save(tmp_path, step, value=float(step), total_limit=1)
+    left = tmp_path / "checkpoint-9"
+    for wish in ("9", "checkpoint-9"):
+        choice = adapter_in(tmp_path, wish, pytest.fail)
+        assert (choice.path, choice.name, choice.steps) == (left / subject.ADAPTER_FILE, "step-000009", 9)
+    assert adapter_in(tmp_path, str(left), pytest.fail).path == left / subject.ADAPTER_FILE
+    averaged = adapter_in(tmp_path, left / subject.EMA_FILE, pytest.fail)
+    assert (averaged.name, averaged.title) == ("step-000009-ema", "tuned, 9 steps, averaged")
+    assert read_adapter(averaged.path)["layer"].a[0, 0] == 11.0
+    assert adapter_in(tmp_path, "latest", pytest.fail).steps == 10
+    shutil.rmtree(tmp_path / "checkpoint-10")
+    assert adapter_in(tmp_path, "latest", pytest.fail).steps == 9
 
 
 def test_an_adapter_that_is_left_is_checked_to_its_last_byte(tmp_path):

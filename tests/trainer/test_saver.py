@@ -8,9 +8,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import safetensors.torch
@@ -22,6 +24,8 @@ from simpletune.errors import Interrupted, TrainingFailed
 from simpletune.results import run_folder
 from simpletune.trainer import saver as subject
 from simpletune.trainer.checkpoint import load_checkpoint
+from simpletune.trainer.log import StepLog
+from simpletune.trainer.metrics import read_metrics
 from simpletune.trainer.saver import Saver
 from simpletune.trainer.snapshot import Contents, Snapshots
 
@@ -124,6 +128,23 @@ def test_a_run_does_not_end_before_its_checkpoint_is_whole(tmp_path: Path) -> No
     with pytest.raises(Interrupted):
         train(saver(tmp_path), 1, Interrupted("stopped"), gate)
     assert run_folder.verify(tmp_path / "checkpoint-1") == []
+
+
+def test_a_pause_is_in_the_line_of_the_next_step(tmp_path: Path) -> None:
+    log = StepLog(tmp_path, CPU, MagicMock(), pytest.fail, writes=True, loss_is_scaled=False)
+    log.open(0)
+    numbers = MagicMock(loss=torch.ones(()), grad_norm=torch.ones(()), sigma=torch.ones(1), sample_loss=torch.ones(1))
+    batch = MagicMock(epoch=0, sample_count=1, waited=0.0, micro_batches=())
+    log.push(1, batch, 0.1, numbers)
+    time.sleep(0.02)
+    log.restart_clock()
+    log.push(2, batch, 0.1, numbers)
+    log.push(3, batch, 0.1, numbers)
+    log.close()
+    paused = [line.get("paused") for line in read_metrics(tmp_path / "metrics.jsonl").steps]
+    assert paused[0] is None
+    assert paused[1] > 0.02
+    assert paused[2] is None
 
 
 def full(*_: object, **__: object) -> None:
