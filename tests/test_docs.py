@@ -16,6 +16,9 @@ import pytest
 from simpletune.cli.main import command
 from simpletune.config.problems import Problem
 from simpletune.config.validate import validate_files
+from simpletune.errors import ConfigError, EnvironmentNotReady
+from simpletune.sweep.file import read as read_sweep
+from simpletune.sweep.plan import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
@@ -149,17 +152,32 @@ def json_blocks(text: str) -> list[str]:
 
 
 def problems_of(block: str, folder: Path) -> list[Problem]:
-    """What is wrong with a config.json or, if it is a list, a multidatabackend.json, when all it names is there."""
+    """What is wrong with a config.json, a sweep's file, or, if it is a list, a multidatabackend.json, when all it names
+    is there."""
     value = json.loads(block)
+    is_sweep = isinstance(value, dict) and "axes" in value
     config, data = ("{}", block) if isinstance(value, list) else (block, '[{"id": "a", "instance_data_dir": "a"}]')
     for entry in json.loads(data):
         named = [entry[key] for key in ("instance_data_dir", "mask_data_dir") if key in entry]
         for path in [*(f"{name}/0.png" for name in named), *(f"{name}/0.tar" for name in named), "captions.csv"]:
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).touch()
-    (folder / "config.json").write_text(config, encoding="utf-8")
+    (folder / "config.json").write_text("{}" if is_sweep else config, encoding="utf-8")
     (folder / "multidatabackend.json").write_text(data, encoding="utf-8")
+    if is_sweep:
+        (folder / "sweep.json").write_text(block, encoding="utf-8")
+        return problems_of_sweep(folder / "sweep.json")
     return [problem for problem in validate_files(folder / "config.json") if problem.kind == "config"]
+
+
+def problems_of_sweep(path: Path) -> list[Problem]:
+    try:
+        plan(read_sweep(path))
+    except ConfigError as error:
+        return list(error.problems)
+    except EnvironmentNotReady:
+        pass  # the model of an example isn't there
+    return []
 
 
 def examples() -> list[tuple[str, str]]:
@@ -178,6 +196,8 @@ def test_a_wrong_example_is_found(tmp_path: Path) -> None:
     assert [problem.message for problem in problems_of(text, tmp_path)] == [
         'unknown key "repeat"; did you mean "repeats"?'
     ]
+    (text,) = json_blocks('```json\n{"axes": {"lora_rnk": [1]}}\n```\n')
+    assert ['did you mean "lora_rank"' in problem.message for problem in problems_of(text, tmp_path)] == [True]
 
 
 def test_the_documents_have_something_to_check() -> None:
