@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from simpletune import outside
 from simpletune.errors import ConfigError
 from simpletune.models import lycoris_file
 from simpletune.models.deltas import row_lengths, row_squares
@@ -28,6 +29,8 @@ FILE_NAME = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 METADATA_KEY = "lora_adapter_metadata"  # diffusers' name for the JSON of a LoraConfig
 _KEY = re.compile(r"(?:transformer\.)?(.+)\.(?:lora_([AB])(?:\.default)?|lora\.(down|up))\.weight")
+_LAYERS = re.compile(r"\^?[\w.\\-]+\$?")  # a pattern of a file from outside could take forever to be matched
+_LARGEST_ALPHA = 1e9
 _INITIAL = re.compile(r"(?:transformer\.)?(.+)\.initial_([ab])")  # in checkpoints of pissa and olora
 _MAGNITUDE = re.compile(r"(?:transformer\.)?(.+)\.lora_magnitude_vector(?:\.default)?(?:\.weight)?")
 
@@ -101,13 +104,16 @@ def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Adapter]:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
+        outside.check_tensors(file)
         with safe_open(file, framework="pt") as opened:
             header = opened.metadata() or {}
             config = _config(header)
-            tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+            tensors = {name: _numbers(name, opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise ConfigError(f"{key}: {file} doesn't exist", "name the file or folder of a finished run") from error
     except (SafetensorError, OSError, ValueError) as error:
+        if outside.is_pickle(file):
+            raise ConfigError(f"{key}: {file} is a pickle", outside.conversion([file])) from error
         raise ConfigError(f"{key}: {file} can't be read: {error}", "it must be a .safetensors LoRA") from error
     if lycoris_file.is_lycoris(tensors):
         found = lycoris_file.read(tensors, header, f"{key}: {file}")
@@ -141,18 +147,36 @@ def trained_with(path: Path) -> dict[str, Any]:
     """What a finished adapter's header says it was trained with (settings and "steps"); {} where it says nothing."""
     file = path / FILE_NAME if path.is_dir() else path
     try:
+        outside.check_tensors(file)
         with safe_open(file, framework="pt") as opened:
-            said = json.loads((opened.metadata() or {}).get("simpletune", "{}"))
+            said = outside.parse_json((opened.metadata() or {}).get("simpletune", "{}"))
     except (SafetensorError, OSError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
 
 
 def _config(header: Mapping[str, str]) -> dict[str, Any]:
-    parsed = json.loads(header.get(METADATA_KEY, "{}"))
+    parsed = outside.parse_json(header.get(METADATA_KEY, "{}"))
     if not isinstance(parsed, dict):
         raise ValueError(f"its {METADATA_KEY} is not an object")
-    return {key.removeprefix(PREFIX): value for key, value in parsed.items()}
+    config = {key.removeprefix(PREFIX): value for key, value in parsed.items()}
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(map(_LAYERS.fullmatch, patterns)):
+        raise ValueError(f"the alpha_pattern of its {METADATA_KEY} doesn't name layers")
+    if not all(map(_is_alpha, [config.get("lora_alpha", 1), *patterns.values()])):
+        raise ValueError(f"an alpha in its {METADATA_KEY} isn't a number")
+    return config
+
+
+def _is_alpha(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_ALPHA
+
+
+def _numbers(name: str, tensor: Tensor) -> Tensor:
+    """The tensor in fp32. Raises ValueError for one that is empty or a matrix of something else than real numbers."""
+    if not tensor.numel() or not (tensor.is_floating_point() or (tensor.numel() == 1 and not tensor.is_complex())):
+        raise ValueError(f"{name} has {tensor.numel()} numbers of {str(tensor.dtype).removeprefix('torch.')}")
+    return tensor.float()
 
 
 def _factors(tensors: dict[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Factors]:
