@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -18,10 +19,14 @@ from simpletune.results.run_folder import (
     ADAPTER_FILES,
     HOLDS,
     MANIFEST_FILE,
+    SAMPLES_FOLDER,
     holds_only_adapter,
     is_resumable,
     list_checkpoints,
 )
+
+_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{8}\.tmp(\.\w+)?")  # as files.write_with names them
+_WRITTEN_BY_OTHERS = ".report."  # that page may be written while a run starts
 
 
 def prune(output_dir: Path, total_limit: int, keep: Path) -> list[Path]:
@@ -79,6 +84,10 @@ def remove_leftovers(output_dir: Path) -> None:
         return
     for path in output_dir.glob(".checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
+    for folder in ("", "ema", "card", f"{SAMPLES_FOLDER}/*", "checkpoint-*"):
+        for path in output_dir.glob(f"{folder}/.*.tmp*".lstrip("/")):
+            if _HALF_WRITTEN.fullmatch(path.name) and not path.name.startswith(_WRITTEN_BY_OTHERS):
+                files.remove(path)
     for _, path in list_checkpoints(output_dir):
         if holds_only_adapter(path):
             remove_unlisted(path)

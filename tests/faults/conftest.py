@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainer"))
+pytest.register_assert_rewrite("harness")
 
-from harness import Reference, Zygote, make_reference
+from harness import Reference, Zygote, make_reference  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,10 @@ _LASTING = frozenset(FAILS) - {errno.EIO}
 Point = tuple[str, int]
 
 
+class Short(Exception):
+    """Half of the bytes were written: a disk takes what it has room for, and says no only to the next write."""
+
+
 @dataclass
 class Points:
     """Watches the calls below `folder`. do: "record" into `seen`, "kill" or "half" (killed in the middle of the write)
@@ -72,16 +76,18 @@ class Points:
             again = self.reached and self.error in _LASTING
             self.reached = self.reached or here
         if here or (again and self.do == "fail"):
-            self._act(kind, path, half)
+            self._act(kind, path, half, again)
 
-    def _act(self, kind: str, path: str, half: Callable[[], None]) -> None:
+    def _act(self, kind: str, path: str, half: Callable[[], None], again: bool) -> None:
         if self.do == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.do == "half":
             self._quietly(half)
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.do == "fail" and kind in FAILS[self.error]:
-            self._quietly(half)
+            if kind == "write" and not again and self.error in _LASTING:
+                self._quietly(half)
+                raise Short
             raise OSError(self.error, os.strerror(self.error), *([] if kind in ("write", "fsync") else [path]))
 
     def _quietly(self, half: Callable[[], None]) -> None:
@@ -154,11 +160,15 @@ def _wrap_open(points: Points) -> None:
     class Watched(io.FileIO):
         def write(self, data: Any) -> int:
             plain = bytes(data)
-            points.call("write", _of_descriptor(self.fileno()), lambda: self._half(plain))
+            half = plain[: len(plain) // 2]
+            try:
+                points.call("write", _of_descriptor(self.fileno()), lambda: self._half(half))
+            except Short:
+                return len(half)
             return super().write(plain) or 0
 
-        def _half(self, plain: bytes) -> None:
-            io.FileIO.write(self, plain[: len(plain) // 2])
+        def _half(self, half: bytes) -> None:
+            io.FileIO.write(self, half)
 
     def opened(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, errors: Any = None,
                newline: Any = None, closefd: bool = True, opener: Any = None) -> Any:  # fmt: skip
@@ -189,9 +199,14 @@ def _wrap_safetensors(points: Points) -> None:
 
         try:
             points.call("write", path, half)
-        except OSError as error:
-            told = f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"
-            raise safetensors.SafetensorError(told) from None
-        real(tensors, filename, metadata)
+        except Short:
+            error = OSError(points.error, os.strerror(points.error))
+        except OSError as refused:
+            error = refused
+        else:
+            real(tensors, filename, metadata)
+            return
+        told = f"Error while serializing: I/O error: {error.strerror} (os error {error.errno})"
+        raise safetensors.SafetensorError(told)
 
     subject.serialize_file = serialize_file

@@ -1,45 +1,87 @@
-"""A long run watched from within: memory, descriptors, threads and files, every so many steps."""
+"""A long run watched from within: memory, descriptors and threads, every so many steps."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import statistics
 import threading
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 EVERY = 10
 """Steps between two samples."""
+_WARMING = 0.3
+"""The share of a run in which caches fill and the allocator finds its size."""
+_BLOCKS = 10
+_GRAIN_KIB = 1024
+"""Less than that is no growth: the allocator takes and gives memory in such pieces."""
 _ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 
+Sample = dict[str, int]
 
-def watch(to: Path, folder: Path) -> Callable[[], None]:
-    """Sample during the training; what is returned writes the samples to `to`, as a list of dicts."""
+
+def watch(to: Path) -> None:
+    """Sample before every so many steps, into a line of `to` each: what is kept in memory would be found as a leak."""
     from simpletune.trainer.session import Session
 
-    advance, samples = Session.advance, list[dict[str, int]]()
+    advance, file = Session.advance, os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def sampled(self: Any, batch: Any) -> Any:
         if self.step % EVERY == 0:
-            samples.append({"step": self.step, **state(folder)})
+            os.write(file, (json.dumps({"step": self.step, **state()}) + "\n").encode())
         return advance(self, batch)
 
-    def write() -> None:
-        to.write_text(json.dumps(samples))
-
     Session.advance = sampled  # type: ignore[method-assign]
-    return write
 
 
-def state(folder: Path) -> dict[str, int]:
-    """KiB of memory that no file is behind, open descriptors, threads, and files below `folder`."""
+def state() -> Sample:
+    """KiB of memory that no file is behind, open descriptors and threads."""
     found = _ANONYMOUS.search(Path("/proc/self/status").read_text())
     assert found is not None
     return {
         "anonymous_kib": int(found[1]),
         "descriptors": len(os.listdir("/proc/self/fd")),  # noqa: PTH208
         "threads": threading.active_count(),
-        "files": sum(len(names) for _, _, names in os.walk(folder)),
     }
+
+
+def read(path: Path) -> list[Sample]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Of memory over the samples that count: by a line through the least of each of ten blocks in a row.
+
+    A step's own memory, a validation's and a save's come and go; what stays lifts the least. noise_kib: how far the
+    blocks lie from the line (standard deviation).
+    """
+
+    kib: float
+    noise_kib: float
+    steps: int
+
+    @property
+    def flat(self) -> bool:
+        """Whether the line rises no more than the noise explains."""
+        return self.kib <= max(3 * self.noise_kib, _GRAIN_KIB)
+
+
+def growth(samples: Sequence[Sample]) -> Growth:
+    counted = samples[int(len(samples) * _WARMING) :]
+    size = len(counted) // _BLOCKS
+    blocks = [counted[start : start + size] for start in range(0, size * _BLOCKS, size)]
+    least = [min(sample["anonymous_kib"] for sample in block) for block in blocks]
+    slope, base = statistics.linear_regression(range(_BLOCKS), least)
+    noise = statistics.stdev(value - base - slope * at for at, value in enumerate(least))
+    return Growth(slope * (_BLOCKS - 1), noise, counted[-1]["step"] - counted[0]["step"])
+
+
+def grown(samples: Sequence[Sample], what: str) -> int:
+    """By how much the most of the second half is above the most of the first."""
+    half = len(samples) // 2
+    return max(sample[what] for sample in samples[half:]) - max(sample[what] for sample in samples[:half])

@@ -97,7 +97,7 @@ def prepare(request: dict[str, Any]) -> Any:
     if stop := request.get("stop"):
         signal_at(stop["step"], stop["signal"], stop.get("times", 1))
     if "soak" in request:
-        ends.append(soaking.watch(Path(request["soak"]), Path(request["folder"])))
+        soaking.watch(Path(request["soak"]))
     return lambda: [end() for end in ends]
 
 
