@@ -80,6 +80,8 @@ def _write(session: Session) -> None:
     plots(outputs.adapter.parent / METRICS_FILE, outputs.plots)
     if outputs.gallery is not None:
         contact_sheet(session.pictures.shots, _columns(session), outputs.gallery)
+    if session.unsampled is not None:
+        raise session.unsampled
     files.write_json(outputs.adapter.parent / FINISHED_FILE, {"step": session.step})
 
 

@@ -6,6 +6,7 @@ On a GPU nothing here waits for the device: a batch is launched while the one be
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from simpletune.progress import Reporter
 
 _PENDING_WRITES = 64
+_WRITER = "write-cache"
 _WRITERS = 8  # a writer mostly waits for the disk
 
 T = TypeVar("T")
@@ -117,13 +119,17 @@ class Writer:
 @contextmanager
 def writing() -> Iterator[Writer]:
     """A writer whose entries are all on disk when the block ends well."""
-    pool = ThreadPoolExecutor(_WRITERS, "write-cache")
+    pool = ThreadPoolExecutor(_WRITERS, _WRITER)
     try:
         writer = Writer(pool)
         yield writer
         writer.wait(0)
     finally:
         pool.shutdown(cancel_futures=True)
+        # A pool doesn't know the thread that it was starting when Ctrl-C came.
+        for thread in threading.enumerate():
+            if thread.name.startswith(_WRITER):
+                thread.join()
 
 
 def _write(stored: Stored, give: Callable[[], dict[str, Tensor]], what: str) -> None:

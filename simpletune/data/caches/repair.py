@@ -81,10 +81,11 @@ class Repair:
         made = make(job, self.sources)
         where = shown(self.sources[sample.set_id].location(sample.name))
         if isinstance(made, Fault):
-            raise DataError(f"a cache entry is damaged, and its picture can't be read: {made.message}", made.hint)
+            said = f"a cache entry is damaged or gone, and its picture can't be read: {made.message}"
+            raise DataError(said, made.hint or "bring it back, then run the same command again to continue")
         if made.keys != (stored.key,):
             raise DataError(
-                f"a cache entry is damaged, and its picture has changed since the run started: {where}",
+                f"a cache entry is damaged or gone, and its picture has changed since the run started: {where}",
                 "start the run again: it encodes what has changed",
             )
         return made.pixels[0]
