@@ -21,7 +21,7 @@ import torch
 from simpletune.results.run_folder import latest, list_checkpoints, verify
 from simpletune.trainer import checkpoint
 
-LIMIT = 2
+LIMIT = 1
 
 
 def save(folder: Path, step: int) -> None:

@@ -50,6 +50,7 @@ def test_a_second_ctrl_c_ends_at_once(zygote: Zygote, reference: Reference, tmp_
     stopped = zygote.run(project, stop={"step": 5, "signal": signal.SIGINT, "times": 2})
     assert stopped.code == 130, stopped.said
     assert "Traceback" not in stopped.said
+    assert "ended at once" in stopped.said
     assert 5 - resumes_at(project) <= INTERVAL
     assert zygote.run(project).code == 0
     check_whole(project, reference)

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 TOO_LONG = 3600.0
+APART = 2.5
+"""Seconds between two signals, so that they are two wishes."""
 
 
 def main() -> None:
@@ -79,8 +81,8 @@ def prepare(request: dict[str, Any]) -> Any:
     """Set up what shall happen to the child; gives what is to be done at its end.
 
     points: {"do", "at", "error"} of points.Points; "record" writes what it saw into the file "to".
-    stop: {"step", "signal"}: the signal comes while that step is computed.
-    soak: where to write the samples of soaking.watch.
+    stop: {"step", "signal", "times"}: the signal comes while that step is computed.
+    soak: where soaking.watch writes its samples.
     """
     import points
     import soaking
@@ -108,7 +110,8 @@ def signal_at(step: int, number: int, times: int) -> None:
 
     def signalled(self: Any, batch: Any) -> Any:
         if self.step + 1 == step:
-            for _ in range(times):
+            for again in range(times):
+                time.sleep(APART if again else 0)
                 os.kill(os.getpid(), number)
         return advance(self, batch)
 
