@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from simpletune.config.lycoris import ALGOS, LayerKind, LycorisConfig, parse
 from simpletune.config.lycoris_targets import LINEAR, Chain, layer_kinds
 from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError
-from simpletune.models.adapter_layers import LoraLinear, LycorisLinear
+from simpletune.models.adapter_layers import LoraLinear, LycorisLinear, adapter_layers
 from simpletune.models.lora_file import Adapter, Factors, check_fits, read_adapter, scaling
 from simpletune.models.lora_init import FROM_BASE_WEIGHT, starting_lycoris, starting_matrices
 from simpletune.models.lycoris_file import Matrices
@@ -46,15 +46,25 @@ def kinds_of(transformer: nn.Module, settings: Settings) -> dict[str, LayerKind]
 
 
 def _chains(transformer: nn.Module) -> dict[str, Chain]:
-    """Each linear layer with the modules around it."""
+    """Each linear layer with the modules around it; one with an adapter on is still that layer."""
     classes = {name: type(module).__name__ for name, module in transformer.named_modules()}
-    layers = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    put_on = {name for name, _ in adapter_layers(transformer)}
+    layers = [
+        name
+        for name, module in transformer.named_modules()
+        if name in put_on or (isinstance(module, nn.Linear) and not _is_inside(name, put_on))
+    ]
     found: dict[str, Chain] = {}
     for layer in layers:
         parts = layer.split(".")
         names = ["", *(".".join(parts[: count + 1]) for count in range(len(parts) - 1))]
         found[layer] = [*((name, classes[name]) for name in names), (layer, LINEAR)]
     return found
+
+
+def _is_inside(name: str, modules: Collection[str]) -> bool:
+    parts = name.split(".")
+    return any(".".join(parts[:count]) in modules for count in range(1, len(parts)))
 
 
 def title_of(kinds: Mapping[str, LayerKind], settings: Settings) -> str:

@@ -278,6 +278,8 @@ FILES = [
     {"lora_target": ("*.1.attn.to_k", "ff.net.2", "norm1_context.linear", "proj_out")},
     {"lora_init_type": "pissa", "lora_alpha": 6.0},
     {"lora_init_type": "olora", "use_rslora": True},
+    {"use_dora": True, "lora_alpha": 2.0, "lora_target": "blocks"},
+    {"use_dora": True, "lora_init_type": "pissa", "use_rslora": True},
 ]
 
 
