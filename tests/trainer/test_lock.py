@@ -1,5 +1,7 @@
 """One run at a time in an output folder, whatever became of the last one."""
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +9,7 @@ import sys
 
 import pytest
 
+from simpletune import lock_holder, locks
 from simpletune.errors import UsageError
 from simpletune.results.run_folder import LOCK_FILE
 from simpletune.trainer.lock import run_lock
@@ -56,3 +59,53 @@ def test_an_unreadable_lock_file_still_refuses(tmp_path, other_run):
     (tmp_path / LOCK_FILE).write_text("{half")
     with pytest.raises(UsageError, match="process unknown"), run_lock(tmp_path):
         pass
+
+
+@pytest.fixture
+def no_flock(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks, "_try_lock", refuse)
+
+
+def signed(tmp_path, **what):
+    written = json.loads(lock_holder.signature()) | what
+    (tmp_path / LOCK_FILE).write_text(json.dumps(written))
+
+
+@pytest.mark.usefixtures("no_flock")
+class TestWithoutFlock:
+    def test_one_holds_it_and_leaves_nothing(self, tmp_path):
+        with run_lock(tmp_path), pytest.raises(UsageError, match=f"process {os.getpid()}"), run_lock(tmp_path):
+            pass
+        assert not list(tmp_path.iterdir())
+
+    def test_a_process_that_is_gone_has_lost_it(self, tmp_path):
+        with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+            gone.wait()
+        signed(tmp_path, pid=gone.pid)
+        with run_lock(tmp_path):
+            assert lock_holder.read_holder(tmp_path / LOCK_FILE).pid == os.getpid()
+
+    def test_so_has_one_whose_number_another_process_has_by_now(self, tmp_path):
+        signed(tmp_path, pid=os.getppid(), birth="another boot 4711")
+        with run_lock(tmp_path):
+            pass
+
+    def test_one_on_another_host_is_believed_to_run(self, tmp_path):
+        signed(tmp_path, host="elsewhere", command="simpletune train\x1b[2J")
+        with pytest.raises(UsageError, match="on elsewhere, since 20") as caught, run_lock(tmp_path):
+            pass
+        assert f"if that machine is gone, remove {tmp_path / LOCK_FILE}" in caught.value.hint
+        assert "\x1b" not in caught.value.message
+        (tmp_path / LOCK_FILE).unlink()
+        with run_lock(tmp_path):
+            pass
+
+    def test_a_file_that_nobody_signed_is_left_behind(self, tmp_path):
+        path = tmp_path / LOCK_FILE
+        path.write_text("")
+        os.utime(path, (0, 0))
+        with run_lock(tmp_path):
+            assert path.read_text()
