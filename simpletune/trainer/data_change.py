@@ -31,6 +31,7 @@ Name = tuple[str, str]
 _NAMED = 3
 _LOOKS = ("size", "bucket", "crops")
 _CONTENT = ("latents", "masks")
+_ALL_LATENTS = "every picture has another latent: the model's VAE is another one, or this version prepares otherwise"
 _WORDS = {
     "added": "new",
     "removed": "gone",
@@ -46,7 +47,7 @@ _WORDS = {
 class DataChange:
     """Pictures by what is other with them, "data set/name" each; `roles` has a line for each other value of a data set.
 
-    trained, held_out: pictures that are so now and were not.
+    trained, held_out: pictures that are so now and were not. everything: of all pictures the latents are others.
     """
 
     added: Sequence[str] = ()
@@ -57,6 +58,7 @@ class DataChange:
     trained: Sequence[str] = ()
     held_out: Sequence[str] = ()
     roles: Sequence[str] = ()
+    everything: bool = False
 
     @property
     def is_certain(self) -> bool:
@@ -67,7 +69,8 @@ class DataChange:
     def lines(self) -> list[str]:
         """What has changed, a line each kind with the number and the first names."""
         kinds = ((words, getattr(self, name)) for name, words in _WORDS.items())
-        return [_line(words, names) for words, names in kinds if names] + [f"data set {role}" for role in self.roles]
+        lines = [_line(words, names) for words, names in kinds if names] + [f"data set {role}" for role in self.roles]
+        return [*lines, _ALL_LATENTS] if self.everything else lines
 
 
 @dataclass(frozen=True)
@@ -139,15 +142,18 @@ def keep_earlier(folder: Path, digest: str) -> None:
 def compare(before: Data, now: Data) -> DataChange:
     """What is other in `now`; of content only where both say what it is."""
     both = [name for name in now.rows if name in before.rows]
+    other_content = [name for name in both if _other_content(before.rows[name], now.rows[name])]
+    everything = len(both) > 1 and len(other_content) == len(both)
     return DataChange(
         added=_listed(name for name in now.rows if name not in before.rows),
         removed=_listed(name for name in before.rows if name not in now.rows),
         captions=_listed(name for name in both if _differ(before.rows[name], now.rows[name], ("captions",))),
         looks=_listed(name for name in both if _differ(before.rows[name], now.rows[name], _LOOKS)),
-        content=_listed(name for name in both if _other_content(before.rows[name], now.rows[name])),
+        content=() if everything else _listed(other_content),
         trained=_listed(name for name in both if name in now.trained and name not in before.trained),
         held_out=_listed(name for name in both if name in before.trained and name not in now.trained),
         roles=_other_roles(before.roles, now.roles),
+        everything=everything,
     )
 
 

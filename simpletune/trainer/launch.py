@@ -88,7 +88,7 @@ def _launch(asked: Asked, reporter: Reporter, stop: StopRequest, *, dry_run: boo
         _show_long_captions(settings, plan, reporter)
     if dry_run:
         _show_memory(settings, plan, reporter)
-        foretell(settings, asked, reporter)
+        foretell(settings, plan, asked, reporter)
         return None
     if settings.output_dir != named and is_main:
         for line in said(settings.output_dir, named, asked.continuing(settings.resume_from_checkpoint)):

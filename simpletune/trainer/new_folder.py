@@ -11,7 +11,7 @@ from typing import Any
 from simpletune import files
 from simpletune.config.document import display
 from simpletune.config.settings import Settings
-from simpletune.errors import UsageError
+from simpletune.errors import ConfigError, UsageError
 from simpletune.results.run_folder import list_checkpoints
 from simpletune.trainer.asked import Asked
 
@@ -25,12 +25,12 @@ def first_free(folder: Path) -> Path:
 
     Of a folder that has a number already, and stands beside the one without, the numbers go on.
     """
-    return next(path for path in _candidates(folder) if _is_free(path))
+    return next(path for path in _candidates(folder) if is_free(path))
 
 
 def beside(folder: Path) -> list[Path]:
     """The numbered folders beside a run's that hold something, the newest number first."""
-    found = [path for path in _candidates(folder, most=100) if path != folder and not _is_free(path)]
+    found = [path for path in _candidates(folder, most=100) if path != folder and not is_free(path)]
     return found[::-1]
 
 
@@ -45,12 +45,26 @@ def into_new_folder(settings: Settings, asked: Asked) -> Asked:
     return there
 
 
+def is_free(path: Path) -> bool:
+    """Whether nothing is there but, at most, the note of a start that came to nothing."""
+    try:
+        return {entry.name for entry in path.iterdir()} <= {NOTE_FILE}
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
 def leave_note(folder: Path, instead_of: Path) -> None:
-    """Keep in a new run's folder beside which one it was started. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep in a new run's folder beside which one it was started. Raises ConfigError when that can't be written."""
     steps = max((step for step, _ in list_checkpoints(instead_of)), default=0)
     note: dict[str, Any] = {"started_beside": instead_of.name, "which_had_steps": steps}
-    files.write_json(folder / NOTE_FILE, note)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / NOTE_FILE, note)
+    except OSError as error:
+        message = f"output_dir: {display(folder)} can't be written to: {error.strerror}"
+        raise ConfigError(message, "make room there, or name another folder") from error
 
 
 def said(folder: Path, instead_of: Path, asked: Asked) -> list[str]:
@@ -68,13 +82,3 @@ def _candidates(folder: Path, most: int = _MOST) -> Iterator[Path]:
     if match and folder.with_name(match[1]).is_dir():
         stem, number = match[1], int(match[2])
     yield from (folder.with_name(f"{stem}-{n}") for n in range(number + 1, number + most))
-
-
-def _is_free(path: Path) -> bool:
-    """Whether nothing is there but, at most, the note of a start that came to nothing."""
-    try:
-        return {entry.name for entry in path.iterdir()} <= {NOTE_FILE}
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False

@@ -19,14 +19,21 @@ from simpletune.config.settings import Settings
 from simpletune.config.validate import check
 from simpletune.errors import ConfigError, TrainingFailed
 from simpletune.trainer.asked import Asked, discarded
-from simpletune.trainer.new_folder import beside, first_free
+from simpletune.trainer.new_folder import beside, first_free, is_free
 
 Way = tuple[str, str]
 """What a command does, and the command."""
 
 
-def other_settings(checkpoint: Path, step: int, found: Sequence[Change], settings: Settings, asked: Asked) -> Exception:
-    """The checkpoint was made with other values of what it is bound to."""
+def other_settings(
+    checkpoint: Path,
+    step: int,
+    saved: Mapping[str, Any],
+    found: Sequence[Change],
+    settings: Settings,
+    asked: Asked,
+) -> Exception:
+    """The checkpoint was made with other values. saved: all it is bound to."""
     if any(change.key == BUILT_IN for change in found):
         model = next(str(change) for change in found if change.key == BUILT_IN)
         return ConfigError(
@@ -35,7 +42,6 @@ def other_settings(checkpoint: Path, step: int, found: Sequence[Change], setting
         )
     places = where_set([change.key for change in found], settings, asked)
     lines = [f"  {change} ({places[change.key]})" for change in found]
-    saved = saved_settings(checkpoint.parent) or {}
     return ConfigError(
         "\n".join([f"{display(checkpoint)} was trained with other settings, which can't change within a run:", *lines]),
         hint([*_as_before(step, found, saved, settings, asked), *anew(settings, asked)]),
@@ -123,11 +129,12 @@ def _comes_out(asked: Asked, saved: Mapping[str, Any]) -> bool:
 def anew(settings: Settings, asked: Asked) -> list[Way]:
     """The commands that start at step 0: in a new folder, or in this one when the run in it has been moved aside."""
     folder = settings.output_dir
-    start = asked if settings.resume_from_checkpoint in {"latest", "none"} else _without_checkpoint(asked)
-    return [
-        _in_new_folder(settings, start),
-        (f"to discard that run, whose files stay in {display(discarded(folder))}", start.aside(folder)),
-    ]
+    wish = settings.resume_from_checkpoint
+    start = asked if wish == "none" else asked.continuing(wish)
+    ways = [_in_new_folder(settings, start)]
+    if not is_free(folder):
+        ways.append((f"to discard that run, whose files stay in {display(discarded(folder))}", start.aside(folder)))
+    return ways
 
 
 def _in_new_folder(settings: Settings, asked: Asked) -> Way:
@@ -135,17 +142,13 @@ def _in_new_folder(settings: Settings, asked: Asked) -> Way:
     for path in beside(settings.output_dir):
         saved = saved_settings(path)
         if saved is not None and not changes(saved, settings):
-            again = asked.having({"output_dir": display(path), "resume_from_checkpoint": "latest"})
+            again = asked.continuing(settings.resume_from_checkpoint).having({"output_dir": display(path)})
             return f"to continue the run in {display(path)}, which has these settings", again.command()
     new = first_free(settings.output_dir)
     purpose = f'to start a new run in {display(new)} (or name another "output_dir")'
     if "RANK" in os.environ:
         return purpose, asked.having({"output_dir": display(new)}).command()
     return purpose, asked.command("--new-folder")
-
-
-def _without_checkpoint(asked: Asked) -> Asked:
-    return asked.having({"resume_from_checkpoint": "latest"})
 
 
 def _typed(value: Any) -> str:

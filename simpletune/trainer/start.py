@@ -80,7 +80,7 @@ def check_resumable(checkpoint: Path, settings: Settings, asked: Asked, processe
     step, run = int(state["step"]), state["run"]
     found = changes(settings_in(run), settings)
     if found:
-        raise refusals.other_settings(checkpoint, step, found, settings, asked)
+        raise refusals.other_settings(checkpoint, step, settings_in(run), found, settings, asked)
     then = run.get("processes", processes)
     if then != processes:
         raise refusals.other_processes(checkpoint, then, processes, settings, asked)
@@ -91,16 +91,21 @@ def check_early(settings: Settings, asked: Asked, reporter: Reporter) -> Path | 
     before. Nothing is looked at in a folder that another run is in, as its lock will say so."""
     if is_held(settings.output_dir):
         return None
-    found = find_checkpoint(settings, asked, reporter)
+    try:
+        found = find_checkpoint(settings, asked, reporter)
+    except OSError:
+        return None  # a folder that can't be read is a matter for who makes it this run's
     if found is not None:
         check_resumable(found, settings, asked, int(os.environ.get("WORLD_SIZE", "1")))
     return found
 
 
-def foretell(settings: Settings, asked: Asked, reporter: Reporter) -> None:
+def foretell(settings: Settings, plan: Preflight, asked: Asked, reporter: Reporter) -> None:
     """Say where a start would begin, or that it would be refused; for who only looks at the plan."""
     try:
         found = check_early(settings, asked, reporter)
+        if found is not None:
+            check_data_early(found, plan, settings, asked)
     except SimpletuneError as error:
         first, *more = error.message.splitlines()
         reporter.warn(f"a start would be refused: {first}")
@@ -108,7 +113,8 @@ def foretell(settings: Settings, asked: Asked, reporter: Reporter) -> None:
             reporter.note(line)
         return
     if found is not None:
-        reporter.note(f"it would go on from {display(found)}")
+        done = is_finished(settings, found, plan.total_steps)
+        reporter.note("this run is finished" if done else f"a start would go on from {display(found)}")
 
 
 def check_data_early(checkpoint: Path, plan: Preflight, settings: Settings, asked: Asked) -> None:

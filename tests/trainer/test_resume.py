@@ -25,6 +25,7 @@ from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
 from simpletune.trainer import start
 from simpletune.trainer.asked import Asked
+from simpletune.trainer.data_change import Data, compare
 from simpletune.trainer.launch import launch
 
 FAST: dict[str, Any] = {"pictures": 3, "train_batch_size": 1, "checkpoint_step_interval": 2, "lr_scheduler": "constant"}
@@ -321,6 +322,8 @@ def test_the_newest_of_a_newer_version_is_not_trained_once_more(run: Project) ->
 def test_a_checkpoint_of_another_folder_starts_a_run_once(run: Project) -> None:
     fork = ("resume_from_checkpoint=output/checkpoint-2", "output_dir=fork", "max_train_steps=3")
     assert train(run, *fork).has("continuing from checkpoint-2: step 2 of 3")
+    elsewhere = refused(run, *fork[:1], "output_dir=other", "lora_rank=8")
+    assert not any(line.startswith("mv") for line in commands(elsewhere)), "there is nothing to move"
     error = refused(run, *fork)
     assert "fork holds a run of 3 steps already" in error.message
     assert "resume_from_checkpoint=latest" in commands(error)[0]
@@ -401,6 +404,17 @@ def test_changed_data_is_told_and_has_to_be_accepted(
         assert not train(run, "max_train_steps=6").has("the data set has changed")
 
 
+def test_all_latents_at_once_are_no_matter_of_the_pictures() -> None:
+    def data(vae: str) -> Data:
+        return Data({}, {("a", name): {"captions": [name], "latents": [vae + name]} for name in "xyz"})
+
+    change = compare(data("old"), data("new"))
+    assert change.lines() == [
+        "every picture has another latent: the model's VAE is another one, or this version prepares otherwise"
+    ]
+    assert not change.is_certain
+
+
 def test_what_was_accepted_is_still_told_after_a_kill(run: Project) -> None:
     """data.json is that of the new data by then, and the newest checkpoint has seen the old one."""
     change_captions(run.folder / "pictures")
@@ -468,7 +482,8 @@ def test_a_key_that_came_later_had_its_default(run: Project) -> None:
 
 
 def test_a_dry_run_says_where_a_start_would_begin(run: Project) -> None:
-    assert train(run, dry_run=True).has("it would go on from output/checkpoint-4")
+    assert train(run, dry_run=True).has("this run is finished")
+    assert train(run, "max_train_steps=5", dry_run=True).has("a start would go on from output/checkpoint-4")
     said = train(run, "lora_rank=8", dry_run=True)
     assert said.has("warning: a start would be refused")
     assert said.has("lora_rank: 4 -> 8")
