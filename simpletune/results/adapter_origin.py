@@ -18,7 +18,8 @@ _NAMED = (
     (r"lora_te2_|text_encoder_2|(input|output)_blocks_\d+_1_transformer_blocks_[2-9]", "SDXL"),
     (r"lora_unet_(down|mid|up|input|output)_|^unet\.|down_blocks|up_blocks|mid_block", "Stable Diffusion 1, 2 or XL"),
 )
-_BLOCK = re.compile(r"transformer_blocks\.(\d+)\.")
+_BLOCK = re.compile(r"transformer_blocks[._](\d+)[._]")
+_OF_INPUT = re.compile(r"attn[._]to_q\.(lora(_A|[._]down)|hada_w1_b)")
 _SD3_WIDTHS = {1536: "sd3-medium or sd3.5-medium", 2432: "sd3.5-large"}
 
 
@@ -54,7 +55,7 @@ def _sd3(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """By the width that an attention's queries are made of, in diffusers' layout."""
     if not any(_BLOCK.search(name) for name in shapes):
         return None
-    if any(".attn2." in name for name in shapes):
+    if any(re.search(r"[._]attn2[._]", name) for name in shapes):
         return "sd3.5-medium"
-    widths = {shape[-1] for name, shape in shapes.items() if re.search(r"attn\.to_q\.lora(_A|\.down)", name)}
+    widths = {shape[-1] for name, shape in shapes.items() if _OF_INPUT.search(name)}
     return _SD3_WIDTHS.get(widths.pop()) if len(widths) == 1 else None

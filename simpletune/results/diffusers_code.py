@@ -1,9 +1,14 @@
-"""Python that uses a run's adapter with stock diffusers and samples as validation did: for the report and the card."""
+"""Python that uses a run's adapter with stock diffusers and samples as validation did: for the report and the card.
+
+A LyCORIS adapter, which diffusers doesn't read, is put into the weights by the LyCORIS library.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from simpletune.config.rules import looks_like_hub_id
 from simpletune.redact import redact
 from simpletune.results.report.run import Run
 from simpletune.results.run_folder import ADAPTER_FILE
@@ -65,7 +70,12 @@ def without_secrets(text: str) -> str:
 
 
 def _loading(run: Run, base: BaseFiles, adapter: AdapterSource) -> str:
-    lines = ["import torch", "from diffusers import StableDiffusion3Pipeline", ""]
+    lycoris = is_lycoris(run)
+    on_hub = lycoris and looks_like_hub_id(adapter.place) and not Path(adapter.place).exists()
+    lines = ["import torch", "from diffusers import StableDiffusion3Pipeline"]
+    lines += ["from huggingface_hub import hf_hub_download"] * on_hub
+    lines += ["from lycoris import create_lycoris_from_weights"] * lycoris
+    lines.append("")
     if base.place is None:
         lines += ["from simpletune.config.builtin import tiny_folder", ""]
     place = "tiny_folder()" if base.place is None else _quoted(base.place)
@@ -80,9 +90,23 @@ def _loading(run: Run, base: BaseFiles, adapter: AdapterSource) -> str:
     single_file = base.place is not None and base.place.endswith(".safetensors")
     opener = "from_single_file" if single_file else "from_pretrained"
     lines += [f"pipeline = StableDiffusion3Pipeline.{opener}(\n{joined})"]
-    lines += [f'pipeline.load_lora_weights(adapter, weight_name="{ADAPTER_FILE}")']
+    lines += _lycoris(on_hub) if lycoris else [f'pipeline.load_lora_weights(adapter, weight_name="{ADAPTER_FILE}")']
     lines += ['pipeline.to("cuda" if torch.cuda.is_available() else "cpu")']
     return "\n".join(lines)
+
+
+def is_lycoris(run: Run) -> bool:
+    """Whether a run trained what its LyCORIS config says."""
+    return bool(run.value("lora_type", "standard") == "lycoris")
+
+
+def _lycoris(on_hub: bool) -> list[str]:
+    file = f'hf_hub_download(adapter, "{ADAPTER_FILE}")' if on_hub else f'f"{{adapter}}/{ADAPTER_FILE}"'
+    return [
+        f"weights = {file}",
+        "lycoris, _ = create_lycoris_from_weights(1.0, weights, pipeline.transformer)",
+        "lycoris.merge_to()",
+    ]
 
 
 def _assigned(name: str, value: str, remark: str) -> str:

@@ -10,7 +10,8 @@ from simpletune.results.card.licence import credit_of, notice_of
 from simpletune.results.card.naming import name_of
 from simpletune.results.card.scores import scores
 from simpletune.results.card.text import counted, plain, table
-from simpletune.results.card.usage import HERE, INSTALL, program
+from simpletune.results.card.usage import HERE, INSTALL, INSTALL_LYCORIS, program
+from simpletune.results.diffusers_code import is_lycoris
 
 _HUB = "https://huggingface.co"
 
@@ -38,7 +39,7 @@ def _head(facts: Facts, pictures: tuple[Shown, ...], adapter: str) -> str:
     on = counted(len(facts.run.trained), "picture")
     lines = [
         f"# {plain(name)}",
-        f"A LoRA for {_base(facts)}, trained on {on}{steps} with simpletune.",
+        f"A {facts.adapter.kind} for {_base(facts)}, trained on {on}{steps} with simpletune.",
     ]
     if facts.trigger is not None:
         lines.append(f"**Trigger words**: {plain(facts.trigger)}")
@@ -82,20 +83,25 @@ def _usage(facts: Facts, pictures: tuple[Shown, ...], adapter: str) -> str:
 
 
 def _install(facts: Facts) -> str:
-    return f"{INSTALL} simpletune" if facts.base.built_in is not None else INSTALL
+    needed = INSTALL_LYCORIS if is_lycoris(facts.run) else INSTALL
+    return f"{needed} simpletune" if facts.base.built_in is not None else needed
 
 
 def _hints(facts: Facts) -> str:
     lines = [
         f"- `max_sequence_length={facts.value('tokenizer_max_length', 154)}` is how many tokens of a caption T5 read "
         "in training: leave it so.",
-        "- The LoRA works weaker or stronger with `pipeline.set_adapters(pipeline.get_active_adapters(), 0.7)` before "
-        "a picture.",
+        "- It works weaker or stronger with another number than 1.0 for `create_lycoris_from_weights`; ComfyUI reads "
+        "the file as it is."
+        if is_lycoris(facts.run)
+        else "- The LoRA works weaker or stronger with `pipeline.set_adapters(pipeline.get_active_adapters(), 0.7)` "
+        "before a picture.",
     ]
     if facts.base.built_in is None:
         lines.append("- Short of memory: `pipeline.enable_model_cpu_offload()` in place of `pipeline.to(...)`.")
     if facts.averaged:
-        lines.append('- The averaged weights: `subfolder="ema"` in `load_lora_weights`.')
+        where = "are the file in `ema/`" if is_lycoris(facts.run) else '`subfolder="ema"` in `load_lora_weights`'
+        lines.append(f"- The averaged weights{':' * (not is_lycoris(facts.run))} {where}.")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ Nothing here loads a tensor or asks the hub.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class AdapterFile:
 
     path: Path
     steps: int | None
+    kind: str  # LoRA | DoRA | LoHa | LoKr, or several
     rank: int
     layers: int
     parameters: int
@@ -147,8 +148,24 @@ def _adapter(path: Path) -> AdapterFile:
     return AdapterFile(
         path=path,
         steps=steps if isinstance(steps, int) else None,
+        kind=_kind(shapes),
         rank=max(ranks, default=0),
-        layers=sum(".lora_A." in name for name in shapes),
-        parameters=sum(math.prod(shape) for shape in shapes.values()),
+        layers=len({_layer(name) for name in shapes}),
+        parameters=sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(".alpha")),
         size_bytes=size,
     )
+
+
+def _kind(names: Iterable[str]) -> str:
+    """What a file of tensors with these names is called."""
+    known = {"hada_w": "LoHa", "lokr_w": "LoKr", "lora_magnitude_vector": "DoRA", "lora_": "LoRA"}
+    found = {next((kind for part, kind in known.items() if part in name), None) for name in names}
+    if "DoRA" in found:
+        found.discard("LoRA")
+    return " and ".join(sorted(kind for kind in found if kind)) or "LoRA"
+
+
+def _layer(name: str) -> str:
+    """The layer that a tensor belongs to."""
+    before, _, _ = name.partition(".lora_")
+    return before if before != name else name.rpartition(".")[0]

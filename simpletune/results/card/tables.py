@@ -13,6 +13,7 @@ from typing import Any
 from simpletune import files
 from simpletune.results.card.facts import Facts
 from simpletune.results.card.text import counted, number, plain, table
+from simpletune.results.diffusers_code import is_lycoris
 from simpletune.results.report.run import Picture
 
 _MOST_BUCKETS = 8
@@ -50,7 +51,10 @@ def training(facts: Facts) -> str:
 def lora(facts: Facts) -> str:
     target = facts.value("lora_target", "attention")
     adapter = facts.adapter
+    if is_lycoris(facts.run):
+        return _lycoris(facts)
     rows = [
+        ("Kind", adapter.kind),
         ("Rank", str(facts.value("lora_rank", adapter.rank))),
         ("Alpha", number(facts.value("lora_alpha", adapter.rank))),
         ("Scale", "by the square root of the rank (rsLoRA)" if facts.value("use_rslora") else "alpha / rank"),
@@ -59,6 +63,31 @@ def lora(facts: Facts) -> str:
         ("Trained layers", f"{plain(target if isinstance(target, str) else ', '.join(target))}: {adapter.layers}"),
         ("Trained parameters", f"{adapter.parameters:,}"),
         ("File", f"`{adapter.path.name}`, {_bytes(adapter.size_bytes)}, diffusers layout, the scale is folded in"),
+        ("SHA-256", f"`{files.sha256(adapter.path)}`"),
+    ]
+    return table(("setting", "value"), rows)
+
+
+def _lycoris(facts: Facts) -> str:
+    """What a LyCORIS config says: the algorithms and sizes, and where they differ."""
+    adapter, config = facts.adapter, facts.value("lycoris_config") or {}
+    preset = config.get("apply_preset") or {}
+    targets = [*preset.get("target_module", []), *preset.get("target_name", [])]
+    differing = {**preset.get("module_algo_map", {}), **preset.get("name_algo_map", {})}
+    rows = [
+        ("Kind", f"{adapter.kind} (LyCORIS)"),
+        ("Algorithm", plain(str(config.get("algo", "lora")))),
+        ("Rank", str(config.get("linear_dim", 4))),
+        ("Alpha", number(config.get("linear_alpha", 1))),
+        ("Factor", str(config.get("factor", -1))),
+        ("Multiplier", number(config.get("multiplier", 1.0))),
+        ("Trained layers", f"{plain(', '.join(map(str, [*targets, *differing])) or 'all')}: {adapter.layers}"),
+        *(
+            (f"Of {plain(name)}", plain(", ".join(f"{key} {value}" for key, value in entry.items())))
+            for name, entry in differing.items()
+        ),
+        ("Trained parameters", f"{adapter.parameters:,}"),
+        ("File", f"`{adapter.path.name}`, {_bytes(adapter.size_bytes)}, LyCORIS layout, the scale is folded in"),
         ("SHA-256", f"`{files.sha256(adapter.path)}`"),
     ]
     return table(("setting", "value"), rows)

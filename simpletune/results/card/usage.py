@@ -8,7 +8,8 @@ from simpletune.results.diffusers_code import AdapterSource, BaseFiles, Example,
 from simpletune.results.diffusers_code import program as diffusers_program
 
 HERE = "."
-INSTALL = 'pip install torch "diffusers>=0.42" transformers accelerate peft sentencepiece'
+INSTALL = 'pip install torch "diffusers>=0.42.1" transformers accelerate peft sentencepiece'
+INSTALL_LYCORIS = f"{INSTALL} lycoris-lora"
 _LONG = 300  # characters of a prompt that is rather not the example
 
 

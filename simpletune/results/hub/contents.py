@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simpletune.config.load import LYCORIS_FILE
 from simpletune.config.rules import looks_like_hub_id
 from simpletune.config.schema import config_keys, entry_keys
 from simpletune.redact import redact
@@ -64,6 +65,7 @@ def items(facts: Facts, pictures: tuple[str, ...]) -> list[Item]:
         "config.json": shared_config(facts),
         "multidatabackend.json": shared_data_sets(facts.run),
         "validation_prompts.json": dict(facts.prompts) or None,
+        LYCORIS_FILE: facts.value("lycoris_config"),
     }
     return found + [Item(f"{SETTINGS}/{name}", _json(value)) for name, value in shared.items() if value]
 
@@ -83,6 +85,8 @@ def shared_config(facts: Facts) -> dict[str, Any]:
     shared["data_backend_config"] = "multidatabackend.json"
     if facts.prompts:
         shared["validation_prompts_file"] = "validation_prompts.json"
+    if facts.value("lycoris_config"):
+        shared["lycoris_config"] = LYCORIS_FILE
     return shared
 
 

@@ -102,7 +102,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     if run.trained:
         found.append(("Pictures", f"{len(run.trained):,}", f"{len(run.held_out):,} held out" if run.held_out else ""))
     if run.adapter is not None:
-        found.append(("Adapter", _size(run.adapter.stat().st_size), f"LoRA, rank {run.value('lora_rank')}"))
+        found.append(("Adapter", _size(run.adapter.stat().st_size), _adapter_kind(run)))
     return found
 
 
@@ -190,3 +190,10 @@ def _pairs(value: Any) -> list[tuple[str, str]]:
 
 def _finite(curve: Curve) -> np.ndarray[Any, Any]:
     return curve.values[np.isfinite(curve.values)]
+
+
+def _adapter_kind(run: Run) -> str:
+    """The adapter in a few words: "LoRA, rank 16"."""
+    if run.value("lora_type", "standard") == "lycoris":
+        return f"LyCORIS, {(run.value('lycoris_config') or {}).get('algo', 'lora')}"
+    return f"{'DoRA' if run.value('use_dora') else 'LoRA'}, rank {run.value('lora_rank')}"
