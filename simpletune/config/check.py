@@ -55,23 +55,29 @@ def check_config(document: Document) -> Iterator[Problem]:
     if document.is_bad(()) and document.value is None:
         return
     if not isinstance(document.value, dict):
+        if () in document.file.partial:
+            return
         message = f"the file must hold an object, not {_kind(document.value)}"
         yield document.problem((), message, "the whole file stands between { and }")
         return
     for error in _unknown_first(load_schema(CONFIG), document.value):
         path = tuple(error.absolute_path)
+        if _half_read(document, path, 0):
+            continue
         if error.validator != "additionalProperties":
             yield from _broken(document, path, error)
             continue
+        if not path:
+            _suspect(document, map(meant_config_key, _extra_keys(error)), document.value)
         for key in _extra_keys(error):
-            if (*path, key) in document.bad:
+            unsure = path and (("optimizer",) in document.bad or document.file.partial)
+            if (*path, key) in document.bad or unsure:
                 continue
             if path:
                 optimizer = document.value.get("optimizer", "adamw")
                 message, hint = unknown_argument(key, optimizer, list(optimizer_arguments(optimizer)))
             else:
                 message, hint = unknown_config_key(key)
-                _suspect(document, (meant_config_key(key),), document.value)
             yield document.problem((*path, key), message, hint, on_key=True)
 
 
@@ -80,6 +86,8 @@ def check_data(document: Document) -> Iterator[Problem]:
     if document.is_bad(()) and document.value is None:
         return
     if not isinstance(document.value, list):
+        if () in document.file.partial:
+            return
         message = f"the file must hold a list, not {_kind(document.value)}"
         yield document.problem((), message, "the whole file stands between [ and ], with { } around each data set")
         return
@@ -87,6 +95,8 @@ def check_data(document: Document) -> Iterator[Problem]:
         if document.is_bad((index,)) and entry is None:
             continue
         if not isinstance(entry, dict):
+            if () in document.file.partial:
+                continue  # a bracket may be what is wrong
             yield document.problem((index,), f"a data set must be an object {{...}}, not {_kind(entry)}")
             continue
         yield from _check_entry(document, index, entry)
@@ -96,6 +106,8 @@ def _check_entry(document: Document, index: int, entry: Mapping[str, Any]) -> It
     kind = entry_kind(entry)
     for error in _unknown_first(entry_schema(kind), entry):
         path = (index, *error.absolute_path)
+        if _half_read(document, path, 1):
+            continue
         if error.validator != "additionalProperties":
             yield from _broken(document, path, error)
             continue
@@ -112,15 +124,16 @@ def _unknown_first(schema: Mapping[str, Any], value: Any) -> list[Any]:
     """jsonschema's errors in the order in which one may explain another: a wrong kind, unknown names, all the rest."""
 
     def rank(error: Any) -> int:
-        return (
-            0
-            if list(error.absolute_path) == ["dataset_type"]
-            else 1
-            if error.validator == "additionalProperties"
-            else 2
-        )
+        if list(error.absolute_path) == ["dataset_type"]:
+            return 0
+        return 1 + len(error.absolute_path) if error.validator == "additionalProperties" else 9
 
     return sorted(_validator()(schema).iter_errors(value), key=rank)
+
+
+def _half_read(document: Document, path: JsonPath, top: int) -> bool:
+    """Whether a path leads into an object or list whose end could not be read, below the first `top` levels."""
+    return any(path[:length] in document.file.partial for length in range(top + 1, len(path) + 1))
 
 
 def _suspect(document: Document, meant: Iterable[str | None], value: Mapping[str, Any], *prefix: int) -> None:

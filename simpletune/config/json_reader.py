@@ -30,13 +30,13 @@ _BEFORE_COLON = re.compile(r"([^\s,:=\[\]{}\"']+)[ \t]*:")
 
 class Reader(Scalars):
     """Reads one text. Where things stand is in `keys` and `values`, what is wrong in `problems`, in the text's order
-    once `read` is done; `unreadable` are paths whose value could not be read, `partial` those whose end was not."""
+    once `read` is done; `unreadable` are paths whose value could not be read, or isn't sure to be what was meant;
+    `partial` are objects and lists whose end could not be read."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.keys: dict[JsonPath, Position] = {}
         self.values: dict[JsonPath, Position] = {}
-        self.unreadable: set[JsonPath] = set()
         self.partial: set[JsonPath] = set()
         self.open: list[str] = []  # the closing brackets we are inside of
 
@@ -77,10 +77,8 @@ class Reader(Scalars):
             value = self._string()
         else:
             value = self._word()
-        if value is UNREAD:
+        if value is UNREAD or (start in ('"', "'") and self.misread):
             self.unreadable.add(path)
-        else:
-            self.unreadable.discard(path)
         return value
 
     def _nested(self, path: JsonPath) -> Any:
@@ -112,12 +110,16 @@ class Reader(Scalars):
                 first = self.keys[inner].line
                 self.problem(key_at, f'"{cut(key)}" is set twice, first on line {first}', "keep one of the two")
                 self._forget(inner)
+                self.unreadable.discard(inner)
             self.keys[inner] = self.position(key_at)
+            if self.misread and self.text[key_at] in "\"'":
+                self.unreadable.add(inner)
             self._colon(key)
             members.pop(key, None)
             value = self._member_value(inner, key)
             if value is not UNREAD:
                 members[key] = value
+            self.last_read = inner
         return members
 
     def _member_value(self, path: JsonPath, key: str) -> Any:
@@ -147,6 +149,7 @@ class Reader(Scalars):
             value = self._value((*path, count))
             # An unread item keeps its place, so that the paths of those after it stay true.
             items.append(None if value is UNREAD else value)
+            self.last_read = (*path, count)
             count += 1
         return items
 
@@ -171,13 +174,14 @@ class Reader(Scalars):
 
     def _no_comma(self, start: int, before: int) -> None:
         """What stands where a comma should: another member, or a sign that brackets or quotes are wrong."""
+        if self.lost:
+            return
         line = self.position(start).line
         member = _MEMBER.match(self.text, self.at)
         if self.text[start] == "[" and (self._peek() == ":" or member):
             self._break(self.at, f'"]" is missing before this: the list that begins on line {line} is still open')
         elif member if self.text[start] == "{" else self._is_item(before):
-            if not self.lost:
-                self.problem(before, 'missing ","', "put a comma between two values")
+            self.problem(before, 'missing ","', "put a comma between two values")
         else:
             self._break(before, 'missing ","', 'if this is inside of text: a quote in text is written \\"')
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from simpletune.config.json_cursor import Cursor, cut
+from simpletune.config.json_cursor import Cursor, JsonPath, cut
 
 MAXIMUM_DIGITS = 4300  # of a whole number: reading them takes the square of their count, and Python stops here too
 
@@ -36,17 +36,27 @@ class Scalars(Cursor):
 
     `lost` after a broken one, when the next missing comma is its consequence; `doubtful` when what brackets and quotes
     mean is no longer sure; `broke_off` when the text ended, or was left, in the middle of something: the brackets that
-    are still open are the consequence.
+    are still open are the consequence. `misread` after text with something wrong inside.
     """
 
     lost = False
     doubtful = False
     broke_off = False
+    misread = False
+    last_read: JsonPath = ()
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.unreadable: set[JsonPath] = set()
 
     def _doubt(self, index: int, message: str, hint: str | None = None) -> None:
-        """Note a problem of brackets or quotes, unless it may be the consequence of an earlier one."""
+        """Note a problem of brackets or quotes, unless it may be the consequence of an earlier one.
+
+        What was read right before it isn't sure to be what was meant.
+        """
         if not self.doubtful:
             self.problem(index, message, hint)
+        self.unreadable |= {self.path, self.last_read} - {()}
         self.doubtful = True
 
     def _break(self, index: int, message: str | None = None, hint: str | None = None) -> None:
@@ -105,7 +115,7 @@ class Scalars(Cursor):
         return value
 
     def _string(self) -> str | Unread:
-        start = self.at
+        start, before = self.at, len(self.problems)
         quote = self.text[start]
         self.at += 1
         pieces: list[str] = []
@@ -131,11 +141,12 @@ class Scalars(Cursor):
                 plain = character
                 self.at += 1
             pieces.append(plain)
-        if quote == "'":
-            self.problem(start, "text stands in double quotes, not single ones", 'write "..."')
         value = "".join(pieces)
         if _HALF_PAIR.search(value):
             self.problem(start, "this text holds half of a surrogate pair", "write the character itself")
+        self.misread = len(self.problems) > before
+        if quote == "'":
+            self.problem(start, "text stands in double quotes, not single ones", 'write "..."')
         return value
 
     def _escape(self) -> str:

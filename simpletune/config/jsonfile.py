@@ -25,7 +25,7 @@ class JsonFile:
     """A file's value, where each part of it stands, and what is wrong with its text.
 
     `value` is None when nothing could be read. `unreadable` are paths that stand in the file but whose value could not
-    be read, so they are absent from `value`. `partial` are objects and lists whose end could not be read: more may
+    be read, or isn't sure to be what was meant. `partial` are objects and lists whose end could not be read: more may
     stand in them.
     """
 

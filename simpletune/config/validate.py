@@ -59,10 +59,11 @@ def check(config_path: Path, overrides: Sequence[str] = (), planned: Planned | N
     data, found = _open_data(view(config, None), [text for text in overrides if is_for_data(text)])
     problems += found
     whole = view(config, data)
-    if isinstance(config.value, dict):
+    if isinstance(config.value, dict) and not config.file.partial:
         problems += [*config_problems(whole), *adapter_problems(whole), *offload_problems(whole)]
         problems += environment_problems(whole)
-    problems += data_problems(whole)
+    if not config.file.partial and (data is None or not data.file.partial):
+        problems += data_problems(whole)
     return Checked(whole, _in_order(problems, config.name))
 
 
@@ -75,7 +76,8 @@ def exit_code(problems: Sequence[Problem]) -> int:
 def _open_data(alone: View, overrides: Sequence[str]) -> tuple[Document | None, list[Problem]]:
     config = alone.config
     path = config.path("data_backend_config")
-    if path is None or not config.fine("data_backend_config") or () in config.document.bad:
+    unknown = config.document.file.partial and not config.given("data_backend_config")
+    if path is None or unknown or not config.fine("data_backend_config") or () in config.document.bad:
         return None, []
     planned = config.document.planned
     if path not in planned and not _is_file(path):
