@@ -130,6 +130,33 @@ def check_vocabulary(path: Path) -> None:
     _check_size(path.stat().st_size, LARGEST_VOCABULARY)
 
 
+def check_model_files(folder: Path) -> None:
+    """Raise OSError, and ValueError beginning with a file's name, for a model's folder that a library mustn't be given.
+
+    Libraries read its tokenizer whole, and its weights from wherever an index says that they are.
+    """
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        try:
+            if path.suffix == ".safetensors":
+                check_tensors(path)
+            elif path.name.endswith(".index.json"):
+                _check_index(path)
+            elif path.suffix in {".json", ".jinja", ".txt", ".model"}:
+                check_vocabulary(path)
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from error
+
+
+def _check_index(path: Path) -> None:
+    index = read_json(path)
+    shards = index.get("weight_map", {}) if isinstance(index, dict) else None
+    if not isinstance(shards, dict):
+        raise ValueError("it is not an index of weights")
+    for shard in set(map(str, shards.values())):
+        if shard in {"", ".", ".."} or set(shard) & set("/\\:"):
+            raise ValueError(f"it names {shard[:80]!r}, which isn't a file of this folder")
+
+
 def check_tensors(path: Path) -> None:
     """Raise ValueError, saying why, where a file can't be .safetensors or its header would take too much memory.
 

@@ -192,24 +192,15 @@ def _check_folder(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"{name} holds no model: it has no config.json", "check the name of the model")
     _config(folder)
-    _check_files(folder)
+    try:
+        outside.check_model_files(folder)
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{folder} can't be read: {error}", "download the model again") from error
     if any(folder.glob("*.safetensors")):
         return
     pickled = outside.pickles_in(folder)
     message = f"{name} has no weights as .safetensors" + (f", only {pickled[0].name}" if pickled else "")
     raise ModelUnavailable(message, outside.conversion(pickled) if pickled else "choose another model")
-
-
-def _check_files(folder: Path) -> None:
-    """Raise ModelUnavailable for what the library would read whole, however large it is."""
-    for path in sorted(folder.iterdir()):
-        try:
-            if path.suffix == ".safetensors":
-                outside.check_tensors(path)
-            elif path.suffix in {".json", ".jinja", ".txt", ".model"} and path.is_file():
-                outside.check_vocabulary(path)
-        except (OSError, ValueError) as error:
-            raise ModelUnavailable(f"{path} can't be read: {error}", "download the model again") from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -127,8 +127,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     kind = T5TokenizerFast if folder.name == "tokenizer_3" else CLIPTokenizer
     try:
-        for path in folder.iterdir():
-            outside.check_vocabulary(path)
+        outside.check_model_files(folder)
         return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelUnavailable(

@@ -56,19 +56,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelUnavailable(f"{path} can't be read: {error}", "take all files of the model, unchanged") from error
 
 
-def _check_files(option: str, folder: Path) -> None:
-    """Raise ModelUnavailable for what the library would read whole, however large it is."""
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        try:
-            if path.suffix == ".safetensors":
-                outside.check_tensors(path)
-            elif path.suffix in {".json", ".txt", ".model"}:
-                outside.check_vocabulary(path)
-        except (OSError, ValueError) as error:
-            message = f"{option}: {path} can't be read: {error}"
-            raise ModelUnavailable(message, "take all files of the model, unchanged") from error
-
-
 def _check(option: str, folder: Path) -> None:
     kind = str(read_config(folder).get("model_type", ""))
     if kind not in _KINDS[option]:
@@ -76,7 +63,11 @@ def _check(option: str, folder: Path) -> None:
         raise ModelUnavailable(
             f"{option}: {folder} {said}, not {' or '.join(map(repr, _KINDS[option]))}", "name a model of that kind"
         )
-    _check_files(option, folder)
+    try:
+        outside.check_model_files(folder)
+    except (OSError, ValueError) as error:
+        message = f"{option}: {folder} can't be read: {error}"
+        raise ModelUnavailable(message, "take all files of the model, unchanged") from error
     if not any(folder.glob("*.safetensors")):
         pickled = outside.pickles_in(folder)
         only = f", only {pickled[0].name}" if pickled else ""
