@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TextIO
 
 from simpletune.progress.meter import Cadence, Clock, Meter
@@ -66,7 +66,7 @@ class PlainReporter:
             self._write("\n".join(wrapped(plain_text(line), _WIDTH)))
 
     def _write(self, text: str) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # whoever read it is gone (`| tee` after Ctrl-C): the work goes on
             self._stream.write(text + "\n")
             self._stream.flush()
 

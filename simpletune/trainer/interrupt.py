@@ -8,6 +8,7 @@ others again       change nothing: launchers and closing terminals send them twi
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -43,6 +44,7 @@ class Stopped(KeyboardInterrupt):
 
 def ended(number: int, message: str, hint: str | None = None) -> SimpletuneError:
     """The error that ends a run which signal `number` stopped, with its exit code."""
+    _let_go_of_the_gone()
     return _ERRORS.get(number, Interrupted)(message, hint)
 
 
@@ -95,8 +97,7 @@ class StopRequest:
         self.check()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        if number == HANG_UP:
-            _let_go_of_terminals()
+        _let_go_of_the_gone()
         if self.signal:
             if number == signal.SIGINT and not self._passed_on():
                 self._leave(128 + number)
@@ -138,8 +139,9 @@ def _caught() -> list[int]:
     return numbers
 
 
-def _let_go_of_terminals() -> None:
-    """What is said to a terminal that is gone is an error, and saving must not fail over it."""
+def _let_go_of_the_gone() -> None:
+    """What is said to a terminal that was closed, or through a pipe whose reader got the same Ctrl-C and ended, is an
+    error: neither saving nor the exit code may suffer from it."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if _is_gone(descriptor):
@@ -149,11 +151,9 @@ def _let_go_of_terminals() -> None:
 
 
 def _is_gone(descriptor: int) -> bool:
-    """A terminal that was closed refuses even to be written nothing, and says no more that it is one."""
+    """Whether nobody can read any more what is written there."""
     if sys.platform == "win32":
         return False
-    try:
-        os.write(descriptor, b"")
-    except OSError:
-        return True
-    return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(happened & (select.POLLERR | select.POLLHUP) for _, happened in poll.poll(0))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from project import QUICK, Project, make_project
 from safetensors.torch import load_file
 
@@ -137,3 +143,101 @@ def test_an_upload_cut_off_says_that_the_run_is_whole(project: Make, monkeypatch
     with pytest.raises(Terminated, match="is whole, but the model card was not written"):
         train(made)
     assert (made.output / "pytorch_lora_weights.safetensors").exists()
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 180
+    while not there():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_sigterm_while_a_process_of_its_own_encodes(project: Make) -> None:
+    made = project(max_train_steps=1)
+    for number in range(600):
+        Image.new("RGB", (64, 64), (number % 256, number // 256, 9)).save(made.folder / f"pictures/more-{number}.png")
+        (made.folder / f"pictures/more-{number}.txt").write_text("a field")
+    process = made.command("train")
+    wait_for(lambda: len(list((made.folder / "cache/vae").rglob("*.safetensors"))) > 5, process)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "error: stopped while encoding" in said
+    assert "Traceback" not in said
+    assert not (made.output / LOCK_FILE).exists()
+    assert not list(made.folder.rglob("*.tmp*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_ends_at_once_with_nothing_half_written(project: Make) -> None:
+    made = project(max_train_steps=100_000, checkpoint_step_interval=1, validation_prompt=None)
+    process = made.command("train")
+    wait_for(lambda: len(list(made.output.glob("checkpoint-*"))) > 2, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # the system may well make one of two that are this close
+    time.sleep(0.05)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert time.monotonic() - began < 5
+    assert not list(made.output.glob(".checkpoint*"))
+    assert not (made.output / LOCK_FILE).exists()
+    assert "damaged" not in made.command("train", "--set", "max_train_steps=1").communicate(timeout=120)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="closed terminals send no signal here")
+def test_a_closed_terminal_saves(project: Make) -> None:
+    """The live display writes into a terminal that is gone by then, and so does the error at the end."""
+    import pty
+
+    made = project(max_train_steps=100_000)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(made.folder)
+        os.environ |= {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
+        os.execv(sys.executable, [sys.executable, "-m", "simpletune", "train"])
+    path, end = made.output / "metrics.jsonl", time.monotonic() + 180
+    os.set_blocking(terminal, False)
+    while not (path.exists() and path.read_text().count('"kind": "step"') > 3):
+        assert time.monotonic() < end
+        with suppress(BlockingIOError):
+            os.read(terminal, 1 << 16)
+        time.sleep(0.02)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    assert (made.output / f"checkpoint-{len(made.losses())}").is_dir()
+
+
+@pytest.mark.slow
+def test_a_reader_of_the_log_that_ends_first_costs_nothing(project: Make) -> None:
+    """Ctrl-C with `simpletune train 2>&1 | tee log` ends tee at once."""
+    made = project(max_train_steps=100_000)
+    process = made.command("train")
+    path = made.output / "metrics.jsonl"
+    wait_for(lambda: path.exists() and path.read_text().count('"kind": "step"') > 3, process)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert (made.output / f"checkpoint-{len(made.losses())}").is_dir()
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_folder_is_refused_and_a_killed_ones_is_taken_over(project: Make) -> None:
+    made = project(max_train_steps=100_000, checkpoint_step_interval=5)
+    first = made.command("train", "config.json")
+    wait_for(lambda: (made.output / "checkpoint-5").is_dir(), first)
+    second = made.command("train")
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 2, said
+    assert re.search(rf"in use by another run \(process {first.pid} on .*, since 20.*train\s+config.json\)", said), said
+    assert "Wait for it to end or stop it" in said
+    first.kill()
+    first.communicate()
+    third = made.command("train", "--set", "max_train_steps=6")
+    said, _ = third.communicate(timeout=120)
+    assert "continuing from checkpoint-" in said, said
