@@ -199,24 +199,38 @@ def resumes_at(project: Project) -> int:
     return int(found.name.partition("-")[2]) if found is not None else 0
 
 
+def most_lost(interval: int) -> int:
+    """Steps: those since the last checkpoint was due, and those that were trained while that one was being written.
+
+    The next one waits until it is written, so that these are fewer than an interval, too.
+    """
+    return 2 * interval
+
+
 def check_checkpoints(project: Project, reference: Reference) -> None:
     """Every checkpoint that is there, and every adapter that is left of one, holds to the bit what an undisturbed run
     had at that step."""
     for step, path in list_checkpoints(project.output):
-        found, wanted = digests(path), reference.checkpoints[step]
+        found = {name: digest for name, digest in digests(path).items() if not name.startswith(".")}
+        wanted = reference.checkpoints[step]
         assert found == {name: wanted.get(name) for name in found}, path
 
 
-def check_whole(project: Project, reference: Reference) -> None:
+def check_whole(project: Project, reference: Reference, *, pictured: bool = True) -> None:
     """The run came to its end as if nothing had happened: losses, weights, optimizer, average, pictures, and no file
-    too many. Which checkpoints are left besides the last one depends on where it was stopped."""
+    too many. Which checkpoints are left besides the last one depends on where it was stopped.
+
+    pictured: whether every picture is asked for; a run goes on without one that the disk refuses, and says so.
+    """
     assert lines(project) == reference.losses
     check_checkpoints(project, reference)
-    left, wanted = without_checkpoints(digests(project.output)), without_checkpoints(reference.files)
+    left, wanted = essential(digests(project.output), pictured), essential(reference.files, pictured)
     assert sorted(left) == sorted(wanted)
     assert [name for name in wanted if left[name] != wanted[name]] == []
     assert max(step for step, _ in list_checkpoints(project.output)) == max(reference.checkpoints)
 
 
-def without_checkpoints(found: Mapping[str, str]) -> dict[str, str]:
-    return {name: digest for name, digest in found.items() if not name.startswith("checkpoint-")}
+def essential(found: Mapping[str, str], pictured: bool) -> dict[str, str]:
+    """Without checkpoints, and without pictures where they aren't asked for."""
+    left_out = ("checkpoint-",) if pictured else ("checkpoint-", "samples/", "card/", "gallery.png")
+    return {name: digest for name, digest in found.items() if not name.startswith(left_out)}

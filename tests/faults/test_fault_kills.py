@@ -19,6 +19,7 @@ from harness import (
     Zygote,
     check_checkpoints,
     check_whole,
+    most_lost,
     recorded,
     resumes_at,
     steps_done,
@@ -37,9 +38,12 @@ EACH_POINT_PARTS = 8
 def check_killed(project: Project, reference: Reference, tally: Tally, interval: int) -> int:
     """What is there after a kill; gives the step that the run will go on from."""
     done, resumes = steps_done(project), resumes_at(project)
-    assert done - resumes <= interval, f"killed after step {done}, and the newest checkpoint is of step {resumes}"
+    assert done - resumes <= most_lost(interval), (
+        f"killed after step {done}, and the newest checkpoint is of step {resumes}"
+    )
     check_checkpoints(project, reference)
     tally("kills tried", 1)
+    tally("of them that lost more than the last interval", int(done - resumes > interval))
     tally.most("steps lost to a kill", done - resumes)
     return resumes
 
@@ -94,8 +98,8 @@ def test_at_every_call_that_changes_a_file(
 
 
 def kills(points: list[Point]) -> list[tuple[str, Point]]:
-    """(what to do, where). Calls that change no file's bytes or name are left out, as a kill before them leaves what one
-    before the next call leaves; FAULT_ALL=1 takes them too."""
+    """(what to do, where). Calls that change no file's bytes or name are left out: a kill before them leaves what a kill
+    before the next call leaves. FAULT_ALL=1 takes them too."""
     found: list[tuple[str, Point]] = []
     for name, count in points:
         kind = name.partition(" ")[0]
