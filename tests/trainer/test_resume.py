@@ -162,6 +162,7 @@ def test_what_may_change_takes_effect_and_is_said(run: Project) -> None:
     assert not again.has("learning_rate:"), "it is as it was in the checkpoint before"
 
 
+@pytest.mark.slow
 def test_a_longer_run_says_where_its_learning_rate_goes_on(run: Project) -> None:
     said = train(run, "max_train_steps=6", "lr_scheduler=linear")
     assert said.has("lr_scheduler: ", "constant", "linear")
@@ -209,6 +210,7 @@ class Odd(Project):
         return self.folder / "it's mine.json"
 
 
+@pytest.mark.slow
 def test_a_new_run_beside_is_continued_and_not_begun_again(run: Project) -> None:
     said = train(run, "lora_rank=8", "max_train_steps=1", new_folder=True)
     assert said.has("to continue this one later: simpletune train config.json", "--set output_dir=output-2")
@@ -339,6 +341,7 @@ def test_a_finished_run_does_nothing_whatever_may_have_changed(run: Project, mon
     assert contents(run.output) == before
 
 
+@pytest.mark.slow
 def test_fewer_steps_than_are_done_end_a_run_where_it_is(run: Project) -> None:
     (run.output / "finished.json").unlink()
     train(run, "max_train_steps=3")
@@ -415,6 +418,7 @@ def test_all_latents_at_once_are_no_matter_of_the_pictures() -> None:
     assert not change.is_certain
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_still_told_after_a_kill(run: Project) -> None:
     """data.json is that of the new data by then, and the newest checkpoint has seen the old one."""
     change_captions(run.folder / "pictures")
@@ -439,6 +443,7 @@ def change_state(checkpoint: Path, **values: object) -> None:
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_other_versions_are_named(run: Project) -> None:
     at_checkpoint(run, 2)
     state = json.loads((run.output / "checkpoint-2/state.json").read_text())["run"]
