@@ -7,6 +7,7 @@ decompression bombs is a warning up to twice its limit, so it is replaced by one
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import warnings
@@ -72,6 +73,7 @@ _FOREIGN = (
 _PICTURES = (b"\x89png", b"\xff\xd8\xff", b"gif8", b"riff", b"bm", b"ii*\0", b"mm\0*")
 
 Image.MAX_IMAGE_PIXELS = None
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else some of its plugins write to the terminal
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # what matters of a file is in its Rejected
 
 

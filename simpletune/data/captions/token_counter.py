@@ -72,6 +72,9 @@ def tokenizer_identity(folder: Path) -> str:
 def _load(folder: Path) -> Any:
     from tokenizers import Tokenizer
 
+    for name in (_WHOLE, *_OLDER):
+        if (folder / name).is_file():
+            outside.check_vocabulary(folder / name)
     if (folder / _WHOLE).is_file():
         return Tokenizer.from_file(str(folder / _WHOLE))
     if all((folder / name).is_file() for name in _OLDER):
