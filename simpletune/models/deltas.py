@@ -77,11 +77,12 @@ def _whole(left: Tensor, right: Tensor | None) -> Tensor:
 
 
 def low_rank_pair(lora: LowRank) -> tuple[Tensor, Tensor]:
-    """A and B of all it adds, the scale in B: [s B, -s B0] [A; A0]."""
-    a, b = lora.a, lora.b * lora.scaling
+    """A and B of all it adds, the scale in B: [s B, -s B0] [A; A0]. B is fp32, as in a finished file: s times a bf16
+    number isn't one."""
+    a, b = lora.a, lora.b.float() * lora.scaling
     if lora.initial_a is None or lora.initial_b is None:
         return a, b
-    return torch.cat([a, lora.initial_a]), torch.cat([b, lora.initial_b * -lora.scaling], 1)
+    return torch.cat([a, lora.initial_a]), torch.cat([b, lora.initial_b.float() * -lora.scaling], 1)
 
 
 def rescaled(y: Tensor, bias: Tensor | None, lora: LowRank, magnitude: Magnitude, weight: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_loop import PRECISIONS, stock_pipeline
+from plain_loop import PRECISIONS, picture, stock_pipeline
 from small_runs import make_run
 from tallies import Tally
 
@@ -94,19 +94,16 @@ class Bench:
         return picture
 
     def theirs(self) -> np.ndarray:
-        image = self.stock(
+        return picture(
+            self.stock,
             prompt_embeds=self.text.prompt_embeds,
             pooled_prompt_embeds=self.text.pooled_prompt_embeds,
             negative_prompt_embeds=self.negative.prompt_embeds,
             negative_pooled_prompt_embeds=self.negative.pooled_prompt_embeds,
             width=WIDTH,
             height=HEIGHT,
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=torch.Generator().manual_seed(SEED),
-            output_type="pil",
-        ).images[0]
-        return np.asarray(image).astype(int)
+            seed=SEED,
+        )
 
 
 @pytest.fixture
