@@ -98,7 +98,7 @@ def test_at_every_call_that_changes_a_file(
 
 
 def kills(points: list[Point]) -> list[tuple[str, Point]]:
-    """(what to do, where). Calls that change no file's bytes or name are left out: a kill before them leaves what a kill
+    """(what to do, where). Calls that change no file's bytes or name are left out: a kill before them leaves what one
     before the next call leaves. FAULT_ALL=1 takes them too."""
     found: list[tuple[str, Point]] = []
     for name, count in points:
