@@ -5,140 +5,33 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-from project import Project, make_project
+from project import Project
+from resuming import (
+    at_checkpoint,
+    change_state,
+    commands,
+    contents,
+    damage,
+    empty,
+    newer,
+    only_adapter,
+    refused,
+    run_command,
+    train,
+)
 
-from simpletune import files
 from simpletune.config import continuing
 from simpletune.config.load import load
 from simpletune.config.schema import config_keys
-from simpletune.errors import ConfigError, SimpletuneError, TrainingFailed
+from simpletune.errors import ConfigError, TrainingFailed
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
 from simpletune.trainer import start
 from simpletune.trainer.asked import Asked
-from simpletune.trainer.data_change import Data, compare
-from simpletune.trainer.launch import launch
-
-FAST: dict[str, Any] = {"pictures": 3, "train_batch_size": 1, "checkpoint_step_interval": 2, "lr_scheduler": "constant"}
-
-
-class Said(SilentReporter):
-    """Keeps what a start says."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warn(self, text: str) -> None:
-        self.lines.append(f"warning: {text}")
-
-    def has(self, *parts: str) -> bool:
-        return any(all(part in line for part in parts) for line in self.lines)
-
-
-def train(project: Project, *overrides: str, **flags: Any) -> Said:
-    said = Said()
-    launch(project.config, overrides, said, **flags)
-    return said
-
-
-def refused(project: Project, *overrides: str, **flags: Any) -> SimpletuneError:
-    """The error of a start that must change nothing in the project but its lock."""
-    before = contents(project.folder)
-    with pytest.raises(SimpletuneError) as caught:
-        train(project, *overrides, **flags)
-    assert contents(project.folder) == before
-    return caught.value
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts}
-
-
-def commands(error: SimpletuneError) -> list[str]:
-    """The lines that are there to be copied."""
-    return [line.strip() for line in (error.hint or "").splitlines() if line.startswith("    ")]
-
-
-def run_command(line: str) -> Said:
-    """What a proposed command does, its `mv` in a shell and its training in this process."""
-    moved, _, rest = line.rpartition(" && ")
-    if moved:
-        subprocess.run(moved, shell=True, check=True)
-    words = shlex.split(rest)
-    assert words[:2] == ["simpletune", "train"]
-    overrides = [value for word, value in pairwise(words) if word == "--set"]
-    said = Said()
-    flags: dict[str, Any] = {
-        flag: f"--{flag.replace('_', '-')}" in words for flag in ("new_folder", "accept_data_change")
-    }
-    launch(Path(words[2]), overrides, said, **flags)
-    return said
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A run of four steps with checkpoints after two and four, for copies of it."""
-    made = make_project(tmp_path_factory.mktemp("resume") / "project", max_train_steps=4, **FAST)
-    train(made)
-    return made
-
-
-@pytest.fixture
-def run(trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A copy of that run, and its folder is the current one."""
-    shutil.copytree(trained.folder, tmp_path / "project")
-    monkeypatch.chdir(tmp_path / "project")
-    return Project(tmp_path / "project")
-
-
-@pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing heavy may be loaded while a start is refused."""
-    for name in ("load_text_encoders", "load_vae", "load_transformer"):
-        monkeypatch.setattr(SD3, name, None)
-    monkeypatch.setitem(sys.modules, "simpletune.trainer.run", None)
-    return iter(())
-
-
-def at_checkpoint(project: Project, step: int) -> None:
-    """As if the run had been killed right after that checkpoint."""
-    for path in project.output.glob("checkpoint-*"):
-        if int(path.name.partition("-")[2]) > step:
-            shutil.rmtree(path)
-    (project.output / "finished.json").unlink()
-
-
-def damage(checkpoint: Path) -> None:
-    path = checkpoint / "optimizer.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-
-
-def only_adapter(checkpoint: Path) -> None:
-    from simpletune.trainer.retention import keep_adapter
-
-    keep_adapter(checkpoint)
-
-
-def newer(checkpoint: Path) -> None:
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest | {"format": 1000}))
-
-
-def empty(checkpoint: Path) -> None:
-    shutil.rmtree(checkpoint)
-    checkpoint.mkdir()
 
 
 def test_each_key_is_in_exactly_one_class() -> None:
@@ -347,100 +240,6 @@ def test_fewer_steps_than_are_done_end_a_run_where_it_is(run: Project) -> None:
     train(run, "max_train_steps=3")
     assert json.loads((run.output / "finished.json").read_text()) == {"step": 4}
     assert len(run.losses()) == 4
-
-
-def change_captions(pictures: Path) -> None:
-    (pictures / "0-red.txt").write_text("a scarlet ball")
-
-
-def remove_one(pictures: Path) -> None:
-    for path in pictures.glob("1-*"):
-        path.unlink()
-
-
-def add_one(pictures: Path) -> None:
-    Image.new("RGB", (64, 64), "gold").save(pictures / "9-gold.png")
-    (pictures / "9-gold.txt").write_text("gold")
-
-
-def paint_over(pictures: Path) -> None:
-    Image.new("RGB", (64, 64), "gold").save(pictures / "0-red.png")
-
-
-def crop_otherwise(pictures: Path) -> None:
-    Image.new("RGB", (70, 64), "gold").save(pictures / "0-red.png")
-
-
-def repeat(pictures: Path) -> None:
-    path = pictures.parent / "multidatabackend.json"
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps([data[0] | {"repeats": 2}, *data[1:]]))
-
-
-@pytest.mark.parametrize(
-    ("change", "said", "early"),
-    [
-        (change_captions, "1 picture is captioned otherwise: balls/0-red.png", True),
-        (remove_one, "1 picture is gone: balls/1-green.png", True),
-        (add_one, "1 picture is new: balls/9-gold.png", False),
-        (paint_over, "1 picture is of other content: balls/0-red.png", False),
-        (crop_otherwise, "1 picture is cropped or sized otherwise: balls/0-red.png", True),
-        (repeat, 'data set "balls": repeats: 0 -> 2', True),
-    ],
-)
-def test_changed_data_is_told_and_has_to_be_accepted(
-    run: Project, change: Callable[[Path], None], said: str, early: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change(run.folder / "pictures")
-    with monkeypatch.context() as patch:
-        patch.setattr(SD3, "load_transformer", None)
-        if early:
-            patch.setitem(sys.modules, "simpletune.trainer.run", None)
-        error = refused(run, "max_train_steps=5")
-    assert "the data set has changed since output/checkpoint-4 was saved" in error.message
-    assert said in error.message
-    if change is change_captions:
-        again = run_command(commands(error)[0])
-        assert again.has("warning: the data set has changed since checkpoint-4 was saved")
-        assert again.has(said)
-        assert run.metrics().steps[-1]["step"] == 5
-        assert not train(run, "max_train_steps=6").has("the data set has changed")
-
-
-def test_all_latents_at_once_are_no_matter_of_the_pictures() -> None:
-    def data(vae: str) -> Data:
-        return Data({}, {("a", name): {"captions": [name], "latents": [vae + name]} for name in "xyz"})
-
-    change = compare(data("old"), data("new"))
-    assert change.lines() == [
-        "every picture has another latent: the model's VAE is another one, or this version prepares otherwise"
-    ]
-    assert not change.is_certain
-
-
-@pytest.mark.slow
-def test_what_was_accepted_is_still_told_after_a_kill(run: Project) -> None:
-    """data.json is that of the new data by then, and the newest checkpoint has seen the old one."""
-    change_captions(run.folder / "pictures")
-    train(run, "max_train_steps=5", accept_data_change=True)
-    shutil.rmtree(run.output / "checkpoint-5")
-    (run.output / "finished.json").unlink()
-    error = refused(run, "max_train_steps=5")
-    assert "1 picture is captioned otherwise: balls/0-red.png" in error.message
-    for path in run.output.glob("data-*.json"):
-        path.unlink()
-    assert "can't be told" in refused(run, "max_train_steps=5").message
-
-
-def change_state(checkpoint: Path, **values: object) -> None:
-    """Other values in what a checkpoint keeps of its run, and the checkpoint is intact."""
-    state = json.loads((checkpoint / "state.json").read_text())
-    state["run"] |= values
-    (checkpoint / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    path = checkpoint / "state.json"
-    manifest["files"]["state.json"] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.slow
