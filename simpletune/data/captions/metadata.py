@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,6 +241,7 @@ def _captions(row: Row) -> list[str]:
     return texts
 
 
+@lru_cache(16)  # a long text that many rows share is kept once
 def _read(text: str) -> str:
     return one_line(text if is_unicode(text) else latin(text))
 
