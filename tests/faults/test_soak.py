@@ -21,7 +21,7 @@ from simpletune.results.run_folder import is_resumable, list_checkpoints
 
 STEPS = int(os.environ.get("SOAK_STEPS", "1000"))
 VALIDATIONS = 20
-"""At most. Each loads the VAE, and safetensors 0.8.0 keeps two small numbers of every tensor it reads: 11 KiB in all."""
+"""At most. Each loads the VAE, and safetensors 0.8.0 keeps two small numbers of each tensor it reads: 11 KiB in all."""
 # The smallest of everything.
 SMALL = {
     "pictures": 2,
