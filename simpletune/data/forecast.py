@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
+from simpletune.machine.adapters import LYCORIS, lycoris_text
 from simpletune.machine.estimate import GIB
 from simpletune.machine.forecast import Plan
 
@@ -49,6 +50,8 @@ def sketch(settings: Settings) -> Plan:
         tokenizer_max_length=settings.tokenizer_max_length,
         lora_rank=settings.lora_rank,
         lora_target=settings.lora_target,
+        use_dora=settings.use_dora,
+        lycoris=lycoris_text(settings.lycoris_config) if settings.lora_type == LYCORIS else None,
         optimizer=settings.optimizer,
         use_ema=settings.use_ema,
         train_batch_size=settings.train_batch_size,

@@ -111,7 +111,7 @@ def training(
     flavour: str,
     tokens: tuple[int, int],
     checkpointed_every: int | None,
-    lora: tuple[str | tuple[str, ...], int],
+    lora: tuple[str | tuple[str, ...], int, bool],
     gradients: int,
     mixed_precision: str,
     offloaded: Sequence[int] = (),
@@ -119,10 +119,11 @@ def training(
 ) -> tuple[int, int]:
     """What one micro batch keeps for its backward pass, with the gradients beside it, and what is at work: at the peak.
 
-    tokens: of the pictures and of their captions, all samples together. `lora` is its target and rank, `gradients`
-    their bytes. A checkpointed block keeps its input and is recomputed when the backward pass gets to it, which frees
-    the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the other. The blocks that are
-    `offloaded` are recomputed too; inputs_away: recomputed blocks' inputs wait in host memory.
+    tokens: of the pictures and of their captions, all samples together. `lora` is its target, its rank and whether it
+    is a DoRA; `gradients` their bytes. A checkpointed block keeps its input and is recomputed when the backward pass
+    gets to it, which frees the blocks behind it; the gradients pile up meanwhile. So the peak is at one end or the
+    other. The blocks that are `offloaded` are recomputed too; inputs_away: recomputed blocks' inputs wait in host
+    memory.
     """
     blocks = [_on(tokens, each) for each in _blocks(flavour, *lora)]
     checkpointed = _recomputed(len(blocks), checkpointed_every, offloaded)
@@ -140,7 +141,7 @@ def compiled_training(
     flavour: str,
     tokens: tuple[int, int],
     checkpointed_every: int | None,
-    lora: tuple[str | tuple[str, ...], int],
+    lora: tuple[str | tuple[str, ...], int, bool],
     mixed_precision: str,
     keeps_attention: bool,
     offloaded: Sequence[int] = (),
@@ -212,39 +213,40 @@ def _on(tokens: tuple[int, int], each: tuple[float, float]) -> float:
 
 
 @lru_cache(maxsize=64)
-def _blocks(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[tuple[float, float], ...]:
+def _blocks(
+    flavour: str, target: str | tuple[str, ...], rank: int, dora: bool = False
+) -> tuple[tuple[float, float], ...]:
     """What each block keeps: bytes an image token and a text token, for each number of the width."""
     config, width = component_config_of(flavour, "transformer"), transformer_width(flavour)
     always = _BLOCK + (_QK_NORM if config["qk_norm"] is not None else 0)
     found = []
     for block, (image, text) in enumerate(_trained(flavour, target)):
         second = _SECOND_ATTENTION if block in config["dual_attention_layers"] else 0
-        found.append((always + second + _lora_inputs(image, rank, width), always + _lora_inputs(text, rank, width)))
+        of_image, of_text = (
+            _lora_inputs(layers, rank, width) + (_dora_results(layers) if dora else 0) for layers in (image, text)
+        )
+        found.append((always + second + of_image, always + of_text))
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def _compiled_blocks(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[tuple[float, float], ...]:
+def _compiled_blocks(
+    flavour: str, target: str | tuple[str, ...], rank: int, dora: bool = False
+) -> tuple[tuple[float, float], ...]:
     """`_blocks`, of the compiled step: of LoRA's layers only the `rank` numbers between their two products."""
     config, width = component_config_of(flavour, "transformer"), transformer_width(flavour)
     always = _COMPILED_BLOCK + (_COMPILED_NORM if config["qk_norm"] is not None else 0)
     found = []
     for block, (image, text) in enumerate(_trained(flavour, target)):
         second = _COMPILED_SECOND if block in config["dual_attention_layers"] else 0
-        between = [2 * rank * len(layers) / width for layers in (image, text)]
+        between = [2 * rank * len(layers) / width + (_dora_results(layers) if dora else 0) for layers in (image, text)]
         found.append((always + second + between[0], always + between[1]))
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
-def lora_numbers(flavour: str, target: str | tuple[str, ...], rank: int) -> tuple[int, int]:
-    """Numbers of the LoRA that every token of the picture passes, and of that which the caption's pass."""
-    tensors, found = part_tensors(flavour, "transformer"), [0, 0]
-    for layer in lora_layers(flavour, target):
-        if not layer.endswith(("norm1.linear", "norm1_context.linear")):
-            text = layer.split(".", 2)[-1].startswith(_TEXT_STREAM)
-            found[text] += rank * sum(tensors[f"{layer}.weight"])
-    return found[0], found[1]
+def is_of_text(layer: str) -> bool:
+    """Whether a layer is one of the text's stream, rather than of the image's."""
+    return layer.split(".", 2)[-1].startswith(_TEXT_STREAM)
 
 
 @lru_cache(maxsize=16)
@@ -273,6 +275,11 @@ def _lora_inputs(layers: list[str], rank: int, width: int) -> float:
     doesn't keep, and each layer's `rank` numbers in between. The AdaLN layers see one vector a sample: nothing."""
     inputs = sum({"net.0.proj": 2, "net.2": 8}.get(layer.split(".", 1)[1], 0) for layer in layers)
     return inputs + 2 * rank * sum("norm" not in layer for layer in layers) / width
+
+
+def _dora_results(layers: list[str]) -> float:
+    """A DoRA keeps what each layer results in before its rows get their lengths; feed-forward's are wide."""
+    return float(sum(8 if layer.endswith("net.0.proj") else 2 for layer in layers if "norm" not in layer))
 
 
 @lru_cache(maxsize=64)

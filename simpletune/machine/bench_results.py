@@ -94,6 +94,8 @@ def measured_step(card: str, plan: Plan) -> float | None:
 
     Not one that ran in another way than the plan's will, as a short run does beside a long one.
     """
+    if plan.use_dora or plan.lycoris is not None:
+        return None  # only steps of standard LoRAs are measured
     path = results_file(card)
     try:
         changed = path.stat().st_mtime_ns

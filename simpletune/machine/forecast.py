@@ -12,10 +12,10 @@ from functools import lru_cache
 
 from simpletune.config.offload import offloaded_blocks
 from simpletune.machine import activations, estimate
+from simpletune.machine.adapters import Adapter
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.estimate import GIB
 from simpletune.machine.execution import Known, Way, expected_way
-from simpletune.machine.shapes import lora_layers, lora_parameters
 from simpletune.machine.text_memory import TextNeed, TextWay, text_needs, way_that_fits
 
 ENCODE_TEXT, ENCODE_IMAGES, TRAIN, VALIDATE = "encode text", "encode images", "train", "validate"
@@ -71,6 +71,12 @@ class Plan:
     activation_offload: bool = False
     device_bytes: int | None = None
     saves: int | None = None
+    use_dora: bool = False
+    lycoris: str | None = None  # the text of what lycoris_config names, for lora_type lycoris
+
+    @property
+    def adapter(self) -> Adapter:
+        return Adapter(self.flavour, self.lora_target, self.lora_rank, self.use_dora, self.lycoris)
 
 
 @dataclass(frozen=True)
@@ -148,13 +154,13 @@ def way_of(plan: Plan) -> Way:
 
 def as_modules(plan: Plan) -> bool:
     """Whether only the model's own modules can compute this LoRA: blocks are neither compiled nor offloaded then."""
-    return plan.lora_dropout > 0 or _has_lora_elsewhere(plan.flavour, plan.lora_target)
+    return plan.lora_dropout > 0 or _has_lora_elsewhere(plan.adapter)
 
 
 @lru_cache(maxsize=64)
-def _has_lora_elsewhere(flavour: str, target: str | tuple[str, ...]) -> bool:
+def _has_lora_elsewhere(adapter: Adapter) -> bool:
     """Whether layers outside of attention and feed-forward are trained, which `models/sd3_forward.py` doesn't know."""
-    return any(".attn" not in layer and ".ff" not in layer for layer in lora_layers(flavour, target))
+    return any(".attn" not in layer and ".ff" not in layer for layer in adapter.kinds)
 
 
 def forecast(plan: Plan) -> Forecast:
@@ -205,7 +211,7 @@ def _train(plan: Plan) -> PhaseMemory:
         slack = activations.training_slack(kept, at_work, adapter)
     return _phase(
         TRAIN,
-        slack + _unpacked(plan, compiled=compiled),
+        slack + _unpacked(plan, compiled=compiled) + plan.adapter.matrix_bytes,
         weights=_transformer(plan),
         activations=kept + at_work,
         adapter=adapter + _gradients(plan),  # which have a buffer of their own
@@ -213,7 +219,7 @@ def _train(plan: Plan) -> PhaseMemory:
 
 
 def _held_compiled(plan: Plan) -> tuple[int, int]:
-    lora = (plan.lora_target, plan.lora_rank)
+    lora = (plan.adapter.layers, plan.adapter.kept_rank, plan.use_dora)
     return activations.compiled_training(
         plan.flavour,
         _tokens(plan),
@@ -227,7 +233,7 @@ def _held_compiled(plan: Plan) -> tuple[int, int]:
 
 
 def _held_eagerly(plan: Plan) -> tuple[int, int]:
-    lora = (plan.lora_target, plan.lora_rank)
+    lora = (plan.adapter.layers, plan.adapter.kept_rank, plan.use_dora)
     offloaded = _offloaded(plan)
     kept, at_work = activations.training(
         plan.flavour,
@@ -319,7 +325,7 @@ def _adapter(plan: Plan) -> int:
 
 
 def _lora_numbers(plan: Plan) -> int:
-    return lora_parameters(plan.flavour, plan.lora_target, plan.lora_rank)
+    return plan.adapter.parameters
 
 
 def _pixels(size: tuple[int, int]) -> int:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
 from simpletune.machine import bench_results, cards, estimate
-from simpletune.machine.activations import component_config_of, lora_numbers, transformer_width
+from simpletune.machine.activations import component_config_of, transformer_width
 from simpletune.machine.cards import Speed
 from simpletune.machine.execution import COMPILING
 from simpletune.machine.forecast import Plan, text_way_of, way_of
@@ -201,9 +201,9 @@ def _work(plan: Plan, size: tuple[int, int], rate: _Rate, kernels: _Kernels, pas
 
 
 def _lora_work(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:
-    """One product of a sample with each of LoRA's matrices."""
+    """One product of a sample with each of the adapter's matrices."""
     image, text = estimate.image_tokens(*plan.bucket), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
-    of_image, of_text = lora_numbers(plan.flavour, plan.lora_target, plan.lora_rank)
+    of_image, of_text = plan.adapter.work
     return 2 * (image * of_image + text * of_text) / kernels.products / rate.operations
 
 

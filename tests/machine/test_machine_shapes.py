@@ -42,7 +42,7 @@ def test_a_part_has_the_tensors_of_its_module(module, flavour, part):
 def test_the_layers_that_are_quantized_and_trained(module, flavour):
     from types import SimpleNamespace
 
-    from simpletune.models.adapters import lora_targets
+    from simpletune.models.adapter_start import lora_targets
 
     transformer = module(flavour, "transformer")
     linear = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
