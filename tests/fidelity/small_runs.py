@@ -83,11 +83,11 @@ def ball(size: tuple[int, int], number: int, colour: str) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def draw(folder: Path, colours: Iterable[str], word: str = "ball") -> None:
-    """A picture and its caption for each colour; every second one is wide."""
+def draw(folder: Path, colours: Iterable[str], word: str = "ball", wide: bool = True) -> None:
+    """A picture and its caption for each colour; every second one is `wide`."""
     folder.mkdir(parents=True)
     for number, colour in enumerate(colours):
-        ball(WIDE if number % 2 else SQUARE, number, colour).save(folder / f"{number}-{colour}.png")
+        ball(WIDE if wide and number % 2 else SQUARE, number, colour).save(folder / f"{number}-{colour}.png")
         (folder / f"{number}-{colour}.txt").write_text(f"a {colour} {word}")
 
 
@@ -95,12 +95,13 @@ def make_run(
     folder: Path,
     *,
     pictures: int = 6,
+    wide: bool = True,
     more: Sequence[dict[str, Any]] = (),
     first: dict[str, Any] | None = None,
     **keys: Any,
 ) -> Run:
     """`first` changes the data set of balls, `more` are further ones, `keys` are those of config.json over KEYS."""
-    draw(folder / "balls", list(COLOURS)[:pictures])
+    draw(folder / "balls", list(COLOURS)[:pictures], wide=wide)
     values = {key: value for key, value in (KEYS | keys).items() if value is not None}
     (folder / "config.json").write_text(json.dumps(values))
     common = {"type": "local", "caption_strategy": "textfile", "cache_dir_vae": "cache/{id}"}

@@ -80,8 +80,8 @@ def test_with_dropped_captions_an_average_and_batches_of_two_sizes(tmp_path: Pat
         assert apart(step.averages, average.shadow_params) < 1e-6
 
 
-def test_with_masks_and_accumulation(tmp_path: Path, tiny_model: Path) -> None:
-    compare(
+def test_with_masks_accumulation_and_clipping(tmp_path: Path, tiny_model: Path) -> None:
+    steps = compare(
         tmp_path,
         tiny_model,
         ATTENTION + FEED_FORWARD,
@@ -91,8 +91,10 @@ def test_with_masks_and_accumulation(tmp_path: Path, tiny_model: Path) -> None:
         lora_target="blocks",
         gradient_accumulation_steps=3,
         loss_type="huber",
+        max_grad_norm=0.02,
         max_train_steps=3,
     )
+    assert min(step.grad_norm for step in steps) > 0.02, "nothing was clipped"
 
 
 def test_with_a_set_of_regularisation_on_a_quantized_base_and_recomputed_activations(
