@@ -10,11 +10,13 @@ The thread asks nothing of the device: a question from there would spoil a graph
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -174,6 +176,14 @@ def contents_of(session: Session) -> Contents:
     average = None
     if session.ema is not None:
         average = {**adapter, **{f"{PREFIX}{name}": tensor for name, tensor in session.ema.state_dict().items()}}
+    described = run_state(
+        session.settings,
+        session.material.files,
+        session.material.manifest.digest,
+        session.total_steps,
+        session.processes.world_size,
+        session.processes.device.type,
+    )
     return Contents(
         step=session.step,
         adapter=adapter,
@@ -182,14 +192,12 @@ def contents_of(session: Session) -> Contents:
         optimizer_json=plain,
         ema=average,
         state={
-            **run_state(
-                session.settings,
-                session.material.files,
-                session.material.manifest.digest,
-                session.total_steps,
-                session.processes.world_size,
-                session.processes.device.type,
-            ),
+            **described,
+            "settings_sha256": _sha256(described["settings"]),
             "step_state": session.step_function.state(),
         },
     )
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

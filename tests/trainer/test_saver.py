@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -17,13 +18,17 @@ from unittest.mock import MagicMock
 import pytest
 import safetensors.torch
 import torch
+from project import Project
 from safetensors import SafetensorError
 
 from simpletune import files
 from simpletune.errors import Interrupted, TrainingFailed
+from simpletune.models.lora_file import read_adapter
+from simpletune.progress import SilentReporter
 from simpletune.results import run_folder
 from simpletune.trainer import saver as subject
 from simpletune.trainer.checkpoint import load_checkpoint
+from simpletune.trainer.launch import launch
 from simpletune.trainer.log import StepLog
 from simpletune.trainer.metrics import read_metrics
 from simpletune.trainer.saver import Saver
@@ -338,6 +343,40 @@ def test_older_checkpoints_are_pruned_after_the_new_one_is_whole(
     assert there == [[1], [1, 2], [1, 2, 3], [2, 3, 4]]
     assert resumable(tmp_path) == [3, 4]
     assert [step for step, _ in run_folder.list_checkpoints(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_run_ends_at_the_step_after_a_save_that_failed_and_goes_on_from_the_one_before(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = project(max_train_steps=6, checkpoint_step_interval=2, checkpoints_total_limit=1, use_ema=True)
+    real, write = subject.write_checkpoint, Saver.write
+
+    def at_once(self: Saver, before: Callable[[], None]) -> None:
+        write(self, before)
+        self._join()
+
+    def refusing(folder: Path, of: Contents, *more: object) -> Path:
+        if of.step == 4:
+            raise TrainingFailed("no room", "make some")
+        return real(folder, of, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(subject, "write_checkpoint", refusing)
+    monkeypatch.setattr(Saver, "write", at_once)
+    with pytest.raises(TrainingFailed, match="no room"):
+        launch(one.config, (), SilentReporter())
+    assert resumable(one.output) == [2]
+    assert len(one.losses()) == 4
+    monkeypatch.undo()
+    outcome = launch(one.config, (), SilentReporter())
+    assert outcome is not None
+    assert outcome.trained == 4
+    assert resumable(one.output) == [6]
+    for step in (2, 4):
+        left = one.output / f"checkpoint-{step}"
+        assert run_folder.holds_only_adapter(left)
+        assert read_adapter(left / run_folder.EMA_FILE).keys() == read_adapter(left).keys()
+    state = json.loads((one.output / "checkpoint-6" / "state.json").read_text())["run"]
+    assert len(state["settings_sha256"]) == len(state["data"]) == 64
 
 
 def test_what_cant_be_pruned_is_told_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
