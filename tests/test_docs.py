@@ -164,6 +164,10 @@ def problems_of(block: str, folder: Path) -> list[Problem]:
             (folder / path).touch()
     (folder / "config.json").write_text("{}" if is_sweep else config, encoding="utf-8")
     (folder / "multidatabackend.json").write_text(data, encoding="utf-8")
+    if '"algo"' in block:
+        (folder / "lycoris_config.json").write_text(block, encoding="utf-8")
+        lycoris = {"model_flavour": "sd3-medium", "lora_type": "lycoris", "lycoris_config": "lycoris_config.json"}
+        (folder / "config.json").write_text(json.dumps(lycoris), encoding="utf-8")
     if is_sweep:
         (folder / "sweep.json").write_text(block, encoding="utf-8")
         return problems_of_sweep(folder / "sweep.json")
