@@ -49,7 +49,7 @@ def tidy(problem: Problem) -> Problem:
     """`problem` with access tokens and characters that would disturb a terminal replaced everywhere."""
     return replace(
         problem,
-        file=shown(problem.file),
+        file=shown(redact(problem.file)),
         path=shown(redact(problem.path)),
         message=shown(redact(problem.message)),
         hint=None if problem.hint is None else shown(redact(problem.hint)),

@@ -15,6 +15,7 @@ from simpletune.config.families import matches, module_names
 from simpletune.config.problems import Problem, quoted, quoted_path
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
+from simpletune.redact import looks_like_token
 
 Rule = Callable[[View], Iterator[Problem]]
 _RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -381,8 +382,11 @@ def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
 
 def _name_problems(whole: View, path: Path, prompts: Mapping[str, str]) -> Iterator[Problem]:
     """Pictures are called by the prompts' names, so these must be plain file names, and none may stand twice."""
-    for name in prompts:
-        if not _PLAIN_NAME.fullmatch(name):
+    for name, prompt in prompts.items():
+        if looks_like_token(name) or looks_like_token(prompt):
+            message = f"{path.name}: a prompt holds something that looks like an access token"
+            yield whole.config.error("validation_prompts_file", message, "take it out: prompts stand beside pictures")
+        elif not _PLAIN_NAME.fullmatch(name):
             message = f"{path.name}: the name {quoted(name)} can't be part of a file's name"
             hint = "use up to 80 letters, digits, spaces, dots, - and _, beginning with a letter or digit"
             yield whole.config.error("validation_prompts_file", message, hint)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from simpletune.data.header import READER, Header
 from simpletune.data.sources import Reason, Rejected
 
-MAGIC = b"STindex1"
+MAGIC = b"STindex2"
 """Count up when anything of the layout changes."""
 
 _MACHINE = [sys.byteorder, hash((1, 2, 3, 4))]

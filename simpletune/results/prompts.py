@@ -11,6 +11,7 @@ from simpletune.config import jsonfile
 from simpletune.config.problems import shown
 from simpletune.data.captions.texts import decode_text, is_unicode
 from simpletune.errors import UsageError
+from simpletune.redact import looks_like_token
 
 _LONGEST_NAME = 60
 _LARGEST_FILE = 16 << 20
@@ -76,7 +77,8 @@ def _from_json(path: Path, data: bytes) -> dict[str, str]:
     if len({name.casefold() for name in value}) < len(value):
         message = f"--prompts: {shown(str(path))}: two names differ in capital letters only"
         raise UsageError(message, "some disks take them for the same file: give one another name")
-    for name in value:
+    for name, prompt in value.items():
+        _refuse_tokens(f"{name}: {prompt}")
         if not _PLAIN_NAME.fullmatch(name):
             raise UsageError(
                 f"--prompts: {shown(str(path))}: the name {shown(name)!r} can't be part of a file's name",
@@ -85,10 +87,17 @@ def _from_json(path: Path, data: bytes) -> dict[str, str]:
     return dict(value)
 
 
+def _refuse_tokens(text: str) -> None:
+    if looks_like_token(text):
+        message = "a prompt holds something that looks like an access token"
+        raise UsageError(message, "take it out: prompts stand beside pictures and in their files")
+
+
 def _stripped(prompt: str) -> str:
     text = prompt.strip()
     if not text:
         raise UsageError("--prompt: the prompt is empty", "say what the picture should show")
+    _refuse_tokens(text)
     if not is_unicode(text):
         raise UsageError(f"--prompt: {shown(text)!r} holds bytes that are no text", "write it in UTF-8")
     return text

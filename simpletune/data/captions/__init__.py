@@ -14,6 +14,7 @@ from simpletune.data.captions.filter import filtered
 from simpletune.data.captions.shuffle import shuffled
 from simpletune.data.captions.texts import decode_text, one_line
 from simpletune.data.sources import ImageFile, Reason, Rejected, Source, SourceError, shown, text_name
+from simpletune.redact import shaped_like_token
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet
@@ -61,6 +62,8 @@ def read_caption(
     found = _found(image, image_set, source, metadata)
     if not isinstance(found, Caption):
         return found
+    if any(map(shaped_like_token, found.texts)):
+        return Rejected(Reason.NO_CAPTION, "its caption holds something that looks like an access token: take it out")
     texts = filtered(found.texts, image_set.caption_filter, image_set.caption_separator)
     if not texts:
         return Rejected(Reason.NO_CAPTION, "caption_filter leaves nothing of its caption")
