@@ -41,6 +41,9 @@ def contents(state: State) -> dict[Path, bytes]:
     if state.prompts is not None:
         path = state.resolve(state.config["validation_prompts_file"])
         made[path] = _content(state.base.prompts_file, state.prompts)
+    if state.lycoris != state.base.lycoris:
+        path = state.resolve(state.config["lycoris_config"])
+        made[path] = _content(state.base.lycoris_file, state.lycoris)
     if config.get(SCHEMA_KEY) == schema_reference():
         made.update(schema_copies(state.folder))
     if state.editor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from simpletune.data.survey import Survey
 from simpletune.machine import forecast as machine
+from simpletune.machine.adapters import LYCORIS, lycoris_text
 from simpletune.machine.cards import TYPICAL
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, Plan, with_room_of
@@ -90,6 +91,8 @@ def plan(state: State) -> Plan:
         tokenizer_max_length=value("tokenizer_max_length") or state.flavour.t5_tokens,
         lora_rank=value("lora_rank"),
         lora_target=_target(value("lora_target")),
+        use_dora=value("use_dora") and value("lora_type") != LYCORIS,
+        lycoris=lycoris_text(state.lycoris) if value("lora_type") == LYCORIS else None,
         optimizer=value("optimizer"),
         use_ema=value("use_ema"),
         train_batch_size=value("train_batch_size"),

@@ -318,7 +318,7 @@ def _at_line(editor: str, path: Path, line: int) -> list[str]:
 def bytes_of(config_path: Path) -> dict[Path, bytes | None]:
     """The content of the files that the wizard starts from; None for one that isn't there."""
     base = read_base(config_path)
-    files = (base.config_file, base.data_file, base.prompts_file)
+    files = (base.config_file, base.data_file, base.prompts_file, base.lycoris_file)
     paths = {config_path, config_path.parent / base.data_name, *(file.path for file in files if file is not None)}
     return {path: path.read_bytes() if os.path.isfile(path) else None for path in paths}  # noqa: PTH113 - it never raises
 

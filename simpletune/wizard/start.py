@@ -35,7 +35,8 @@ def read_base(config_path: Path, sets: Sets | None = None, *, refit: bool = Fals
     value = config.value if isinstance(config.value, dict) else {}
     data = _read(_beside(config_path, value.get("data_backend_config", DATA_FILE)))
     prompts = _read(_beside(config_path, value.get("validation_prompts_file")))
-    return Base(config_path, config, data, prompts, sets or {}, refit)
+    lycoris = _read(_beside(config_path, value.get("lycoris_config")))
+    return Base(config_path, config, data, prompts, sets or {}, refit, lycoris)
 
 
 def _read(path: Path | None) -> JsonFile | None:

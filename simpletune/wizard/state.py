@@ -33,6 +33,7 @@ class _Missing:
 MISSING: Any = _Missing()
 CONFIG_FILE, DATA_FILE = "config.json", "multidatabackend.json"
 PROMPTS_FILE = "validation_prompts.json"
+LYCORIS_FILE = "lycoris_config.json"
 TEXT_EMBEDS = "text_embeds"
 _LENGTHS = ("max_train_steps", "num_train_epochs")  # either can be given, not both
 _ARGUMENTS = "optimizer_config"
@@ -53,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Base:
-    """The files the wizard started from: the two, and that of the prompts; without any, their fresh beginnings. `sets`
+    """The files the wizard started from: the two, those of the prompts and of a LyCORIS; or fresh beginnings. `sets`
     are `--set` values by path: ("lora_rank",) or ("dataset", 0, "repeats"), entries of the data file counted.
     `refit`: what the files say of precision, batch and the like is to be made to fit the machine that is answered."""
 
@@ -63,6 +64,7 @@ class Base:
     prompts_file: JsonFile | None = None
     sets: Mapping[tuple[str | int, ...], Any] = field(default_factory=dict)
     refit: bool = False
+    lycoris_file: JsonFile | None = None
 
     @property
     def exists(self) -> bool:
@@ -76,6 +78,15 @@ class Base:
     @property
     def prompts_name(self) -> str:
         return PROMPTS_FILE if self.config_path.name == CONFIG_FILE else f"{self.config_path.stem}-{PROMPTS_FILE}"
+
+    @property
+    def lycoris_name(self) -> str:
+        return LYCORIS_FILE if self.config_path.name == CONFIG_FILE else f"{self.config_path.stem}-{LYCORIS_FILE}"
+
+    @property
+    def lycoris(self) -> Any:
+        """What the file holds that config.json names as its LyCORIS config; None without one."""
+        return copy.deepcopy(self.lycoris_file.value) if self.lycoris_file is not None else None
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -165,6 +176,7 @@ class State:
         self.base_images = images_of(copy.deepcopy(self.entries))
         """The data sets that stood in the files at the start and were not taken out."""
         self.prompts: dict[str, str] | None = None  # what validation_prompts.json is to hold; None leaves it alone
+        self.lycoris: Any = base.lycoris  # what lycoris_config.json is to hold
         self.editor = False
         self.ahead: State | None = None  # with what is proposed for all that is open, for the figures on screen
         self.values: dict[str, Any] = {}  # of the questions answered so far, by id

@@ -52,13 +52,14 @@ def test_the_same_answers_give_the_same_bytes_whoever_asks(walks: list[Walked]) 
 
 
 PROMPTS = {"validation_prompt", "validation_prompts_file"}  # several make a file of their own, which no flag does
+LYCORIS = {"lora_type", "lycoris_config"}  # with a file of its own, as prompts have
 
 
 def test_the_same_values_by_set_give_the_same_bytes(walks: list[Walked]) -> None:
     """Each key that a walk wrote is given by --set, each folder by --dataset; the rest is answered."""
     for walked in walks:
         state, config = walked.visit.state, walked.visit.config
-        keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - PROMPTS
+        keys = {key for step in walked.visit.walk.steps for key in step.question.keys} - PROMPTS - LYCORIS
         sets = [f"{key}={json.dumps(config[key])}" for key in keys if key in config]
         sets += [
             f"dataset.{index}.{key}={json.dumps(entry[key])}"

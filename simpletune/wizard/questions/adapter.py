@@ -1,13 +1,17 @@
-"""The LoRA: its size, its strength, and which layers it goes into."""
+"""The adapter: its kind, its size, its strength, and which layers it goes into."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from simpletune.config.families import FAMILIES
-from simpletune.machine.shapes import lora_parameters
+from simpletune.config.lycoris_presets import PRESETS
+from simpletune.config.rules_adapter import LYCORIS, TOGETHER, excluded
+from simpletune.config.schema import config_keys
+from simpletune.machine.adapters import lycoris_text
 from simpletune.wizard import proposals
 from simpletune.wizard.measures import size
 from simpletune.wizard.outlook import card, memory_note, outlook, pictures
@@ -15,7 +19,7 @@ from simpletune.wizard.proposals import Proposal
 from simpletune.wizard.question import Question
 from simpletune.wizard.questions.common import number, read_key, whole_number, within_schema, write_key
 from simpletune.wizard.screen import Option
-from simpletune.wizard.state import State
+from simpletune.wizard.state import MISSING, State
 
 SECTION = "LoRA"
 RANK_AS_ALPHA = "rank"
@@ -28,10 +32,90 @@ _TARGETS = {
 }
 
 
-def adapter(_state: State) -> Iterator[Question]:
+def adapter(state: State) -> Iterator[Question]:
+    yield KIND
+    if state.value("lora_type") == LYCORIS:
+        return  # its own file says the rest
     yield RANK
     yield ALPHA
     yield TARGET
+
+
+STANDARD, DORA, OWN = "standard", "dora", "file"
+_KINDS = {
+    STANDARD: ("LoRA", "every program reads it"),
+    DORA: ("DoRA", "a LoRA whose layers learn their rows' lengths apart: better at low ranks, slower"),
+    "lokr": ("LoKr, factor 16", "the smallest files; diffusers needs the LyCORIS library for it"),
+    "loha": ("LoHa, rank 8", "full rank from small matrices; the slowest, and diffusers needs LyCORIS for it"),
+}
+_NOT_OF_LYCORIS = (
+    "lora_rank", "lora_alpha", "lora_target", "lora_init_type", "lora_dropout", "use_rslora", "use_dora",
+)  # fmt: skip
+
+
+def _kinds(state: State) -> tuple[Option, ...]:
+    options = [_kind_option(state, name, label, note) for name, (label, note) in _KINDS.items()]
+    if _read_kind(state) == OWN:
+        options.append(Option(OWN, "what the LyCORIS config says", str(state.value("lycoris_config"))))
+    return tuple(options)
+
+
+def _kind_option(state: State, name: str, label: str, note: str) -> Option:
+    values = {key: state.value(key) for one in TOGETHER for key in one.keys}
+    if name in PRESETS:
+        values = {
+            key: values[key] if key not in _NOT_OF_LYCORIS else config_keys()[key].get("default") for key in values
+        }
+        values |= {"lora_type": LYCORIS, "lycoris_config": state.base.lycoris_name}
+    else:
+        values |= {"lora_type": STANDARD, "use_dora": name == DORA}
+    obstacle = next(excluded(values), None)
+    if obstacle is not None:
+        return Option(name, label, disabled=obstacle.message)
+    wanted = outlook(state)
+    text = lycoris_text(PRESETS.get(name))
+    return Option(name, label, f"{note}; {_rank_note(state, replace(wanted, use_dora=name == DORA, lycoris=text))}")
+
+
+def _read_kind(state: State) -> Any:
+    if state.value("lora_type") == LYCORIS:
+        return next((name for name, preset in PRESETS.items() if state.lycoris == preset), OWN)
+    if not state.base.exists and "use_dora" not in state.config:
+        return MISSING
+    return DORA if state.value("use_dora") else STANDARD
+
+
+def _write_kind(state: State, kind: Any) -> None:
+    if kind == OWN:
+        return
+    if kind in PRESETS:
+        for key in _NOT_OF_LYCORIS:
+            state.config.pop(key, None)
+        state.config |= {"lora_type": LYCORIS}
+        state.config.setdefault("lycoris_config", state.base.lycoris_name)
+        state.lycoris = json.loads(json.dumps(PRESETS[kind]))
+        return
+    for key, value in (("lora_type", STANDARD), ("use_dora", kind == DORA)):
+        write_key(key, leave_default=True)(state, value)
+    if state.config.pop("lycoris_config", None) is not None:
+        state.lycoris = state.base.lycoris  # the file is left as it is
+
+
+KIND = Question(
+    id="lora.kind",
+    section=SECTION,
+    row="Kind",
+    title="Which kind of adapter?",
+    about="How what is learned is written down. docs/adapters.md compares them.",
+    options=_kinds,
+    propose=lambda _state: Proposal(STANDARD, "it is read everywhere, trains fastest and is understood best"),
+    read=_read_kind,
+    write=_write_kind,
+    show=lambda value: _KINDS[value][0] if value in _KINDS else "as its LyCORIS config says",
+    fine=True,
+    figures=True,
+    keys=("lora_type", "use_dora", "lycoris_config"),
+)
 
 
 def _ranks(state: State) -> tuple[Option, ...]:
@@ -40,8 +124,7 @@ def _ranks(state: State) -> tuple[Option, ...]:
 
 
 def _rank_note(state: State, wanted: Any) -> str:
-    numbers = lora_parameters(wanted.flavour, wanted.lora_target, wanted.lora_rank)
-    return f"a file of {size(_BYTES * numbers)}; {memory_note(wanted, card(state).usable, 'train')}"
+    return f"a file of {size(_BYTES * wanted.adapter.parameters)}; {memory_note(wanted, card(state).usable, 'train')}"
 
 
 RANK = Question(
