@@ -76,7 +76,7 @@ def trained(given: argparse.Namespace, way: str) -> dict[str, Any]:
     losses = [float(made.step(made._batch(sizes[number % len(sizes)])).loss) for number in range(STEPS)]
     found = {"losses": losses, "start": start, "weights": weights(made)}
     del made
-    release()
+    release(torch.device(device))
     return found
 
 
