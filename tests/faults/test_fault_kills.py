@@ -133,6 +133,7 @@ def test_from_a_cold_start(zygote: Zygote, pictured: Reference, tmp_path: Path, 
     tally("of them from a cold start", 1)
 
 
+@pytest.mark.fault
 def test_recording_names_the_calls_of_a_save(zygote: Zygote, short: Reference, tmp_path: Path) -> None:
     """If the recorder were blind, nothing would be killed and nothing would fail."""
     names = {name for name, _ in recorded(zygote, short, tmp_path)}
