@@ -175,7 +175,7 @@ def _pictures(entry: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
         return (kind,), () if folder is None else _resolved(folder).parts
     if kind == "s3":
         return (kind, str(entry["s3_endpoint"])), tuple(part for part in str(entry["s3_url"]).split("/") if part)
-    keys = ("dataset_name", "dataset_config", "dataset_split", "dataset_revision")
+    keys = ("dataset_name", "dataset_config", "dataset_split", "dataset_revision", "dataset_filter")
     return (kind, *(str(entry[key]) for key in keys)), (str(entry["dataset_name"]),)
 
 

@@ -23,6 +23,7 @@ _BELONGS = {
             "dataset_config",
             "dataset_split",
             "dataset_revision",
+            "dataset_filter",
             "image_column",
             "streaming",
             "cache_dir_pictures",

@@ -27,6 +27,7 @@ class ImageSet:
     dataset_config: str | None
     dataset_split: str
     dataset_revision: str | None
+    dataset_filter: Mapping[str, Any] | None  # column -> a value, or a list of them
     image_column: str | None
     streaming: bool
     cache_dir_pictures: Path

@@ -156,6 +156,7 @@ class Index:
 def index_path(image_set: ImageSet) -> Path:
     """Where the index of a data set is; another place or part of it has another."""
     place = (image_set.type, image_set.where, image_set.s3_endpoint, image_set.image_column)
-    part = (image_set.dataset_config, image_set.dataset_split, image_set.dataset_revision)
+    part: tuple[object, ...] = (image_set.dataset_config, image_set.dataset_split, image_set.dataset_revision)
+    part += (image_set.dataset_filter,) if image_set.dataset_filter else ()
     digest = hashlib.sha256(repr((image_set.id, place, part)).encode("utf-8", "surrogatepass")).hexdigest()
     return image_set.cache_dir_vae / f"index-{digest[:16]}.bin"

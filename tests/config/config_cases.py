@@ -301,6 +301,22 @@ CASES = {
         config(),
         data(PICTURES, EVAL, HUB, {**HUB, "id": "e", "dataset_type": "eval"}),
     ),
+    "rows that can't be told apart": (
+        config(),
+        data(
+            {**PICTURES, "dataset_filter": {"artist": "monet"}},
+            {**HUB, "dataset_filter": {"artist": [], "style": 3, "genre": ["a", "a"], "mood": ""}},
+            {**HUB, "id": "a", "dataset_filter": "monet"},
+            {**HUB, "id": "b", "dataset_fliter": {"artist": "monet"}},
+        ),
+    ),
+    "the same rows of a data set": (
+        config(),
+        data(
+            {**HUB, "dataset_filter": {"a": "x"}},
+            {**HUB, "id": "e", "dataset_type": "eval", "dataset_filter": {"a": "x"}},
+        ),
+    ),
     "steps the wrong way round": (config(), data(PICTURES, {**PICTURES, "id": "b", "start_step": 9, "end_step": 9})),
     "set that is never reached": (
         config(max_train_steps=50),

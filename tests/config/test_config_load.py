@@ -155,7 +155,8 @@ ROLES = [
      "regularisation_weight": 0.5},
     {"id": "h", "type": "huggingface", "dataset_name": "owner/name", "dataset_split": "test", "streaming": True,
      "caption_strategy": "huggingface", "dataset_type": "eval", "cache_dir_pictures": "fetched"},
-    {"id": "l", "type": "huggingface", "dataset_name": "rows.parquet", "caption_strategy": "huggingface"},
+    {"id": "l", "type": "huggingface", "dataset_name": "rows.parquet", "caption_strategy": "huggingface",
+     "dataset_filter": {"artist": "monet", "style": ["a", "b"]}},
     {"id": "t", "dataset_type": "text_embeds"},
 ]  # fmt: skip
 

@@ -31,6 +31,7 @@ def image_set(folder: Path = Path("/pictures"), **changes: Any) -> ImageSet:
         dataset_config=None,
         dataset_split="train",
         dataset_revision=None,
+        dataset_filter=None,
         image_column=None,
         streaming=False,
         cache_dir_pictures=folder.parent / "fetched-pictures",

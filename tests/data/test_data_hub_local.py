@@ -335,3 +335,54 @@ def test_pictures_without_a_table_need_another_strategy(opened: Any, tmp_path: P
         opened(folder).list()
     assert "another caption_strategy" in error.value.hint
     assert len(opened(folder, caption_strategy="filename").list().files) == len(ROWS)
+
+
+@pytest.mark.parametrize("layout", ["file", "saved"])
+@pytest.mark.parametrize(
+    ("rows_with", "taken"),
+    [
+        ({"kind": "box"}, [1, 3, 5]),
+        ({"kind": ["ball", "box"], "tags": ["ball 1", "ball 4"]}, [1, 4]),
+        ({"kind": "ball", "caption": ["ball number 2", "ball number 3"]}, [2]),
+    ],
+)
+def test_a_filter_takes_the_rows_that_fit_all_its_columns(
+    opened: Any, tmp_path: Path, layout: str, rows_with: dict[str, Any], taken: list[int]
+) -> None:
+    whole, some = opened(write(layout, tmp_path / "set")), opened(tmp_path / "set", dataset_filter=rows_with)
+    if layout == "file":
+        some = opened(tmp_path / "set/data/train-00000-of-00001.parquet", dataset_filter=rows_with)
+    some.fetch(Told())
+    assert content(some) == [(ROWS[row]["image"]["bytes"], (ROWS[row]["caption"],)) for row in taken]
+    names = [file.name for file in whole.list().files]
+    assert [file.name for file in some.list().files] == [names[row] for row in taken]
+
+
+@pytest.mark.parametrize(
+    ("rows_with", "message", "hint"),
+    [
+        ({"captoin": "box"}, 'has no column captoin; did you mean "caption"', "caption, tags, kind"),
+        ({"image": "box"}, "the column image of .* holds neither text nor labels", "caption, tags, kind"),
+        (
+            {"kind": ["box", "balls"]},
+            'balls is no label of the column kind .*did you mean "ball"',
+            "2 labels: ball, box",
+        ),
+        ({"caption": "ball numbr 2"}, 'is no value of the column caption .*did you mean "ball number', "its 6 values"),
+        ({"kind": "ball", "caption": "ball number 1"}, "no row taken of .* has kind ball and caption", "all columns"),
+    ],
+)
+def test_a_filter_that_nothing_can_fit_says_why(
+    opened: Any, tmp_path: Path, rows_with: dict[str, Any], message: str, hint: str
+) -> None:
+    source = opened(write_saved(tmp_path / "set", ROWS), dataset_filter=rows_with)
+    with pytest.raises(SourceError, match=message) as error:
+        source.list()
+    assert hint in error.value.hint
+
+
+def test_a_filter_on_pictures_in_folders_is_refused(opened: Any, tmp_path: Path) -> None:
+    source = opened(write_pictures(tmp_path / "set", ROWS), dataset_filter={"kind": "box"})
+    with pytest.raises(SourceError, match="pictures in folders, which have no columns") as error:
+        source.list()
+    assert "save_to_disk" in error.value.hint

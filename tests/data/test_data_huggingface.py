@@ -170,6 +170,7 @@ def test_a_gated_set_is_given_to_those_with_a_token(asked: Any, hub: Hub, monkey
     with pytest.raises(SourceError, match="owner/set is gated"):
         asked().fetch(Told())
     monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)  # a mirror that only the settings name gets no login
     for streaming in (False, True):
         source = asked(streaming=streaming)
         source.fetch(Told())
@@ -344,6 +345,53 @@ def test_max_num_samples_bounds_a_stream_and_more_can_follow(tmp_path: Path, wri
             more = asked(limit)
             more.fetch(Told())
             assert content(more) == EXPECTED[:count]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_filter_keeps_and_a_stream_writes_only_what_fits(asked: Any, tmp_path: Path, streaming: bool) -> None:
+    source = asked(streaming=streaming, dataset_filter={"kind": "box"})
+    source.fetch(Told())
+    assert content(source) == EXPECTED[1::2]
+    assert len(list(tmp_path.glob("cache/*/pictures/*"))) == (3 if streaming else 0)
+    whole = asked(streaming=streaming)
+    whole.fetch(Told())
+    assert content(whole) == EXPECTED
+    assert len(list(tmp_path.glob("cache/*/fetched.json"))) == (2 if streaming else 1)
+
+
+def test_a_streams_limit_counts_the_pictures_that_fit(asked: Any) -> None:
+    for limit, taken in ((1, EXPECTED[1:2]), (2, [EXPECTED[1], EXPECTED[3]]), (None, EXPECTED[1::2])):
+        source = asked(streaming=True, dataset_filter={"kind": "box"}, max_num_samples=limit)
+        source.fetch(Told())
+        assert content(source) == taken
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_label_that_there_isnt_ends_it_before_anything_is_fetched(asked: Any, hub: Hub, streaming: bool) -> None:
+    with pytest.raises(SourceError, match=r'balls is no label .*did you mean "ball"'):
+        asked(streaming=streaming, dataset_filter={"kind": "balls"}).fetch(Told())
+    assert not any(path.endswith(".parquet") and wanted is None for path, wanted in hub.served)
+
+
+def test_a_stream_of_which_nothing_fits_says_so_and_isnt_repeated(asked: Any, hub: Hub) -> None:
+    source = asked(streaming=True, dataset_filter={"caption": "Ball number 1"})
+    for _ in range(2):
+        with pytest.raises(SourceError, match="no row taken of owner/set has caption Ball number 1") as error:
+            source.fetch(Told())
+        assert "capitals" in error.value.hint
+        hub.served, served = [], hub.served
+    assert served == []
+
+
+def test_a_filter_transfers_pictures_of_the_groups_that_fit_only(tmp_path: Path) -> None:
+    content_of = [row | {"image": {"bytes": os.urandom(100_000), "path": "x.png"}, "kind": 0} for row in rows(8)]
+    content_of[5]["kind"] = 1
+    with served(write_parquet(tmp_path / "repository", content_of, files=1)) as hub:
+        changes = {"streaming": True, "dataset_filter": {"kind": "box"}}
+        source = HuggingFace(hub_set("owner/set", tmp_path / "cache", **changes), hub.endpoint)
+        source.fetch(Told())
+        assert [file.name for file in source.list().files] == ["000005-x.png"]
+        assert _groups(hub) == 1
 
 
 @pytest.mark.parametrize("split", ["train[2:4]", "train[4:]", "train[:1]"])

@@ -19,6 +19,7 @@ from simpletune.data.sources.hub.columns import caption_columns, choose
 from simpletune.data.sources.hub.library import is_offline, need_library, need_pyarrow
 from simpletune.data.sources.hub.local import open_local, take
 from simpletune.data.sources.hub.pictures import PictureFolder
+from simpletune.data.sources.hub.row_filter import no_columns, nothing_fits
 from simpletune.data.sources.hub.rows import Part, Rows
 from simpletune.data.sources.hub.shards import Shard
 from simpletune.data.sources.hub.streamed import Streamed
@@ -134,12 +135,16 @@ def _open_fetched(asked: Wanted, image_set: ImageSet) -> Source:
     if marker["kind"] == hub_stream.STREAMED:
         if not hub_stream.is_enough(marker, asked):
             raise _not_here(asked, f"isn't fully on this machine yet: {marker['pictures']} pictures are")
+        if asked.filter and not (asked.home / hub_stream.ROWS).stat().st_size:
+            raise nothing_fits(asked.filter, asked.data_set)
         return Streamed(asked.home, caption_columns(marker["names"], marker["texts"], asked.captions, asked.data_set))
     if marker["kind"] == hub_fetch.BEGUN:
         raise _not_here(asked, f"({marker['bytes'] / 10**9:.2g} GB) isn't fully on this machine yet")
     if not hub_fetch.is_whole(marker, asked):
         raise _not_here(asked, "was fetched, but its files are gone from this machine")
     if marker["kind"] == hub_fetch.FOLDER:
+        if asked.filter:
+            raise no_columns(asked.data_set, streamable=True)
         return PictureFolder(marker["folder"], asked.spans, image_set)
     return _open_rows(asked, marker)
 
@@ -154,7 +159,7 @@ def _open_rows(asked: Wanted, marker: dict[str, Any]) -> Rows:
         parts.append(Part(part["split"], path, part["kind"], part["first"], part["count"], identity, changing=False))
         counts[part["split"]] += part["count"]
     schema = Shard(parts[0].path, parts[0].kind).schema
-    columns = choose(schema, asked.image, asked.captions, asked.data_set)
+    columns = choose(schema, asked.image, asked.captions, asked.data_set, asked.filter)
     taken = [take(span, counts[span.split], len(asked.spans) > 1) for span in asked.spans]
     return Rows(parts, taken, columns, asked.home, f"{asked.data_set}@{commit[:12]}:{configuration}")
 

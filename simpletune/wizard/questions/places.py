@@ -19,7 +19,7 @@ KEY_OF_TYPE = {
 }  # fmt: skip
 SOURCE_KEYS = (
     "instance_data_dir", "s3_url", "s3_endpoint", "dataset_name", "dataset_config", "dataset_split",
-    "dataset_revision", "image_column", "streaming", "cache_dir_pictures",
+    "dataset_revision", "dataset_filter", "image_column", "streaming", "cache_dir_pictures",
 )  # fmt: skip
 """Keys that say where pictures are; with another place all of them are said anew."""
 

@@ -5,7 +5,7 @@ A schema is pyarrow's. What the `datasets` library knows of a column beyond its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from simpletune import outside
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.data.captions.table_columns import CAPTION_COLUMNS
 from simpletune.data.sources import SourceError, shown
+from simpletune.data.sources.hub.row_filter import Filter, check
 
 ADDRESSES = ("http://", "https://")
 _MOST_NAMED = 20
@@ -23,12 +24,14 @@ class Columns:
     """Columns of a data set: the one with pictures, those that captions are taken from, and all that hold text.
 
     `captions` is () unless captions come from the data set. `labels` are the names that a column's numbers stand for.
+    `filter` says which rows are used.
     """
 
     image: str
     captions: tuple[str, ...]
     texts: tuple[str, ...]
     labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    filter: Filter = ()
 
     def values(self, column: str, cell: Any) -> tuple[str, ...]:
         """The captions in a cell: none, one, or those of a list."""
@@ -38,18 +41,27 @@ class Columns:
         cells = cell if isinstance(cell, list | tuple) else (cell,)
         return tuple(text for text in cells if isinstance(text, str) and text.strip())
 
+    def keeps(self, cells: Mapping[str, Any]) -> bool:
+        """Whether a row with these cells is used."""
+        return all(
+            any(value in wanted for value in self.values(column, cells.get(column))) for column, wanted in self.filter
+        )
 
-def choose(schema: Any, image: str | None, captions: Sequence[str] | None, data_set: str) -> Columns:
+
+def choose(
+    schema: Any, image: str | None, captions: Sequence[str] | None, data_set: str, filter: Filter = ()
+) -> Columns:
     """The columns to read; `image` None takes the only one with pictures, `captions` None the first with a known name.
 
-    `captions` () takes none. Raises SourceError, naming the columns there are.
+    `captions` () takes none. Raises SourceError, naming the columns there are, also for a filter that can't be met.
     """
     features = _features(schema)
     labels = {name: tuple(map(str, told["names"])) for name, told in features.items() if _is_label(told)}
     texts = tuple(field.name for field in schema if _holds_text(field.type) or field.name in labels)
     picture = _image(schema, features, image, data_set)
     taken = caption_columns(schema.names, texts, captions, data_set)
-    return Columns(picture, taken, texts, tuple(labels.items()))
+    check(filter, schema.names, texts, labels, data_set)
+    return Columns(picture, taken, texts, tuple(labels.items()), filter)
 
 
 def _image(schema: Any, features: dict[str, Any], wanted: str | None, data_set: str) -> str:

@@ -16,6 +16,7 @@ from simpletune.data.sources.hub.columns import choose
 from simpletune.data.sources.hub.library import is_offline, layout, schema_of
 from simpletune.data.sources.hub.pictures import TABLES, splits
 from simpletune.data.sources.hub.prepare import prepare
+from simpletune.data.sources.hub.row_filter import no_columns
 from simpletune.data.sources.hub.split import check_there
 from simpletune.data.sources.hub.wanted import Wanted
 from simpletune.machine.hub_access import host_of, token_for
@@ -112,6 +113,8 @@ def begin(wanted: Wanted, reporter: Reporter) -> None:
 
 
 def _fetch_pictures(wanted: Wanted, there: There, reporter: Reporter) -> None:
+    if wanted.filter:
+        raise no_columns(wanted.data_set, streamable=True)
     pictures = [name for name in there.names if Path(name).suffix.lower() in PICTURE_EXTENSIONS]
     by_split = splits(pictures)
     check_there(wanted.spans, by_split, wanted.data_set)
@@ -151,7 +154,9 @@ def _fetch_rows(wanted: Wanted, there: There, reporter: Reporter) -> None:
     check_there(wanted.spans, found.files, wanted.data_set)
     schema = schema_of(found, wanted.spans[0].split, wanted.endpoint)
     if schema is not None:
-        choose(schema, wanted.image, wanted.captions, wanted.data_set)  # before anything large is downloaded
+        choose(
+            schema, wanted.image, wanted.captions, wanted.data_set, wanted.filter
+        )  # before anything large is downloaded
     addresses = {span.split: found.files[span.split] for span in wanted.spans}
     inside = {split: [in_repository(one) for one in ones] for split, ones in addresses.items()}
     folder = _download(wanted, commit, _patterns([name for names in inside.values() for name in names]), reporter)

@@ -15,6 +15,7 @@ from simpletune.data.sources.hub.errors import unreadable
 from simpletune.data.sources.hub.fetch import is_folder_of_pictures
 from simpletune.data.sources.hub.library import layout, need_pyarrow
 from simpletune.data.sources.hub.pictures import DEFAULT_SPLIT, PictureFolder
+from simpletune.data.sources.hub.row_filter import filter_of, no_columns
 from simpletune.data.sources.hub.rows import Part, Rows, Taken, file_identity
 from simpletune.data.sources.hub.shards import ARROW, PARQUET, Shard
 from simpletune.data.sources.hub.split import Span, check_there, parse
@@ -30,6 +31,8 @@ def open_local(path: Path, image_set: ImageSet) -> Source:
     """The data set at a path. Raises SourceError for what isn't one, or lacks a split or column."""
     spans = parse(image_set.dataset_split)
     found = files_of(path, image_set.dataset_config)
+    if found is None and image_set.dataset_filter:
+        raise no_columns(str(path), streamable=False)
     if found is None:
         return PictureFolder(str(path), spans, image_set)
     try:
@@ -120,9 +123,10 @@ def _rows(
             schemas.append(shard.schema)
             first += len(shard)
         taken.append(take(span, first, len(spans) > 1))
-    columns = choose(schemas[0], image_set.image_column, caption_columns(image_set), named)
+    columns = choose(schemas[0], image_set.image_column, caption_columns(image_set), named, filter_of(image_set))
+    needed = dict.fromkeys((columns.image, *columns.captions, *(name for name, _ in columns.filter)))
     for part, schema in zip(parts, schemas, strict=True):
-        lacking = [name for name in (columns.image, *columns.captions) if name not in schema.names]
+        lacking = [name for name in needed if name not in schema.names]
         if lacking:
             raise SourceError(f"{part.path} has no column {lacking[0]}, which other files of {named} have", "remove it")
     return Rows(parts, taken, columns, image_set.cache_dir_pictures, named, anywhere)

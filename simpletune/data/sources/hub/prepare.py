@@ -107,7 +107,7 @@ def streamed_columns(rows: Any, wanted: Wanted) -> tuple[Columns, Any]:
     import pyarrow
 
     schema = rows.features.arrow_schema
-    columns = choose(schema, wanted.image, wanted.captions, wanted.data_set)
+    columns = choose(schema, wanted.image, wanted.captions, wanted.data_set, wanted.filter)
     picture = pyarrow.field(columns.image, pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()}))
     texts = [schema.field(name) for name in columns.texts if name != columns.image]
     return columns, pyarrow.schema([picture, *texts], schema.metadata)

@@ -17,6 +17,7 @@ from simpletune import files
 from simpletune.data.sources import ImageFile, Listing, Reason, Rejected, Stamp
 from simpletune.data.sources.hub.columns import ADDRESSES, Columns
 from simpletune.data.sources.hub.names import numbered, row_of
+from simpletune.data.sources.hub.row_filter import nothing_fits
 from simpletune.data.sources.hub.shards import Shard
 from simpletune.data.sources.reading import read_ends
 
@@ -93,6 +94,7 @@ class Rows:
                     phase.advance(part.count)
 
     def list(self) -> Listing:
+        """Every row taken that fits the filter. Raises SourceError when none does."""
         listed: list[ImageFile] = []
         rejected: list[tuple[str, Rejected]] = []
         for taken in self._taken:
@@ -104,6 +106,8 @@ class Rows:
                     rejected.append((name, found))
         listed.sort(key=lambda file: file.name)
         rejected.sort(key=lambda entry: entry[0])
+        if self._columns.filter and not listed and not rejected:
+            raise nothing_fits(self._columns.filter, self._named, self._seen())
         return Listing(tuple(listed), tuple(rejected), 0)
 
     def read(self, name: str) -> bytes:
@@ -144,14 +148,33 @@ class Rows:
         return f"{self._named}:{name}" if "/" in name else f"{self._named}:{self._taken[0].split}/{name}"
 
     def _rows(self, taken: Taken) -> Iterator[tuple[str, Part, int, int, str | None]]:
-        """(name, part, row, size, path) of each row taken of a split."""
+        """(name, part, row, size, path) of each row taken of a split that fits the filter."""
         for part in self._wanted(taken):
             index = self._index(part)
             start, stop = max(taken.start, part.first), min(taken.stop, part.stop)
             piece = index.slice(start - part.first, stop - start)
             cells = zip(*(piece[name].to_pylist() for name in ("size", "tail", "path")), strict=True)
+            kept = self._kept(part)
             for row, (size, tail, path) in enumerate(cells, start):
-                yield numbered(row, taken.count, tail, taken.folder), part, row, size, path
+                if kept is None or kept[row - part.first]:
+                    yield numbered(row, taken.count, tail, taken.folder), part, row, size, path
+
+    def _kept(self, part: Part) -> Sequence[bool] | None:
+        """Whether each row of a file fits the filter; None without one."""
+        if not self._columns.filter:
+            return None
+        names = [column for column, _ in self._columns.filter]
+        cells = zip(*(self._shard(part).cells(name) for name in names), strict=True)
+        return [self._columns.keeps(dict(zip(names, row, strict=True))) for row in cells]
+
+    def _seen(self) -> dict[str, set[str]]:
+        """The values that the filter's columns hold in the files that rows are taken of."""
+        seen: dict[str, set[str]] = {column: set() for column, _ in self._columns.filter}
+        for part in self._wanted():
+            for column, values in seen.items():
+                for cell in self._shard(part).cells(column):
+                    values.update(self._columns.values(column, cell))
+        return seen
 
     def _wanted(self, taken: Taken | None = None) -> Sequence[Part]:
         return [

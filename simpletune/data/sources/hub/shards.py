@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -37,6 +37,11 @@ class Shard:
         """A cell as pyarrow's scalar."""
         chunk = bisect_right(self._firsts, row) - 1
         return self._chunks.column(chunk, column)[row - self._firsts[chunk]]
+
+    def cells(self, column: str) -> Iterator[Any]:
+        """All cells of a column from the first row on, as Python's values."""
+        for chunk in range(len(self._chunks.counts)):
+            yield from self._chunks.column(chunk, column).to_pylist()
 
     def picture(self, row: int, column: str) -> tuple[Any, str | None]:
         """(the picture's bytes as a buffer or None, the path beside them or None)."""

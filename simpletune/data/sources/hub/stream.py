@@ -105,7 +105,10 @@ def _mark(wanted: Wanted, source: Stream, commit: str, reached: Reached, whole: 
 
 
 class _Pass:
-    """A pass through the rows that are wanted, from where the last one stopped."""
+    """A pass through the rows that are wanted, from where the last one stopped.
+
+    Rows that a filter leaves out are passed over, and count for how far it is: what is left of them is their number.
+    """
 
     def __init__(self, wanted: Wanted, source: Stream, reporter: Reporter) -> None:
         self._wanted, self._source, self._reporter = wanted, source, reporter
@@ -114,7 +117,8 @@ class _Pass:
     def go_on(self, reached: Reached, commit: str) -> None:
         reached = Reached(max(reached.row, self._start), reached.place, reached.pictures)
         total, done = self._total(), reached.row - self._start
-        with self._reporter.phase(f"fetching {self._wanted.data_set}", total, "picture", done=done) as phase:
+        unit = "row" if self._wanted.filter else "picture"
+        with self._reporter.phase(f"fetching {self._wanted.data_set}", total, unit, done=done) as phase:
             with ThreadPoolExecutor(_THREADS, "fetch") as pool:
                 reached = self._all_pieces(reached, phase, pool)
         self._merge()
@@ -123,6 +127,9 @@ class _Pass:
             files.remove(piece)
 
     def _total(self) -> int | None:
+        """How many rows will be passed, where that is known: how many it takes to find `limit` that fit isn't."""
+        if self._wanted.filter:
+            return None if self._stop is None else self._stop - self._start
         known = [count for count in (self._stop, self._wanted.limit) if count is not None]
         return min(known) - (self._start if self._stop == min(known) else 0) if known else None
 
@@ -154,13 +161,14 @@ class _Pass:
     def _pieces_from(self, reached: Reached) -> Iterator[tuple[list[StreamedRow], bool]]:
         """Rows as they come, in pieces small enough that little is lost; with the last whether it is the last."""
         piece: list[StreamedRow] = []
-        began = time.monotonic()
+        began, taken = time.monotonic(), 0
         most = self._most(reached.pictures)
         for row in self._source.rows(reached.row, reached.place):
             piece.append(row)
-            if len(piece) >= most or time.monotonic() - began >= _PIECE_SECONDS or self._is_last(row.number + 1):
+            taken += row.cells is not None
+            if taken >= most or time.monotonic() - began >= _PIECE_SECONDS or self._is_last(row.number + 1):
                 yield piece, self._is_last(row.number + 1)
-                piece, began = [], time.monotonic()
+                piece, began, taken = [], time.monotonic(), 0
         yield piece, True
 
     def _most(self, pictures: int) -> int:
@@ -170,7 +178,7 @@ class _Pass:
     def _keep(self, piece: list[StreamedRow], reached: Reached, ended: bool, pool: ThreadPoolExecutor) -> Reached:
         if not piece:
             return Reached(reached.row, reached.place, reached.pictures, ended)
-        lines = list(pool.map(self._store, piece))
+        lines = list(pool.map(self._store, (row for row in piece if row.cells is not None)))
         pictures = reached.pictures + sum("rejected" not in line for line in lines)
         now = Reached(piece[-1].number + 1, piece[-1].place, pictures, ended)
         told = {"reached": {"next": now.row, "place": now.place, "pictures": pictures}}
@@ -181,8 +189,8 @@ class _Pass:
 
     def _store(self, row: StreamedRow) -> dict[str, Any]:
         """Write a row's picture; what rows.jsonl says of the row."""
-        columns, count = self._source.columns, self._source.count
-        data, path = picture_of(row.cells[columns.image])
+        columns, count, cells = self._source.columns, self._source.count, row.cells or {}
+        data, path = picture_of(cells[columns.image])
         reason = None
         if data is None:
             data, reason = self._fetched(path)
@@ -192,7 +200,7 @@ class _Pass:
         target = self._wanted.home / PICTURES / name
         if not (target.is_file() and target.stat().st_size == len(data)):
             files.write_bytes(target, data)
-        texts = {column: columns.values(column, row.cells.get(column)) for column in columns.texts}
+        texts = {column: columns.values(column, cells.get(column)) for column in columns.texts}
         return {"row": row.number, "name": name, "texts": {column: told for column, told in texts.items() if told}}
 
     def _fetched(self, path: str | None) -> tuple[bytes | None, str | None]:

@@ -20,10 +20,13 @@ from simpletune.machine.hub_access import token_for
 
 
 class StreamedRow(NamedTuple):
-    """A row: its number in the split, its cells by column, and the place in the stream behind it (JSON)."""
+    """A row: its number in the split, its cells by column, and the place in the stream behind it (JSON).
+
+    Of a row that the filter leaves out there are no cells (None).
+    """
 
     number: int
-    cells: dict[str, Any]
+    cells: dict[str, Any] | None
     place: Any
 
 
@@ -60,18 +63,32 @@ class Stream:
                     yield StreamedRow(row, cells, {"file": number, "before": before})
                 before += file.metadata.num_rows
 
-    def _group_rows(self, file: Any, before: int, first: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(number, cells) of a file's rows from `first` on, where `before` rows are in the files before it."""
+    def _group_rows(self, file: Any, before: int, first: int) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """(number, cells) of a file's rows from `first` on, where `before` rows are in the files before it.
+
+        Of a group without a row that fits the filter no pictures are transferred.
+        """
         names = [self.columns.image, *(name for name in self.columns.texts if name != self.columns.image)]
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if before + count > first:
                 skipped = max(0, first - before)
-                rows = file.read_row_group(group, columns=names).slice(skipped)
-                for batch in rows.to_batches(max_chunksize=1):
-                    yield before + skipped, batch.to_pylist()[0]
-                    skipped += 1
+                kept = self._kept(file, group)[skipped:]
+                if any(kept):
+                    rows = file.read_row_group(group, columns=names).slice(skipped)
+                    batches = rows.to_batches(max_chunksize=1)
+                    cells = (batch.to_pylist()[0] if fits else None for batch, fits in zip(batches, kept, strict=True))
+                    yield from enumerate(cells, before + skipped)
+                else:
+                    yield from ((row, None) for row in range(before + skipped, before + count))
             before += count
+
+    def _kept(self, file: Any, group: int) -> list[bool]:
+        """Whether each row of a group fits the filter."""
+        names = [column for column, _ in self.columns.filter]
+        if not names:
+            return [True] * file.metadata.row_group(group).num_rows
+        return [self.columns.keeps(cells) for cells in file.read_row_group(group, columns=names).to_pylist()]
 
     def _library_rows(self, first: int, place: Any) -> Iterator[StreamedRow]:
         with library(self.wanted.endpoint):
@@ -80,7 +97,8 @@ class Stream:
                 rows.load_state_dict(place["state"])
             for number, cells in enumerate(rows, place["row"]):
                 if number >= first:
-                    yield StreamedRow(number, cells, {"row": number + 1, "state": rows.state_dict()})
+                    kept = cells if self.columns.keeps(cells) else None
+                    yield StreamedRow(number, kept, {"row": number + 1, "state": rows.state_dict()})
 
 
 def open_stream(wanted: Wanted, commit: str) -> Stream:
@@ -108,7 +126,7 @@ def _open_parquet(wanted: Wanted, found: Layout, split: str) -> Stream:
 
     system = huggingface_hub.HfFileSystem(endpoint=wanted.endpoint, token=token_for(wanted.endpoint))
     schema = schema_of(found, split, wanted.endpoint)
-    columns = choose(schema, wanted.image, wanted.captions, wanted.data_set)
+    columns = choose(schema, wanted.image, wanted.captions, wanted.data_set, wanted.filter)
     return Stream(wanted, split, found, columns, tuple(schema.names), found.rows.get(split), system)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simpletune import files, outside
 from simpletune.data.sources import SourceError, shown
 from simpletune.data.sources.hub.library import HUB
+from simpletune.data.sources.hub.row_filter import Filter, filter_of
 from simpletune.data.sources.hub.split import Span, parse
 from simpletune.errors import EnvironmentNotReady
 from simpletune.locks import hold
@@ -42,6 +43,7 @@ class Wanted:
     limit: int | None
     cache: Path
     endpoint: str
+    filter: Filter = ()
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -51,10 +53,13 @@ class Wanted:
     def home(self) -> Path:
         """The folder for what is fetched: one for each revision, configuration, column and split that is asked for.
 
-        Rows of a split that is here whole are taken from it without fetching anything; a stream stops at their last.
+        Rows of a split that is here whole are taken from it without fetching anything; a stream stops at their last,
+        and holds only those that fit its filter.
         """
         split = self.split if self.streaming else "+".join(span.split for span in self.spans)
-        asked = (self.data_set, self.config, self.revision, self.image, split, self.streaming)
+        asked: list[object] = [self.data_set, self.config, self.revision, self.image, split, self.streaming]
+        if self.streaming and self.filter:
+            asked.append(self.filter)
         digest = hashlib.sha256(json.dumps(asked).encode("utf-8", "surrogatepass")).hexdigest()
         return self.cache / f"{re.sub(r'[^A-Za-z0-9]+', '-', split).strip('-')[:40]}-{digest[:12]}"
 
@@ -116,6 +121,7 @@ def wanted(image_set: ImageSet, endpoint: str | None) -> Wanted:
         limit=image_set.max_num_samples,
         cache=image_set.cache_dir_pictures,
         endpoint=(os.environ.get("HF_ENDPOINT") or endpoint or HUB).rstrip("/"),
+        filter=filter_of(image_set),
     )
 
 
