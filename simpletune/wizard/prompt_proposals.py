@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from simpletune.config.rules_captions import TABLES
 from simpletune.data.survey import Survey
+from simpletune.redact import looks_like_token
 from simpletune.wizard.data_proposals import propose_captions
 from simpletune.wizard.proposal import Proposal
 
@@ -100,6 +101,7 @@ def _captions(surveys: Sequence[Survey], strategies: Sequence[str]) -> list[str]
             found += survey.name_captions
         elif strategy in TABLES:
             found += [table.example for table in survey.tables]
+    found = [caption for caption in found if not looks_like_token(caption)]
     return [caption for caption in found if len(caption) <= 300] or found
 
 
