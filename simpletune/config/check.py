@@ -6,6 +6,7 @@ and, since the reader has removed it, NaN.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -24,6 +25,8 @@ from simpletune.config.suggest import (
     unknown_entry_key,
     unknown_value,
 )
+
+MAXIMUM_UNKNOWN = 40  # of one object; guessing what each was meant for takes milliseconds
 
 _TYPE_WORDS = {
     "integer": "a whole number",
@@ -47,7 +50,16 @@ def _validator() -> Any:
         type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
             "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
         ),
+        validators={"pattern": _pattern},
     )
+
+
+def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
+    """As JSON Schema has it: $ is the end alone, where Python's stands before a last line break too."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not re.search(re.sub(r"\$$", r"\\Z", pattern), value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
 def check_config(document: Document) -> Iterator[Problem]:
@@ -69,6 +81,7 @@ def check_config(document: Document) -> Iterator[Problem]:
             continue
         if not path:
             _suspect(document, map(meant_config_key, _extra_keys(error)), document.value)
+        yield from _too_many(document, path, error)
         for key in _extra_keys(error):
             unsure = path and (("optimizer",) in document.bad or document.file.partial)
             if (*path, key) in document.bad or unsure:
@@ -113,6 +126,7 @@ def _check_entry(document: Document, index: int, entry: Mapping[str, Any]) -> It
             continue
         meant = {key: meant_entry_key(key, kind, entry) for key in _extra_keys(error)}
         _suspect(document, meant.values(), entry, index)
+        yield from _too_many(document, path, error)
         for key in meant:
             of_another_kind = _kind_is_unclear(document, index) and key in entry_keys("text_embeds")
             if (*path, key) not in document.bad and not of_another_kind:
@@ -162,8 +176,20 @@ def type_words(schema: Mapping[str, Any]) -> str:
 
 
 def _extra_keys(error: Any) -> list[str]:
+    """The names that are no keys; the first of very many."""
+    return _all_extra_keys(error)[:MAXIMUM_UNKNOWN]
+
+
+def _all_extra_keys(error: Any) -> list[str]:
     known = error.schema.get("properties", {})
     return [key for key in error.instance if key not in known]
+
+
+def _too_many(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]:
+    count = len(_all_extra_keys(error)) - MAXIMUM_UNKNOWN
+    if count > 0:
+        message = f"there are {count:,} more unknown keys: this is another kind of file"
+        yield document.problem(path, message)
 
 
 def _broken(document: Document, path: JsonPath, error: Any) -> Iterator[Problem]:

@@ -109,7 +109,8 @@ def _following(whole: View, origins: dict[str, str]) -> dict[str, Any]:
     if config["tracker_run_name"] is None:
         chosen["tracker_run_name"] = config.resolve("output_dir", config["output_dir"]).name, "output_dir"
     if config["validation_resolution"] is None:
-        chosen["validation_resolution"] = ((whole.resolution, whole.resolution),), "resolution"
+        side = whole.alignment * max(1, round(whole.resolution / whole.alignment))  # as pictures are rounded
+        chosen["validation_resolution"] = ((side, side),), "resolution"
     if endpoint := os.environ.get("HF_ENDPOINT"):
         chosen["hf_endpoint"] = endpoint, "environment HF_ENDPOINT"
     if not config["pretrained_model_name_or_path"]:

@@ -122,7 +122,7 @@ def damaged(draw: st.DrawFn) -> str:
 
 
 @given(NEARLY | damaged())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_it_agrees_with_json(text: str) -> None:
     agree(text)
 
@@ -131,18 +131,18 @@ def test_it_agrees_with_json(text: str) -> None:
 def test_it_agrees_with_json_at_length(tally) -> None:
     draw = random.Random(8)
     sources = (SMALL, *PAIRS["small"].text(), *PAIRS["style"].text())
-    for _ in range(10_000):
+    for _ in range(6_000):
         agree("".join(draw.choices(PIECES, k=draw.randrange(24))))
         text = draw.choice(sources)
         for _ in range(draw.randrange(1, 4)):
             at = draw.randrange(len(text))
             text = text[:at] + draw.choice(["", *PIECES]) + text[at + draw.randrange(4) :]
         agree(text)
-    tally("bad inputs: texts compared with json", 20_000)
+    tally("bad inputs: texts compared with json", 12_000)
 
 
 @given(st.binary(max_size=40) | NEARLY.map(lambda text: text.encode("utf-16", "surrogatepass")))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     file = read(data)
     assert file.problems or repr(file.value) == repr(strictly(data.decode("utf-8-sig")))
@@ -255,10 +255,11 @@ def test_half_a_pair_is_put_together_as_json_does() -> None:
     assert read('"\\ud83d\\ude00"').value == "😀"
 
 
-def test_what_is_too_much_is_said_in_time() -> None:
-    values = read("[" + "1," * (json_reader.MAXIMUM_VALUES + 1) + "1]")
-    assert [problem.message for problem in values.problems] == ["more than 200,000 values"]
-    for mess in ("x" * 1_000_000, '{"' + "k" * 1_000_000 + '" 1}', "[" + "'" * 1_000_000, '{"a":' + "-" * 1_000_000):
+def test_what_is_too_much_is_said_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_reader, "MAXIMUM_VALUES", 1000)
+    values = read("[" + "1," * 1000 + "1]")
+    assert [problem.message for problem in values.problems] == ["more than 1,000 values"]
+    for mess in ("x" * 200_000, '{"' + "k" * 200_000 + '" 1}', "[" + "'" * 200_000, '{"a":' + "-" * 200_000):
         assert read(mess).problems
 
 
