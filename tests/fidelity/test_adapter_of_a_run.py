@@ -24,7 +24,7 @@ ONE_LEVEL = 1
 """Of 255, in a channel of a pixel: rounded the other way."""
 
 PROMPT = "a red ball"
-FILE = "pytorch_lora_weights.safetensors"
+FILE, AVERAGES = "pytorch_lora_weights.safetensors", "ema.safetensors"
 CHOICES: Mapping[str, Sequence[Any]] = {
     "lora_rank": (1, 4, 7, 200),  # 200: more than any layer of the tiny model is wide
     "alpha": ({}, {"lora_alpha": 2.5}, {"lora_alpha": 9, "use_rslora": True}),
@@ -33,11 +33,15 @@ CHOICES: Mapping[str, Sequence[Any]] = {
     "base_model_precision": ("no_change", *PRECISIONS),
     "optimizer": ("adamw", "adamw_bf16"),
     "lora_dropout": (0.0, 0.3),
+    "use_dora": (False, True),
 }
 
 
 def can_be(chosen: Mapping[str, Any]) -> bool:
-    """pissa and olora start from the base's own weights: those of an unquantized one, up to the narrowest's width."""
+    """pissa and olora start from the base's own weights: those of an unquantized one, up to the narrowest's width.
+    DoRA is refused over 2 bits."""
+    if chosen["use_dora"] and chosen["base_model_precision"] == "int2-quanto":
+        return False
     plain = chosen["lora_init_type"] in ("default", "gaussian")
     return plain or (chosen["base_model_precision"] == "no_change" and chosen["lora_rank"] < 64)
 
@@ -77,10 +81,11 @@ def drawn(stock: Any, adapter: Path | None) -> np.ndarray:
         stock.unload_lora_weights()
 
 
-def exported(run: Run, step: int) -> Path:
-    """A checkpoint's adapter, as `simpletune export` writes it for diffusers."""
-    file = run.folder / "exported.safetensors"
-    arguments = [str(run.config), "--to", "diffusers", "--adapter", str(step), "--output", str(file), "--force"]
+def exported(run: Run, adapter: int | Path) -> Path:
+    """A checkpoint's adapter, by its step or its file, as `simpletune export` writes it for diffusers."""
+    file = run.folder / "exported" / str(adapter).replace("/", "_") / FILE
+    file.parent.mkdir(parents=True)
+    arguments = [str(run.config), "--to", "diffusers", "--adapter", str(adapter), "--output", str(file)]
     result = CliRunner().invoke(export, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return file
@@ -91,23 +96,24 @@ def check(run: Run, stock: Any) -> int:
     run.train()
     base = taken(run, "base")
     assert np.abs(base - drawn(stock, None)).max() <= ONE_LEVEL
-    compared = {
-        "step-000002": run.output / FILE,
-        "step-000002-ema": run.output / "ema" / FILE,
-        "step-000001": exported(run, 1),
-    }
-    for step, adapter in compared.items():
-        ours = taken(run, step)
-        assert np.abs(ours - drawn(stock, adapter)).max() <= ONE_LEVEL, step
-        assert np.abs(ours - base).max() > 8, f"{step}: the adapter changes nothing, so nothing was compared"
-    started = taken(run, "step-000001")
-    checkpoint = run.output / "checkpoint-1" / FILE
-    if run.values()["lora_init_type"] in ("default", "gaussian"):
-        assert np.abs(started - drawn(stock, checkpoint)).max() <= ONE_LEVEL
+    checkpoint = run.output / "checkpoint-1"
+    compared = [
+        ("step-000002", run.output / FILE),
+        ("step-000002-ema", run.output / "ema" / FILE),
+        ("step-000001", exported(run, 1)),
+        ("step-000001-ema", exported(run, checkpoint / AVERAGES)),
+    ]
+    begun = run.values()["lora_init_type"]
+    if begun in ("default", "gaussian"):
+        compared += [("step-000001", checkpoint / FILE), ("step-000001-ema", checkpoint / AVERAGES)]
     else:  # what was subtracted is in a checkpoint too: nobody takes the file for an ordinary LoRA
         with pytest.raises(ValueError, match="Invalid LoRA"):
-            drawn(stock, checkpoint)
-    return len(compared) + 1
+            drawn(stock, checkpoint / FILE)
+    for step, adapter in compared:
+        ours = taken(run, step)
+        assert np.abs(ours - drawn(stock, adapter)).max() <= ONE_LEVEL, (step, adapter)
+        assert np.abs(ours - base).max() > 8, f"{step}: the adapter changes nothing, so nothing was compared"
+    return len(compared)
 
 
 def keys(chosen: Mapping[str, Any]) -> dict[str, Any]:

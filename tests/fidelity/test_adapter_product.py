@@ -31,15 +31,23 @@ STEPS, GUIDANCE, SEED, WIDTH, HEIGHT = 2, 5.0, 42, 48, 32
 ONE_LEVEL = 1
 """Of 255, in a channel of a pixel: rounded the other way."""
 
-RANKS = (1, 4, 7, 200)  # 200: more than any layer of the tiny model is wide
-ALPHAS = ({"lora_alpha": None}, {"lora_alpha": 2.5}, {"lora_alpha": 9.0, "use_rslora": True})
+RANKS = (1, 7, 200)  # 200: more than any layer of the tiny model is wide
+ALPHAS = (
+    {"lora_alpha": None},
+    {"lora_alpha": 2.5},
+    {"lora_alpha": 9.0, "use_rslora": True},
+    {"lora_alpha": 2.5, "use_dora": True},
+)
 TARGETS = ("attention", "attention-image", "blocks", ("*.norm1.linear", "*.attn.to_k", "proj_out"))
 INITS = ("default", "gaussian", "pissa", "olora")
 
 
 def choices(precision: str) -> Iterator[dict[str, Any]]:
-    """pissa and olora start from the base's own weights: those of an unquantized one, up to the narrowest's width."""
+    """pissa and olora start from the base's own weights: those of an unquantized one, up to the narrowest's width.
+    DoRA is refused over 2 bits."""
     for rank, alpha, target, init in itertools.product(RANKS, ALPHAS, TARGETS, INITS):
+        if alpha.get("use_dora") and precision == "int2-quanto":
+            continue
         if init in ("default", "gaussian") or (precision == "no_change" and rank < 64):
             alpha = {**alpha, "lora_alpha": alpha["lora_alpha"] or rank}
             yield {"lora_rank": rank, "lora_target": target, "lora_init_type": init, **alpha}
@@ -70,8 +78,13 @@ class Bench:
         scale = settings.lora_alpha / (settings.lora_rank**0.5 if settings.use_rslora else settings.lora_rank)
         with torch.no_grad():
             for name, weight in trainable_parameters(self.transformer):
-                size = 1 / (scale * settings.lora_rank**0.5) if "lora_B" in name else 0.3 / weight.shape[1] ** 0.5
-                weight += size * torch.randn(weight.shape, generator=generator)
+                noise = torch.randn(weight.shape, generator=generator)
+                if weight.ndim == 1:  # a DoRA's lengths
+                    weight *= 1 + 0.1 * noise
+                elif "lora_B" in name:
+                    weight += noise / (scale * settings.lora_rank**0.5)
+                else:
+                    weight += 0.3 * noise / weight.shape[1] ** 0.5
         picture = self.ours()
         state, metadata = final_state(self.transformer, settings)
         file = self.family.save_lora(self.folder, state, metadata)

@@ -1,8 +1,9 @@
-"""Learning-rate schedules: their ends, and diffusers' own where the definitions agree."""
+"""Learning-rate schedules: their ends, and diffusers' and transformers' own where the definitions agree."""
 
+import diffusers.optimization
 import pytest
 import torch
-from diffusers.optimization import get_polynomial_decay_schedule_with_warmup, get_scheduler
+import transformers.optimization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,16 +13,16 @@ PEAK = 1e-4
 DECAYING = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
-def diffusers_rates(scheduler, total, warmup, **more):
+def reference_rates(library, scheduler, total, warmup, **more):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     if scheduler == "polynomial":
-        oracle = get_polynomial_decay_schedule_with_warmup(
-            optimizer, warmup, total, lr_end=more["end"], power=more["power"]
-        )
+        polynomial = library.get_polynomial_decay_schedule_with_warmup
+        oracle = polynomial(optimizer, warmup, total, lr_end=more["end"], power=more["power"])
+    elif scheduler == "cosine_with_restarts":
+        restarts = library.get_cosine_with_hard_restarts_schedule_with_warmup
+        oracle = restarts(optimizer, warmup, total, num_cycles=more["cycles"])
     else:
-        oracle = get_scheduler(
-            scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=total, num_cycles=more.get("cycles", 1)
-        )
+        oracle = library.get_scheduler(scheduler, optimizer, num_warmup_steps=warmup, num_training_steps=total)
     rates = []
     for _ in range(total):
         rates.append(oracle.get_last_lr()[0])
@@ -30,6 +31,7 @@ def diffusers_rates(scheduler, total, warmup, **more):
     return rates
 
 
+@pytest.mark.parametrize("library", [diffusers.optimization, transformers.optimization], ids=lambda m: m.__name__)
 @pytest.mark.parametrize("warmup", [0, 7])
 @pytest.mark.parametrize(
     ("scheduler", "more"),
@@ -42,15 +44,15 @@ def diffusers_rates(scheduler, total, warmup, **more):
         ("polynomial", {"power": 1.0, "end": 1e-7}),
     ],
 )
-def test_after_warm_up_it_is_diffusers_schedule(scheduler, more, warmup):
-    expected = diffusers_rates(scheduler, 50, warmup, **more)
+def test_after_warm_up_it_is_the_libraries_schedule(library, scheduler, more, warmup):
+    expected = reference_rates(library, scheduler, 50, warmup, **more)
     found = [learning_rate(s, 50, scheduler=scheduler, peak=PEAK, warmup_steps=warmup, **more) for s in range(50)]
     assert found[warmup:] == pytest.approx(expected[warmup:], rel=1e-9, abs=1e-18)
 
 
 def test_warm_up_is_diffusers_a_step_ahead():
     """diffusers spends its first step at zero; with one step more of warm-up its others are ours."""
-    expected = diffusers_rates("constant_with_warmup", 50, 8)
+    expected = reference_rates(diffusers.optimization, "constant_with_warmup", 50, 8)
     found = [learning_rate(s, 50, scheduler="constant_with_warmup", peak=PEAK, warmup_steps=7) for s in range(49)]
     assert found == pytest.approx(expected[1:], rel=1e-12)
 
