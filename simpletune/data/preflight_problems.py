@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from simpletune.config.architecture import side_limit
 from simpletune.config.problems import ERROR, WARNING, Problem
 from simpletune.data.geometry import enlargement
 from simpletune.data.preflight_lines import captions_of, count, reasons, some
-from simpletune.data.sources import PICTURE_EXTENSIONS, UNREADABLE_REASONS, SourceError, shown
+from simpletune.data.sources import PICTURE_EXTENSIONS, UNREADABLE_REASONS, NotHere, SourceError, shown
 
 if TYPE_CHECKING:
     from simpletune.config.settings import ImageSet, Settings
@@ -42,7 +43,8 @@ class Places:
         """A data set that can't be looked at at all."""
         message = f'data set "{image_set.id}": {error.message}'
         key = error.key or _WHERE[image_set.type]
-        return self._in_set(image_set, key, message, error.hint)
+        problem = self._in_set(image_set, key, message, error.hint)
+        return replace(problem, kind="environment") if isinstance(error, NotHere) else problem
 
     def set_problems(self, image_set: ImageSet, result: ScanResult) -> Iterator[Problem]:
         """What is wrong with one data set's pictures."""

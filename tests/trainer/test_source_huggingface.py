@@ -105,6 +105,7 @@ def test_validating_fetches_nothing_and_training_shows_what_it_fetches(
     hub.asked.clear()
     problems = preflight(load(made.config)[0], 1, None).problems
     assert "owner/set isn't on this machine yet" in problems[0].message
+    assert problems[0].kind == "environment"  # the files are right
     assert hub.asked == []
     shown = io.StringIO()
     preflight(load(made.config)[0], 1, PlainReporter(shown))

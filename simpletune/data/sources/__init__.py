@@ -136,6 +136,10 @@ class SourceError(OSError):
         self.message, self.hint, self.key = message, hint, key
 
 
+class NotHere(SourceError):
+    """What belongs to a source is to be fetched first: nothing in a file has to be changed."""
+
+
 class Source(Protocol):
     """The pictures of one data set.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from simpletune.config.rules import exists, looks_like_hub_id
-from simpletune.data.sources import ImageFile, Listing, Source, SourceError, Stamp, shown
+from simpletune.data.sources import ImageFile, Listing, NotHere, Source, SourceError, Stamp, shown
 from simpletune.data.sources.hub import errors as hub_errors
 from simpletune.data.sources.hub import fetch as hub_fetch
 from simpletune.data.sources.hub import stream as hub_stream
@@ -164,6 +164,6 @@ def _open_rows(asked: Wanted, marker: dict[str, Any]) -> Rows:
     return Rows(parts, taken, columns, asked.home, f"{asked.data_set}@{commit[:12]}:{configuration}")
 
 
-def _not_here(asked: Wanted, what: str) -> SourceError:
+def _not_here(asked: Wanted, what: str) -> NotHere:
     message = f"the data set {shown(asked.data_set)} {what}"
-    return SourceError(message, "`simpletune train` fetches it, and so does `simpletune data`")
+    return NotHere(message, "`simpletune train` fetches it, and so does `simpletune data`")

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simpletune import files
+from simpletune.data.header import MAX_FILE_BYTES
 from simpletune.data.sources import SourceError, shown
-from simpletune.data.sources.hub.columns import ADDRESSES, Columns, choose
+from simpletune.data.sources.hub.columns import Columns, choose
 from simpletune.data.sources.hub.library import ARROW, PARQUET, Layout, library
 from simpletune.data.sources.hub.shards import Shard
 from simpletune.data.sources.hub.wanted import Wanted
+from simpletune.machine.hub_access import token_for
 
 if TYPE_CHECKING:
     from simpletune.progress import Phase, Reporter
 
 _ROWS_AT_ONCE = 64
+_ARCHIVES = ("zip://", "tar://", "gzip://")
 
 
 def prepare(
@@ -81,12 +86,17 @@ def _embed(
             rows = builder.as_streaming_dataset(split=split)
             target = folder / f"{split}-00000.arrow"
             with reporter.phase(f"preparing {wanted.data_set}", found.rows.get(split), "row") as phase:
-                files.write_with(target, partial(_embed_all, rows, wanted, phase))
+                files.write_with(target, partial(_embed_all, rows, wanted, phase, _folder_of(paths)))
             parts.append(_part(split, target, 0, len(Shard(str(target), ARROW))))
     return parts
 
 
-def _embed_all(rows: Any, wanted: Wanted, phase: Phase, target: Path) -> None:
+def _folder_of(paths: Sequence[str]) -> str:
+    """The folder that all files of a split are in, as the beginning of their paths."""
+    return os.path.join(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]), "")  # noqa: PTH
+
+
+def _embed_all(rows: Any, wanted: Wanted, phase: Phase, folder: str, target: Path) -> None:
     import pyarrow
 
     if rows.features is None:
@@ -97,7 +107,10 @@ def _embed_all(rows: Any, wanted: Wanted, phase: Phase, target: Path) -> None:
             cells = [{name: row.get(name) for name in kept.names} for row in batch]
             for cell in cells:
                 data, path = picture_of(cell[columns.image])
-                cell[columns.image] = {"bytes": read_path(path) if data is None and path else data, "path": path}
+                cell[columns.image] = {
+                    "bytes": read_path(path, folder) if data is None and path else data,
+                    "path": path,
+                }
             writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, kept))
             phase.advance(len(cells))
 
@@ -125,19 +138,28 @@ def picture_of(cell: Any) -> tuple[bytes | None, str | None]:
     return (cell, None) if isinstance(cell, bytes) else (None, None)
 
 
-def read_path(path: str, endpoint: str | None = None) -> bytes | None:
-    """The bytes of a file on this machine, in an archive or on the hub; None for an address elsewhere.
+def read_path(path: str, inside: str, endpoint: str | None = None) -> bytes | None:
+    """The bytes of a picture that a row names by a path, as a file or in an archive, on this machine or on the hub.
 
-    Raises OSError.
+    None where that isn't `inside` the data set: the beginning of all its files' paths. A row can name anything, also
+    files of this user and addresses that make fsspec run templates. Raises OSError.
     """
     import fsspec
 
-    if path.startswith(ADDRESSES):
+    if not belongs(path, inside):
         return None
-    options = {"hf": {"endpoint": endpoint}} if "hf://" in path else {}
+    options = {"hf": {"endpoint": endpoint, "token": token_for(endpoint)}} if "hf://" in path else {}
     with fsspec.open(path, "rb", **options) as file:
-        data = file.read()
-    return bytes(data)
+        data = file.read(MAX_FILE_BYTES + 1)
+    return bytes(data) if len(data) <= MAX_FILE_BYTES else None
+
+
+def belongs(path: str, inside: str) -> bool:
+    """Whether a path is that of a file, or of one in an archive, whose path begins with `inside`."""
+    archive, chained, file = path.rpartition("::")
+    if chained and not (archive.startswith(_ARCHIVES) and "::" not in archive):
+        return False
+    return file.startswith(inside) and ".." not in re.split(r"[/\\]", file)
 
 
 def _is_whole(path: Path, rows: int) -> bool:

@@ -19,7 +19,7 @@ from simpletune import files
 from simpletune.data.sources.hub import errors as hub_errors
 from simpletune.data.sources.hub.fetch import ask, begin
 from simpletune.data.sources.hub.names import HEAD, numbered, tail
-from simpletune.data.sources.hub.prepare import picture_of, read_path
+from simpletune.data.sources.hub.prepare import belongs, picture_of, read_path
 from simpletune.data.sources.hub.stream_rows import Stream, StreamedRow, is_passing, open_stream
 from simpletune.data.sources.hub.wanted import Wanted
 from simpletune.machine.hub_access import host_of
@@ -205,13 +205,14 @@ class _Pass:
 
     def _fetched(self, path: str | None) -> tuple[bytes | None, str | None]:
         """The bytes of a picture that its row only names, or None and why not."""
+        inside = f"hf://datasets/{self._wanted.data_set}@"
         if path is None:
             return None, "its row holds no picture"
-        if not path.startswith("hf://") and "::hf://" not in path:
-            return None, "its row holds only an address (URL) or a path, which isn't fetched"
+        if not belongs(path, inside):
+            return None, "its row holds only an address (URL) or a path outside of the data set, which isn't fetched"
         for attempt in range(1, _TRIES + 1):
             try:
-                return read_path(path, self._wanted.endpoint), None
+                return read_path(path, inside, self._wanted.endpoint), None
             except FileNotFoundError:
                 return None, "its row names a file that the data set doesn't have"
             except Exception as error:
