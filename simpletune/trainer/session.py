@@ -133,6 +133,8 @@ class Session:
 
     def save_last(self) -> None:
         """Save, if this step isn't saved yet, and wait until it is."""
+        with self.screen.aside(_SAVING):
+            self.saver.wait()  # what is being written may be this step's
         if self.saver.saved != self.step:
             self.save_checkpoint()
         with self.screen.aside(_SAVING):

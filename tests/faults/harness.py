@@ -216,21 +216,21 @@ def check_checkpoints(project: Project, reference: Reference) -> None:
         assert found == {name: wanted.get(name) for name in found}, path
 
 
-def check_whole(project: Project, reference: Reference, *, pictured: bool = True) -> None:
+def check_whole(project: Project, reference: Reference, *, pictured: bool = True, aside: Sequence[str] = ()) -> None:
     """The run came to its end as if nothing had happened: losses, weights, optimizer, average, pictures, and no file
     too many. Which checkpoints are left besides the last one depends on where it was stopped.
 
-    pictured: whether every picture is asked for; a run goes on without one that the disk refuses, and says so.
+    pictured: whether every picture is asked for; a run goes on without one that the disk refuses, and says so. aside:
+    folders of checkpoints that were to be set aside.
     """
     assert lines(project) == reference.losses
     check_checkpoints(project, reference)
-    left, wanted = essential(digests(project.output), pictured), essential(reference.files, pictured)
+    names = ("checkpoint-", *aside, *(() if pictured else ("samples/", "card/", "gallery.png")))
+    left, wanted = without(digests(project.output), names), without(reference.files, names)
     assert sorted(left) == sorted(wanted)
     assert [name for name in wanted if left[name] != wanted[name]] == []
     assert max(step for step, _ in list_checkpoints(project.output)) == max(reference.checkpoints)
 
 
-def essential(found: Mapping[str, str], pictured: bool) -> dict[str, str]:
-    """Without checkpoints, and without pictures where they aren't asked for."""
-    left_out = ("checkpoint-",) if pictured else ("checkpoint-", "samples/", "card/", "gallery.png")
-    return {name: digest for name, digest in found.items() if not name.startswith(left_out)}
+def without(found: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    return {name: digest for name, digest in found.items() if not name.startswith(names)}
