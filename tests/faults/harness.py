@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -166,16 +167,22 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     data = path.read_bytes()
+    with suppress(ValueError):  # of a damaged file
+        data = _compared(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _compared(path: Path, data: bytes) -> bytes:
     if path.name == RUN_FILE:
         data = data.replace(str(path.parent.parent).encode(), b"")
-    elif path.suffix == ".safetensors" and data:  # the header's metadata come in any order
+    elif path.suffix == ".safetensors":  # the header's metadata come in any order
         end = 8 + int.from_bytes(data[:8], "little")
         data = json.dumps(json.loads(data[8:end]), sort_keys=True).encode() + data[end:]
     elif path.name == STATE_FILE:  # it says which settings it was made with, among them where checkpoints are due
         state = json.loads(data)
         state["run"] = {key: state["run"][key] for key in ("data", "total_steps", "step_state")}
         data = json.dumps(state, sort_keys=True).encode()
-    return hashlib.sha256(data).hexdigest()
+    return data
 
 
 def lines(project: Project) -> list[dict[str, Any]]:
