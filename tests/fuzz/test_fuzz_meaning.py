@@ -15,7 +15,7 @@ from conftest import Write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from read_plainly import differences
-from valid_files import PAIRS, PICTURES, TEXTS
+from valid_files import PAIRS, PICTURES, TEXTS, Pair
 
 from simpletune.cli.validate import validate
 from simpletune.config import jsonfile
@@ -212,6 +212,11 @@ def round_trip(write: Write, config: dict[str, Any], data: list[dict[str, Any]])
     assert again is not None
     assert same(found, again)
     return True
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=list(PAIRS))
+def test_every_key_comes_back_the_same(write: Write, pair: Pair) -> None:
+    assert round_trip(write, pair.config, pair.data)
 
 
 @given(valid_pairs())

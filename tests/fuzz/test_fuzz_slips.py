@@ -38,6 +38,25 @@ def test_some_slips(place: Path) -> None:
     assert set(counts) <= {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("written", "slip"),
+    [
+        ('"tiny"', '""tiny"'),
+        ('"tiny"', '"tin\\y"'),
+        ('"device"', '"dev\\ice"'),
+        ("128", "1}28"),
+        ('"lora_target": [', '"lora_target": '),
+        ('"optimizer": "lion"', '"optimizer": "lion'),
+        ('"init_lora": ', '"init_lora": ['),
+        ("0.1\n  }", "0.1\n  "),
+    ],
+)
+def test_what_a_slip_leaves_unsure_is_not_judged(place: Path, written: str, slip: str) -> None:
+    config, data = PAIRS["small"].text()
+    assert config.count(written) == 1
+    assert len(checked(place, config.replace(written, slip), data)) == 1
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize("name", ["small", "style"])
 def test_every_slip(place: Path, name: str, tally) -> None:
