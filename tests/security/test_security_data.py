@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,41 @@ def refused(act: Callable[[], object]) -> str:
     except SourceError as error:
         return error.message
     return "it was read"
+
+
+SET = "hf://datasets/owner/set@"
+WITHIN = [f"{SET}c0ffee/a/b.png", f"zip://a/b.png::{SET}c0ffee/a.zip"]
+ELSEWHERE = [
+    "/etc/passwd", "file:///etc/passwd", "C:\\x.png", "https://host.example/x.png", "hf://datasets/owner/other@1/x.png",
+    "hf://datasets/owner/set-private@1/x.png", "hf://owner/model/x.png", f"{SET}c0ffee/../../other@1/x.png",
+    f"reference://x::{SET}c0ffee/templates.json", f"simplecache::{SET}c0ffee/x.png", f"zip://x::file:///x.zip::{SET}1/x",
+    f"zip://x::zip://y::{SET}c0ffee/x.zip", "zip://x::/home/me/x.zip", f"github://o:r@/x::{SET}1/x", f"dir://x::{SET}1/x",
+    "s3://bucket/x.png", "ssh://host/x.png", "\\\\host\\share\\x.png", "", "::", f"::{SET}1/x.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_a_row_of_the_hub_reads_nothing_outside_of_its_data_set(tmp_path, path, tally):
+    """fsspec would open any of these: files of the user, other sets with the user's login, templates that run code."""
+    pytest.importorskip("fsspec")
+    from simpletune.data.sources.hub.prepare import read_path
+
+    assert read_path(path, SET) is None
+    assert read_path(path, f"{tmp_path.as_posix()}/") is None
+    tally("bad inputs: security", 2)
+
+
+def test_a_row_of_the_hub_reads_what_is_in_its_data_set(tmp_path):
+    pytest.importorskip("fsspec")
+    from simpletune.data.sources.hub.prepare import belongs, read_path
+
+    assert all(belongs(path, SET) for path in WITHIN)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "set" / "a.png").write_bytes(b"picture")
+    inside = f"{(tmp_path / 'set').as_posix()}/"
+    assert read_path(f"{inside}a.png", inside) == b"picture"
+    assert read_path(f"{inside}../secret.png", inside) is None
+    with zipfile.ZipFile(tmp_path / "set" / "a.zip", "w") as archive:
+        archive.writestr("x/b.png", b"packed")
+    assert read_path(f"zip://x/b.png::{inside}a.zip", inside) == b"packed"

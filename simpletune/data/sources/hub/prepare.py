@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,7 +92,7 @@ def _embed(
 
 def _folder_of(paths: Sequence[str]) -> str:
     """The folder that all files of a split are in, as the beginning of their paths."""
-    return os.path.join(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]), "")  # noqa: PTH
+    return Path(os.path.commonpath([Path(path).absolute().parent for path in paths])).as_posix().rstrip("/") + "/"
 
 
 def _embed_all(rows: Any, wanted: Wanted, phase: Phase, folder: str, target: Path) -> None:
@@ -107,10 +106,9 @@ def _embed_all(rows: Any, wanted: Wanted, phase: Phase, folder: str, target: Pat
             cells = [{name: row.get(name) for name in kept.names} for row in batch]
             for cell in cells:
                 data, path = picture_of(cell[columns.image])
-                cell[columns.image] = {
-                    "bytes": read_path(path, folder) if data is None and path else data,
-                    "path": path,
-                }
+                if data is None and path:
+                    data = read_path(path, folder)
+                cell[columns.image] = {"bytes": data, "path": path}
             writer.write_batch(pyarrow.RecordBatch.from_pylist(cells, kept))
             phase.advance(len(cells))
 
@@ -159,7 +157,8 @@ def belongs(path: str, inside: str) -> bool:
     archive, chained, file = path.rpartition("::")
     if chained and not (archive.startswith(_ARCHIVES) and "::" not in archive):
         return False
-    return file.startswith(inside) and ".." not in re.split(r"[/\\]", file)
+    file = file.replace("\\", "/")
+    return file.startswith(inside) and ".." not in file.split("/")
 
 
 def _is_whole(path: Path, rows: int) -> bool:

@@ -209,7 +209,7 @@ class _Pass:
         if path is None:
             return None, "its row holds no picture"
         if not belongs(path, inside):
-            return None, "its row holds only an address (URL) or a path outside of the data set, which isn't fetched"
+            return None, "its row holds only an address (URL) or a path, which isn't fetched"
         for attempt in range(1, _TRIES + 1):
             try:
                 return read_path(path, inside, self._wanted.endpoint), None
