@@ -45,7 +45,7 @@ LENGTH = frozenset({"max_train_steps", "num_train_epochs"})
 MAY_CHANGE = LENGTH | LEARNING_RATE | frozenset(
     {
         # How fast and in how much memory: the result is the same, some of them up to rounding.
-        "device", "device_memory_gb", "quantize_via", "execution", "gradient_checkpointing",
+        "device", "device_memory_gb", "quantize_via", "execution", "deterministic", "gradient_checkpointing",
         "gradient_checkpointing_interval", "base_model_offload", "activation_offload", "vae_batch_size",
         "text_encoder_batch_size", "max_unreadable_share",
         "checkpoint_step_interval", "checkpoints_total_limit",

@@ -179,6 +179,7 @@ class Settings:
     # run
     output_dir: Path
     seed: int
+    deterministic: bool
     checkpoint_step_interval: int
     checkpoints_total_limit: int
     resume_from_checkpoint: str  # latest | none | path

@@ -44,6 +44,17 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def repeat_exactly(settings: Settings) -> None:
+    """With `deterministic`: let a GPU compute its sums in one fixed order, from now on in this process.
+
+    torch then takes kernels with a fixed order (flash attention's backward pass instead of cuDNN's), or raises
+    RuntimeError where an operation has none. To be called before CUDA is used: cuBLAS reads its setting then.
+    """
+    if settings.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(settings.deterministic)
+
+
 def limit_memory(settings: Settings, device: torch.device) -> None:
     """Let this process have no more of a card's memory than `device_memory_gb` says."""
     if settings.device_memory_gb is None or device.type != "cuda":

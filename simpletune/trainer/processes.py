@@ -12,7 +12,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from simpletune.config.settings import Settings
-from simpletune.models.runtime import check_device, limit_memory
+from simpletune.models.runtime import check_device, limit_memory, repeat_exactly
 from simpletune.trainer.interrupt import CAUGHT
 
 
@@ -25,6 +25,7 @@ class Processes:
 
     def __init__(self, settings: Settings) -> None:
         check_device(settings.device)
+        repeat_exactly(settings)
         # The others wait while the main process downloads, encodes and samples: hours, where the default is minutes.
         patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
         self._accelerator = Accelerator(cpu=settings.device == "cpu", mixed_precision="no", kwargs_handlers=[patience])

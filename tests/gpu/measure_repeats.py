@@ -1,7 +1,7 @@
 """Is a training the same twice? `python tests/gpu/measure_repeats.py OUTFILE`.
 
 A transformer of SD3-Medium's width with a few blocks is trained twice from the same start, 12 steps over two shapes,
-each way a step can run, and with torch's deterministic algorithms and without: are losses and weights the same bit for
+each way a step can run, and with `deterministic` and without: are losses and weights the same bit for
 bit, and if not, how far apart are they? Weights are compared by how far they have moved. What continues a run repeats
 it from a checkpoint on, so that this is how exact a continued run can be.
 
@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts; for the deterministic rows
 
 import torch
 from measure_shapes import FewBlocks, Trained
@@ -41,7 +38,7 @@ def main() -> None:
     rows = []
     for way in ("eager", "auto") if given.tiny else ("eager", "graph"):
         for deterministic in (False, True):
-            torch.use_deterministic_algorithms(deterministic)
+            given.deterministic = deterministic
             rows.append({"execution": way, "deterministic": deterministic, **compared(given, way)})
             print(json.dumps(rows[-1]), flush=True)
             given.outfile.write_text(json.dumps(rows, indent=1))
@@ -66,7 +63,8 @@ def trained(given: argparse.Namespace, way: str) -> dict[str, Any]:
     device, flavour = ("cpu", "tiny") if given.tiny else ("cuda", "sd3-medium")
     sizes = [(128, 128), (144, 112)] if given.tiny else _SIZES
     keys = [f"model_flavour={flavour}", "max_train_steps=20000", f"base_model_precision={given.precision}"]
-    keys += [f"execution={way}", *([] if given.tiny else ["resolution=896"])]
+    keys += [f"execution={way}", f"deterministic={json.dumps(given.deterministic)}"]
+    keys += [*([] if given.tiny else ["resolution=896"])]
     settings = default_settings(device, "no" if given.tiny else "bf16", keys)
     torch.manual_seed(settings.seed)
     FewBlocks.blocks = given.blocks

@@ -38,6 +38,7 @@ KEYS: dict[str, Any] = {
     "validation_step_interval": 6,
     "output_dir": "output",
 }
+WEIGHTS = "pytorch_lora_weights.safetensors"
 DATA = {
     "id": "a",
     "type": "local",
@@ -85,6 +86,16 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, way: str) ->
     name = "output/pytorch_lora_weights.safetensors"
     one, other = (safetensors.torch.load_file(config.parent / name) for config in (whole, parts))
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+def test_a_deterministic_run_repeats_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """All phases of it: encoding, training, held-out losses, pictures."""
+    whole, stopped = (project(tmp_path / name, deterministic=True, execution="eager") for name in ("whole", "stopped"))
+    losses = train(whole)
+    assert train(stopped, "max_train_steps=6") == losses[:6]
+    assert train(stopped) == losses
+    weights = [safetensors.torch.load_file(made.parent / "output" / WEIGHTS) for made in (whole, stopped)]
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
 
 
 def test_a_run_goes_on_in_another_way(tmp_path: Path, eager_losses: list[float]) -> None:
