@@ -53,13 +53,15 @@ def test_an_open_model_is_given(hub):
 
 
 def test_a_licence_that_was_accepted(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)  # a login goes to no other mirror
     hub.accepted = {TOKEN}
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     access = check_access(REPO, hub.endpoint, gated=True)
     assert (access.available, access.licence, access.has_token, access.next_step) == (True, "accepted", True, None)
 
 
-def test_a_licence_without_a_login(hub):
+def test_a_licence_without_a_login(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     hub.accepted = set()
     access = check_access(REPO, hub.endpoint, gated=True)
     assert (access.reachable, access.available, access.licence, access.has_token) == (True, False, "needed", False)
@@ -68,6 +70,7 @@ def test_a_licence_without_a_login(hub):
 
 
 def test_a_licence_that_was_not_accepted_names_its_page_and_no_login(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
     hub.accepted = set()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     access = check_access(REPO, hub.endpoint, gated=True)

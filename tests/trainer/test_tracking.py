@@ -129,9 +129,8 @@ def test_trackers_show_what_metrics_jsonl_has_also_after_steps_were_done_again(
     pytest.importorskip("wandb", reason="wandb is an extra: pip install 'simpletune[wandb]'")
     pytest.importorskip("tensorboardX", reason="an extra: pip install 'simpletune[tensorboard]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    mirror = "https://me:not-for-everyone@mirror.example"
-    made = project(tmp_path / "a", report_to=wanted, lr_scheduler="constant", hf_endpoint=mirror)
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:not-for-everyone@mirror.example")
+    made = project(tmp_path / "a", report_to=wanted, lr_scheduler="constant")
     launch(made.config, (), SilentReporter())
     first = json.loads((made.output / "tracking.json").read_text())
     # Killed after step 4 and before its checkpoint: steps 3 and 4 are done again.
