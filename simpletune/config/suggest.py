@@ -7,7 +7,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from os.path import commonprefix
 from types import MappingProxyType
 from typing import Any
 
@@ -147,11 +146,16 @@ def close(name: str, names: Collection[str]) -> str | None:
         return None
     folded = {_fold(known): known for known in names}
     costs = {known: _slips(written, known) for known in folded if abs(len(known) - len(written)) <= 3}
-    best = min(costs, key=lambda known: (costs[known], -len(commonprefix((known, written)))), default=None)
+    best = min(costs, key=lambda known: (costs[known], -_beginning(known, written)), default=None)
     if best is not None and costs[best] <= max(_ONE_SLIP, len(best) / 4) and costs[best] < len(best) / 2:
         return folded[best]
     found = difflib.get_close_matches(written, folded, n=1, cutoff=0.75)
     return folded[found[0]] if found else None
+
+
+def _beginning(one: str, other: str) -> int:
+    """How many first letters two names share."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 _ONE_SLIP = 0.9

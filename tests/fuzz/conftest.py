@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from valid_files import Write
 
 from simpletune.config import rules_environment
 from simpletune.config.installed import TorchBuild
-
-Write = Callable[[str | bytes, str | bytes], Path]
 
 
 @pytest.fixture(scope="module")

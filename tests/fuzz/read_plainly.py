@@ -16,7 +16,6 @@ NO_FIELD = {"$schema", "validation_prompts_file", "disabled", "dataset_type", "t
 # What null stands for follows from other keys; tests/config/test_config_load.py says from which.
 FOLLOWS = {"lora_alpha", "resolution", "aspect_bucket_alignment", "tokenizer_max_length", "max_train_steps",
            "tracker_run_name", "validation_resolution", "pretrained_model_name_or_path", "text_embeds"}  # fmt: skip
-SIZE_STEP = 64
 HUB_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -25,12 +24,13 @@ def differences(settings: Settings, config: str, data: str) -> list[str]:
     folder = settings.config_path.parent
     names = {"model_family": settings.model_family, "output_dir": str(settings.output_dir)}
     written = json.loads(config)
+    step = written.get("aspect_bucket_alignment") or (16 if written.get("model_flavour") == "tiny" else 64)
     found = list(_unlike(settings, written, config_keys(), folder, names))
     entries = [entry for entry in json.loads(data) if not entry.get("disabled", False)]
     images = [entry for entry in entries if entry.get("dataset_type") != "text_embeds"]
     texts = [entry for entry in entries if entry.get("dataset_type") == "text_embeds"]
     for entry, image_set in zip(images, settings.image_sets, strict=True):
-        found += _unlike(image_set, entry, entry_keys("image"), folder, {**names, "id": entry["id"]})
+        found += _unlike(image_set, entry, entry_keys("image"), folder, {**names, "id": entry["id"], "step": step})
     for entry, one in zip(texts, settings.text_embeds, strict=False):
         found += _unlike(one, entry, entry_keys("text_embeds"), folder, {**names, "id": entry["id"]})
     return found
@@ -59,7 +59,7 @@ def _meant(key: str, value: Any, schema: Mapping[str, Any], folder: Path, names:
         sides = re.findall("[0-9]+", str(value)) * (2 if isinstance(value, int) else 1)
         return tuple((int(width), int(height)) for width, height in zip(sides[::2], sides[1::2], strict=True))
     if key == "resolution" and beside.get("resolution_type") == "area":
-        return max(SIZE_STEP, SIZE_STEP * round(1000 * value**0.5 / SIZE_STEP))
+        return max(names["step"], names["step"] * round(1000 * value**0.5 / names["step"]))
     if key == "resolution_type" and value == "area":
         return "pixel_area"
     if key == "resolution":
@@ -77,7 +77,7 @@ def _meant(key: str, value: Any, schema: Mapping[str, Any], folder: Path, names:
 
 def _path(text: str, folder: Path, names: Mapping[str, str], kind: Any) -> Any:
     for name, value in names.items():
-        text = text.replace(f"{{{name}}}", value)
+        text = text.replace(f"{{{name}}}", str(value))
     return kind(os.path.normpath(folder / Path(text).expanduser()))
 
 

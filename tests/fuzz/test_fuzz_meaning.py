@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import Write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from read_plainly import differences
-from valid_files import PAIRS, PICTURES, TEXTS, Pair
+from valid_files import PAIRS, PICTURES, TEXTS, Pair, Write
 
 from simpletune.cli.validate import validate
 from simpletune.config import jsonfile

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+Write = Callable[[str | bytes, str | bytes], Path]
+"""Puts both files where they are read; gives the path of config.json."""
 
 SCHEMA_LINE = {"$schema": "../schemas/config.schema.json"}
 PICTURES = {"id": "pics", "instance_data_dir": "pictures"}
