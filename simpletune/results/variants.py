@@ -103,7 +103,10 @@ def _identity(choice: AdapterChoice, output_dir: Path) -> Path | str:
 
 
 def _saved(settings: Settings, warn: Callable[[str], None]) -> list[str | Path]:
-    """All of a run's intact checkpoints, its final adapter, and the averaged one; damaged ones are named."""
+    """All of a run's intact checkpoints, its final adapter, and the averaged one; damaged ones are named.
+
+    The final one stands for the checkpoint of the same step: it is the file that is shared, and that a card speaks of.
+    """
     steps: list[str | Path] = []
     for step, folder in list_checkpoints(settings.output_dir):
         problems = verify(folder)
@@ -112,9 +115,10 @@ def _saved(settings: Settings, warn: Callable[[str], None]) -> list[str | Path]:
         else:
             steps.append(str(step))
     newest = choose_adapter(LATEST, settings, lambda _line: None)  # of checkpoints it would say the same again
-    if newest is None or str(newest.steps) not in steps:
-        steps.append(LATEST)
-    elif damage := damage_of(settings.output_dir / ADAPTER_FILE):
+    final = settings.output_dir / ADAPTER_FILE
+    if newest is None or newest.path == final or str(newest.steps) not in steps:
+        steps = [step for step in steps if newest is None or step != str(newest.steps)] + [LATEST]
+    elif damage := damage_of(final):
         warn(damage)
     averaged = settings.output_dir / "ema" / ADAPTER_FILE
     return [*steps, averaged] if averaged.is_file() else steps

@@ -38,8 +38,8 @@ TEXT_EMBEDS = "text_embeds"
 _LENGTHS = ("max_train_steps", "num_train_epochs")  # either can be given, not both
 _ARGUMENTS = "optimizer_config"
 _DATA_SET_KEYS = (
-    "dataset_config", "dataset_split", "dataset_revision", "image_column", "caption_column", "streaming",
-    "max_num_samples",
+    "dataset_config", "dataset_split", "dataset_revision", "dataset_filter", "image_column", "caption_column",
+    "streaming", "max_num_samples",
 )  # fmt: skip
 REMOVED = "data.removed"  # an answer no question asks for: the ids of data sets taken out of the files
 
@@ -263,9 +263,16 @@ class State:
         named = str(entry.get("dataset_name", ""))
         path = self.resolve_pictures(named)
         keys = {key: entry[key] for key in _DATA_SET_KEYS if entry.get(key)}
-        keys = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+        keys = {key: _fixed(value) for key, value in keys.items()}
         if exists(path) or not is_hub_data_set(named):
             return Place(str(path), "huggingface", tuple(keys.items()))
         cache = str(entry.get("cache_dir_pictures", entry_keys("image")["cache_dir_pictures"]["default"]))
         keys["cache_dir_pictures"] = self.resolve_pictures(cache, entry)
         return Place(named, "huggingface", tuple(keys.items()), self.value("hf_endpoint"))
+
+
+def _fixed(value: Any) -> Any:
+    """A value of the data file as a Place can have it: lists as tuples, objects as pairs."""
+    if isinstance(value, dict):
+        return tuple((key, _fixed(inner)) for key, inner in value.items())
+    return tuple(value) if isinstance(value, list) else value

@@ -408,3 +408,10 @@ def test_from_python(trained: Project, tmp_path: Path) -> None:
     for nothing in ("prompts", "seeds", "sizes"):
         with pytest.raises(UsageError, match=f"no {nothing}"):
             order_of(settings, **{nothing: []})
+
+
+def test_of_all_adapters_the_final_one_stands_for_the_checkpoint_of_its_step(trained: Project) -> None:
+    """It is the very file that a card finds its metrics by."""
+    settings, _ = load(trained.config)
+    variants = order_of(settings, adapter="all").variants
+    assert [variant.adapter.path.parent.name for variant in variants if variant.adapter] == ["checkpoint-1", "output"]

@@ -74,6 +74,7 @@ def _lycoris(facts: Facts) -> str:
     preset = config.get("apply_preset") or {}
     targets = [*preset.get("target_module", []), *preset.get("target_name", [])]
     differing = {**preset.get("module_algo_map", {}), **preset.get("name_algo_map", {})}
+    trained = dict.fromkeys(map(str, [*targets, *differing]))
     rows = [
         ("Kind", f"{adapter.kind} (LyCORIS)"),
         ("Algorithm", plain(str(config.get("algo", "lora")))),
@@ -81,7 +82,7 @@ def _lycoris(facts: Facts) -> str:
         ("Alpha", number(config.get("linear_alpha", 1))),
         ("Factor", str(config.get("factor", -1))),
         ("Multiplier", number(config.get("multiplier", 1.0))),
-        ("Trained layers", f"{plain(', '.join(map(str, [*targets, *differing])) or 'all')}: {adapter.layers}"),
+        ("Trained layers", f"{plain(', '.join(trained) or 'all')}: {adapter.layers}"),
         *(
             (f"Of {plain(name)}", plain(", ".join(f"{key} {value}" for key, value in entry.items())))
             for name, entry in differing.items()

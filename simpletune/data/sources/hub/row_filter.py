@@ -20,7 +20,7 @@ _MOST_NAMED = 8
 
 def filter_of(image_set: ImageSet) -> Filter:
     """The filter of an entry: a row must fit every column, and fits one by any of its values."""
-    asked = image_set.dataset_filter or {}
+    asked = dict(image_set.dataset_filter or {})
     return tuple((column, (values,) if isinstance(values, str) else tuple(values)) for column, values in asked.items())
 
 
