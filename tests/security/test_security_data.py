@@ -169,6 +169,8 @@ def test_many_captions_of_one_picture_are_bounded(tmp_path, tally):
     lines = rows(*[("a.png", f"caption {number}") for number in range(20_000)])
     ending = bounded(lambda: len(table(tmp_path, "jsonl", lines).captions("a.png") or ()), seconds=20)
     assert (ending.said, ending.crash) == (str(MOST_CAPTIONS), None)
+    at_once = rows(("a.png", [f"caption {number}" for number in range(5000)]))
+    assert len(table(tmp_path, "jsonl", at_once).captions("a.png") or ()) == MOST_CAPTIONS
     remarks = table(tmp_path, "jsonl", lines).remarks(["a.png"])
     assert any("beyond the 1,000 captions that a picture can have" in remark.message for remark in remarks)
     tally("bad inputs: security", 1)

@@ -189,8 +189,13 @@ def test_the_largest_allowed_picture_is_allowed(tmp_path):
     assert read_header(source, listed) == Header(13_000, 13_000)
 
 
-def test_a_profile_of_a_real_size_is_applied_and_a_giant_one_not():
+def test_a_giant_colour_profile_is_not_given_to_the_library(monkeypatch, tally):
     from simpletune.data import images
 
+    given: list[int] = []
+    monkeypatch.setattr(images, "_transform", lambda profile: given.append(len(profile)))
     picture = Image.fromarray(np.full((4, 4, 3), 100, np.uint8))
-    assert images._to_srgb(picture, bytes(images._LARGEST_PROFILE + 1)).getpixel((0, 0)) == (100, 100, 100)
+    for size in (images._LARGEST_PROFILE, images._LARGEST_PROFILE + 1):
+        assert images._to_srgb(picture, bytes(size)).getpixel((0, 0)) == (100, 100, 100)
+    assert given == [images._LARGEST_PROFILE]
+    tally("bad inputs: security", 1)
