@@ -1,7 +1,7 @@
 """docs/reproduce-the-report.md at real size, timed by phase: `python tests/gpu/reproduce_full_size.py FOLDER`.
 
 SD3-Medium with random weights (built once, 15 GB) and the settings of examples/sargent/16gb: int8 base and T5, LoKr,
-batches of 2 at 1024 x 1024. The hub's data set is stood in for by Parquet files on the disk, with the quickstart's
+batches of 2 at 1024 x 1024. The hub's data set is stood in for by a Parquet file on the disk, with the quickstart's
 drawings and the artist as a label; captions by a model are left out. Then, each a process of its own: `train` for a few
 steps with validation, `generate`, `evaluate --statistics`, `report`, `card`. FOLDER/full-size.json has everything, the
 logs too; a table is printed. Meant to end within 150 s on an H100, after the model is built.
@@ -27,11 +27,13 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from real_model import model_at
 from wikiart_set import SARGENT, write_wikiart
 
+from simpletune.config.installed import is_installed
 from simpletune.files import write_json
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "sargent" / "16gb"
 ARTISTS = ["claude-monet", SARGENT, "mary-cassatt"] * 20
 PROMPT = "a painting by John Singer Sargent, a woman in a velvet evening dress"
+_OF_THE_HUB = ("dataset_name", "dataset_split", "dataset_filter", "image_column", "streaming", "max_num_samples")
 _LOG = 20_000  # characters of a log that are kept
 
 
@@ -73,9 +75,8 @@ def write_project(folder: Path, given: argparse.Namespace, model: Path | None) -
     home = folder / "sargent"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(EXAMPLE, home)
-    shutil.rmtree(folder / "wikiart", ignore_errors=True)
     side = 64 if given.tiny else 1024
-    write_wikiart(folder / "wikiart", ARTISTS, (side, side))
+    data = write_pictures(folder / "wikiart", side)
     keys = {
         "max_train_steps": given.steps,
         "lr_warmup_steps": 2,
@@ -93,16 +94,26 @@ def write_project(folder: Path, given: argparse.Namespace, model: Path | None) -
         keys |= {"text_encoder_3_precision": "no_change"}
     else:
         keys |= {"pretrained_model_name_or_path": str(model)}
-    change(home / "config.json", keys)
-    named = {"dataset_name": str(folder / "wikiart"), "streaming": False, "resolution": side}
-    change(home / "multidatabackend.json", named)
+    config = json.loads((home / "config.json").read_text(encoding="utf-8")) | keys
+    (home / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    entry = json.loads((home / "multidatabackend.json").read_text(encoding="utf-8"))[0]
+    kept = {key: value for key, value in entry.items() if key not in _OF_THE_HUB}
+    (home / "multidatabackend.json").write_text(json.dumps([kept | data | {"resolution": side}]), encoding="utf-8")
     return home
 
 
-def change(path: Path, keys: dict[str, Any]) -> None:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    (value[0] if isinstance(value, list) else value).update(keys)
-    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+def write_pictures(folder: Path, side: int) -> dict[str, Any]:
+    """A made-up WikiArt, and the keys that name his pictures in it; without `datasets`, his alone in a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    pictures = write_wikiart(folder, ARTISTS, (side, side))
+    if is_installed("datasets"):
+        return {"type": "huggingface", "dataset_name": str(folder), "dataset_filter": {"artist": SARGENT}}
+    print("datasets isn't installed: the pictures go into a folder, and the filter isn't tried", flush=True)
+    (folder / "his").mkdir()
+    for row, (data, artist) in enumerate(zip(pictures, ARTISTS, strict=True)):
+        if artist == SARGENT:
+            (folder / "his" / f"{row:06d}.jpg").write_bytes(data)
+    return {"type": "local", "instance_data_dir": str(folder / "his")}
 
 
 def commands(given: argparse.Namespace) -> list[list[str]]:
