@@ -379,6 +379,7 @@ def test_a_filter_that_nothing_can_fit_says_why(
     with pytest.raises(SourceError, match=message) as error:
         source.list()
     assert hint in error.value.hint
+    assert error.value.key == "dataset_filter"
 
 
 def test_a_filter_on_pictures_in_folders_is_refused(opened: Any, tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def check(
     for column, values in asked:
         if column not in names:
             message = f'"{KEY}": {data_set} has no column {shown(column)}{did_you_mean(close(column, names))}'
-            raise SourceError(message, f"it can be {listed(texts or names)}")
+            raise SourceError(message, f"it can be {listed(texts or names)}", KEY)
         if column not in texts:
             message = f'"{KEY}": the column {shown(column)} of {data_set} holds neither text nor labels'
-            raise SourceError(message, f"text or labels are in {listed(texts)}" if texts else "leave the key out")
+            raise SourceError(message, f"text or labels are in {listed(texts)}" if texts else "leave it out", KEY)
         for value in values:
             if column in labels and value not in labels[column]:
                 raise _unknown(value, column, labels[column], data_set)
@@ -52,19 +52,21 @@ def nothing_fits(asked: Filter, data_set: str, seen: Mapping[str, Iterable[str]]
             if there and value not in there:
                 return _unknown(value, column, there, data_set, "value")
     hint = "values are compared letter by letter, capitals and spaces too; all columns named must fit at once"
-    return SourceError(f'"{KEY}": no row taken of {data_set} has {told}', hint)
+    return SourceError(f'"{KEY}": no row taken of {data_set} has {told}', hint, KEY)
 
 
 def no_columns(data_set: str, streamable: bool) -> SourceError:
     """The error of a filter on pictures in folders, whose tables are read for captions only."""
     whole = 'load it with the datasets library, save it with `save_to_disk`, and set "dataset_name" to that folder'
     hint = f'set "streaming": true, or {whole}' if streamable else whole
-    return SourceError(f'"{KEY}": {data_set} is pictures in folders, which have no columns to filter by', hint)
+    return SourceError(f'"{KEY}": {data_set} is pictures in folders, which have no columns to filter by', hint, KEY)
 
 
 def _unknown(value: str, column: str, there: Sequence[str], data_set: str, kind: str = "label") -> SourceError:
     message = f'"{KEY}": {shown(value)} is no {kind} of the column {shown(column)} of {data_set}'
-    return SourceError(f"{message}{did_you_mean(close(value, there))}", f"its {len(there)} {kind}s: {listed(there)}")
+    return SourceError(
+        f"{message}{did_you_mean(close(value, there))}", f"its {len(there)} {kind}s: {listed(there)}", KEY
+    )
 
 
 def listed(names: Iterable[str], between: str = ", ") -> str:
