@@ -44,7 +44,7 @@ class Record:
         return self.is_trained(run) and self.done[run.name].get("evaluated") == list(options)
 
     def seconds(self, run: Planned) -> float:
-        """How long it took to train, all starts together."""
+        """How long its last start trained."""
         return float(self.done.get(run.name, {}).get("trained", 0.0))
 
     def trained(self, run: Planned, seconds: float) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +22,16 @@ from typing import IO
 
 from simpletune import locks
 from simpletune.config.document import display
-from simpletune.errors import Interrupted, Terminated, TrainingFailed, UsageError
+from simpletune.errors import TrainingFailed, UsageError
 from simpletune.progress import Phase, Reporter
 from simpletune.sweep.file import SweepFile
 from simpletune.sweep.plan import Planned
 from simpletune.sweep.record import Record
+from simpletune.trainer.interrupt import CAUGHT, caught_here, ended, let_go_of_the_gone
 
 LOCK_FILE, LOGS = ".sweep.lock", "logs"
 _PAUSE = 0.1
-_STOPPED = {130, 143}
+_STOPPED = {128 + number for number in CAUGHT} | {-number for number in CAUGHT}  # those came before it could catch them
 _NAMED = 5
 _FORWARDED = os.name != "nt"  # Windows gives Ctrl-C to every process of the console by itself
 
@@ -67,8 +68,8 @@ class _Child:
 def run_sweep(sweep: SweepFile, planned: Sequence[Planned], places: Places, reporter: Reporter) -> Record:
     """Train and evaluate what isn't done yet; the record of what is.
 
-    Raises TrainingFailed, once all others are done, naming the runs that failed; Interrupted or Terminated when it was
-    stopped, all state saved; UsageError when another sweep runs in the folder, or it can't be made.
+    Raises TrainingFailed, once all others are done, naming the runs that failed; Interrupted, Terminated or HungUp when
+    it was stopped, all state saved; UsageError when another sweep runs in the folder, or it can't be made.
     """
     try:
         sweep.output_dir.mkdir(parents=True, exist_ok=True)
@@ -142,7 +143,10 @@ class _Sweeping:
                 env=self.places.environment(card),
                 start_new_session=_FORWARDED,
             )
+        missed = self.signal  # it came while the process was made
         self.children.append(_Child(run, what, card, process))
+        if missed and _FORWARDED:
+            process.send_signal(missed)
 
     def _command(self, run: Planned, what: str) -> list[str]:
         command = [sys.executable, "-m", "simpletune", what, str(self.sweep.config)]
@@ -175,14 +179,15 @@ class _Sweeping:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Pass SIGINT and SIGTERM on to the runs, and start no more."""
+        """Pass SIGINT, SIGTERM and SIGHUP on to the runs, and start no more."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
+            let_go_of_the_gone()
             self.signal = self.signal or number
             for child in self.children if _FORWARDED else ():
                 child.process.send_signal(number)
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handle) for number in caught_here()}
         try:
             yield
         except BaseException:
@@ -197,10 +202,7 @@ class _Sweeping:
         done = sum(self._next(run) is None for run in self.planned)
         if self.signal:
             message = f"stopped: {done:,} of {len(self.planned):,} runs are done, and what had begun is saved"
-            ended: Callable[..., Interrupted | Terminated] = (
-                Terminated if self.signal == signal.SIGTERM else Interrupted
-            )
-            raise ended(message, "run the same command again to continue")
+            raise ended(self.signal, message, "run the same command again to continue")
         if self.failed:
             raise TrainingFailed(
                 f"{len(self.failed):,} of {len(self.planned):,} runs failed: {_some(list(self.failed))}",

@@ -44,7 +44,7 @@ class Stopped(KeyboardInterrupt):
 
 def ended(number: int, message: str, hint: str | None = None) -> SimpletuneError:
     """The error that ends a run which signal `number` stopped, with its exit code."""
-    _let_go_of_the_gone()
+    let_go_of_the_gone()
     return _ERRORS.get(number, Interrupted)(message, hint)
 
 
@@ -97,7 +97,7 @@ class StopRequest:
         self.check()
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        _let_go_of_the_gone()
+        let_go_of_the_gone()
         if self.signal:
             if number == signal.SIGINT and not self._passed_on():
                 self._leave(128 + number)
@@ -124,7 +124,7 @@ def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request.handle) for number in _caught()}
+    before = {number: signal.signal(number, request.handle) for number in caught_here()}
     try:
         yield request
     finally:
@@ -132,14 +132,15 @@ def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _caught() -> list[int]:
+def caught_here() -> list[int]:
+    """The signals to catch in this process: a SIGHUP that it ignores stays ignored."""
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(HANG_UP) != signal.SIG_IGN:
         numbers.append(HANG_UP)
     return numbers
 
 
-def _let_go_of_the_gone() -> None:
+def let_go_of_the_gone() -> None:
     """What is said to a terminal that was closed, or through a pipe whose reader got the same Ctrl-C and ended, is an
     error: neither saving nor the exit code may suffer from it."""
     for descriptor in (1, 2):
