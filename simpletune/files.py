@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _REFUSED = ("ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EIO", "EACCES", "EPERM", "ENODEV", "ENXIO", "ESTALE", "ENOTCONN")
+_NOT_FOR_FOLDERS = frozenset({errno.EINVAL, errno.EBADF})  # some mounts take no fsync of a folder, as they need none
 _ASKING_UMASK = threading.Lock()
 _TRIES = 2
 _unfinished: set[Path] = set()
@@ -175,6 +176,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes for writers only
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_FOR_FOLDERS or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,11 @@
 """The atomic writer: the old file or the new one, never half of one, and with ordinary modes."""
 
+import errno
 import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -40,6 +42,31 @@ def test_modes_follow_the_umask(tmp_path, mask):
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~mask
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+def test_a_mount_that_syncs_no_folders_takes_files(tmp_path, monkeypatch):
+    real, refused = os.fsync, []
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            refused.append(descriptor)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files.write_text(tmp_path / "a", "x")
+    with files.new_folder(tmp_path / "folder") as folder:
+        files.write_text(folder / "b", "y")
+    files.remove(tmp_path / "a")
+    assert (tmp_path / "folder" / "b").read_text() == "y"
+    assert os.name == "nt" or refused
+
+    def fails(descriptor):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="Invalid"):  # of a file it is no such thing
+        files.write_text(tmp_path / "c", "z")
 
 
 @pytest.mark.parametrize("value", [float("nan"), {"a": [float("inf")]}, {1, 2}])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,15 +34,6 @@ def paths(settings: Settings) -> Outputs:
     folder = settings.output_dir
     pictured = folder / "gallery.png" if settings.validation_prompts else None
     return Outputs(folder / ADAPTER_FILE, pictured, folder / "plots.png")
-
-
-def finished_step(settings: Settings) -> int | None:
-    """The step whose outputs are complete, None when there is none."""
-    try:
-        step = json.loads((settings.output_dir / FINISHED_FILE).read_text(encoding="utf-8"))["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return step if isinstance(step, int) else None
 
 
 def unfinish(settings: Settings) -> None:

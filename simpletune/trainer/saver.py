@@ -119,11 +119,10 @@ class Saver:
         """What the thread does; nothing leaves it but by `check`."""
         try:
             write_checkpoint(self._folder, contents, self.saved, before)
+            self.saved = contents.step
+            self._said += prune(self._folder, self._limit, contents.step)
         except BaseException as error:
             self._failure = error
-            return
-        self.saved = contents.step
-        self._said += prune(self._folder, self._limit, contents.step)
 
 
 def write_checkpoint(

@@ -279,14 +279,7 @@ def open_session(
         step_function=assembled.step,
         loader=loader,
         held_out=_held_out(material, loader),
-        log=StepLog(
-            settings.output_dir,
-            device,
-            LoaderWitness(loader, material.where, processes.gather, lambda: _newest(settings, saver)),
-            reporter.warn,
-            writes=processes.is_main,
-            loss_is_scaled=settings.mixed_precision == "fp16",
-        ),
+        log=_log(settings, material, loader, processes, reporter, saver),
         pictures=_pictures(settings, family, material, transformer, processes, reporter, total_steps),
         total_steps=total_steps,
         saver=saver,
@@ -305,6 +298,19 @@ def open_session(
         session.trackers = open_trackers(settings, settings.output_dir / METRICS_FILE, session.step, reporter)
         session.log.open(session.step, session.trackers.row)
     return session
+
+
+def _log(
+    settings: Settings, material: Material, loader: Loader, processes: Processes, reporter: Reporter, saver: Saver
+) -> StepLog:
+    return StepLog(
+        settings.output_dir,
+        processes.device,
+        LoaderWitness(loader, material.where, processes.gather, lambda: _newest(settings, saver)),
+        reporter.warn,
+        writes=processes.is_main,
+        loss_is_scaled=settings.mixed_precision == "fp16",
+    )
 
 
 def _newest(settings: Settings, saver: Saver) -> str | None:

@@ -195,6 +195,16 @@ def test_a_mistake_of_ours_in_the_thread_is_not_swallowed(tmp_path: Path, monkey
         one.wait()
 
 
+def test_a_mistake_of_ours_after_the_checkpoint_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject.retention, "prune", MagicMock(side_effect=ValueError("a bug")))
+    save(one := saver(tmp_path), contents(1))
+    with pytest.raises(ValueError, match="a bug"):
+        one.wait()
+    assert one.saved == 1
+
+
 @pytest.mark.parametrize("what", ["adapter", "ema", "optimizer_tensors"])
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
 def test_what_is_not_finite_is_never_written(tmp_path: Path, what: str, bad: float) -> None:
