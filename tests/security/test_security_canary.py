@@ -152,7 +152,7 @@ IN_DATA = [
 
 
 @pytest.mark.parametrize("added", IN_CONFIG + IN_DATA, ids=lambda added: next(iter(added))[:12])
-@pytest.mark.parametrize("by_flag", [False, True])
+@pytest.mark.parametrize("by_flag", [False, pytest.param(True, marks=pytest.mark.fault)])
 def test_a_token_in_the_files_is_an_error_that_does_not_say_it(home, capfd, monkeypatch, added, by_flag, tally):
     (home / "pictures").mkdir()
     data = {"id": "a", "type": "local", "instance_data_dir": "pictures"}
@@ -229,6 +229,7 @@ def test_a_traceback_shows_no_secret(home, capfd, monkeypatch, tally):
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["config.json", "config.toml", "config.env"])
 def test_an_import_takes_no_token_along(home, capfd, monkeypatch, name, tally):
     shutil.copytree(QUICKSTART / "pictures", home / "pictures")

@@ -66,6 +66,7 @@ CAPTIONS: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_a_caption_file_that_is_none(tmp_path, name, tally):
     picture(tmp_path)
@@ -77,6 +78,7 @@ def test_a_caption_file_that_is_none(tmp_path, name, tally):
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "\u0300" * 300_000, "\x1b[2J" * 100_000, "a, " * 300_000, "\0" * 99])
 def test_an_odd_caption_is_one_line_of_text(tmp_path, text, tally):
     picture(tmp_path)
@@ -143,6 +145,7 @@ TABLES: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_is_none(tmp_path, name, tally):
     kind, content = TABLES[name]
@@ -165,6 +168,7 @@ def test_a_table_that_is_none(tmp_path, name, tally):
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.fault
 def test_many_captions_of_one_picture_are_bounded(tmp_path, tally):
     lines = rows(*[("a.png", f"caption {number}") for number in range(20_000)])
     ending = bounded(lambda: len(table(tmp_path, "jsonl", lines).captions("a.png") or ()), seconds=20)
@@ -260,6 +264,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_an_archive_takes_bounded_memory_and_leads_nowhere(tmp_path, name, tally):
     (tmp_path / "set").mkdir()

@@ -95,6 +95,7 @@ def refusal(reader: Callable[[Path], object], path: Path) -> str:
     return "it was read"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_that_are_none(tmp_path, name, tally):
     from simpletune.models.lora_file import trained_with
@@ -190,6 +191,7 @@ def write_json(path: Path, content: str | int) -> Path:
     return path
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", JSONS)
 def test_json_of_a_model_or_a_run(tmp_path, name, tally):
     """Configs, indexes, preprocessors and runs: an error of ours, or nothing where nothing has to be there."""

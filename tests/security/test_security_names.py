@@ -31,6 +31,7 @@ def validated(folder: Path, config: dict[str, Any], data: dict[str, Any], capfd:
     return shown
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("key", TEXTS)
 def test_every_text_of_config_json_is_shown_harmlessly(tmp_path, key, capfd, tally):
     for value in (HOSTILE, [HOSTILE], {HOSTILE: HOSTILE}):
@@ -38,6 +39,7 @@ def test_every_text_of_config_json_is_shown_harmlessly(tmp_path, key, capfd, tal
     tally("bad inputs: security", 3)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("key", OF_DATA)
 def test_every_text_of_the_data_file_is_shown_harmlessly(tmp_path, key, capfd, tally):
     for value in (HOSTILE, [HOSTILE], {HOSTILE: HOSTILE}):

@@ -200,6 +200,7 @@ def test_a_model_that_needs_its_own_code_is_refused(models, tmp_path, tally):
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.fault
 def test_the_models_own_folder_runs_nothing(tiny_copy, tmp_path, make_settings, tally):
     from simpletune.models.locate import locate
     from simpletune.models.parts import open_part
@@ -217,6 +218,7 @@ def test_the_models_own_folder_runs_nothing(tiny_copy, tmp_path, make_settings, 
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.fault
 def test_a_data_sets_script_never_runs(tmp_path, tally):
     pytest.importorskip("datasets")
     from simpletune.data.sources import SourceError
