@@ -8,8 +8,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -19,6 +20,7 @@ from simpletune.data.caches.cache import Stored
 from simpletune.data.caches.encode import LATENTS, POOLED_PROMPT_EMBEDS, PROMPT_EMBEDS
 from simpletune.data.caches.mask_cache import MASK
 from simpletune.data.plan import MicroBatchRefs, Plan, PlannedStep, SampleRef, drawn, sample_id
+from simpletune.data.readers import Readers
 from simpletune.data.scan import Sample
 from simpletune.errors import DataError
 
@@ -126,15 +128,17 @@ class Loader:
         they are waited for.
 
         Raises DataError when a cache entry has vanished or is damaged and can't be repaired. Closing the iterator ends
-        the reading ahead, without waiting for a disk that may not answer.
+        the reading ahead; neither that nor the program's end waits for a disk that doesn't answer.
         """
         steps = iter(range(start_step, stop_step))
-        pool = ThreadPoolExecutor(READERS, "read-batches")
+        readers = Readers(READERS, "read-batches")
         try:
-            waiting = deque((step, pool.submit(self.step, step)) for step in islice(steps, PREFETCH))
+            waiting = deque((step, readers.submit(partial(self.step, step))) for step in islice(steps, PREFETCH))
             while waiting:
                 step, reading = waiting.popleft()
-                waiting.extend((following, pool.submit(self.step, following)) for following in islice(steps, 1))
+                waiting.extend(
+                    (following, readers.submit(partial(self.step, following))) for following in islice(steps, 1)
+                )
                 began = time.perf_counter()
                 while not wait([reading], _SECONDS_BETWEEN_QUESTIONS).done:
                     if stopped():
@@ -142,7 +146,7 @@ class Loader:
                 batch = _to_device(self._read(step, reading), self._device)
                 yield replace(batch, waited=time.perf_counter() - began)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            readers.close()
 
     def shown(self, ref: SampleRef, epoch: int) -> tuple[str, tuple[int, int]]:
         """The caption and the bucket (width, height in pixels) that a sample is shown with in an epoch."""
