@@ -43,7 +43,7 @@ def test_a_run_again_has_the_same_losses_and_the_same_weights_bit_for_bit(
     trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """Its caches are made anew, too."""
-    name = "quantized, masked, accumulated"
+    name = "as by default"
     first, second = Run(trained(name)), made(name, tmp_path / "second")
     train_alone(second)
     assert losses(first) == losses(second)
