@@ -21,8 +21,10 @@ def plain_text(text: Any) -> str:
 
 
 def wrapped(line: str, width: int) -> list[str]:
-    """Broken between words where it is too long; a path stays whole, so that it can be copied."""
-    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if len(line) > width else [line]
+    """Broken between words where it is too long; a path, and a command (four spaces in), stay whole to be copied."""
+    if len(line) <= width or line.startswith("    "):
+        return [line]
+    return textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False)
 
 
 def duration(seconds: float) -> str:

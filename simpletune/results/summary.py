@@ -101,6 +101,8 @@ def _quality(run: Run) -> Iterator[_Line]:
         if len(averaged):
             said += f", averaged weights {averaged[-1]:.4f}"
         yield _Line("held out", f"{said}, on {count(len(run.held_out), 'picture')} kept back")
+    elif run.held_out:  # stopped before the first of these losses was known
+        yield _Line("held out", f"no loss yet, {count(len(run.held_out), 'picture')} kept back")
     else:
         yield _Line("held out", 'no pictures: "num_eval_images" keeps some back to judge by')
     evaluation = _evaluation(run)

@@ -71,7 +71,7 @@ def said(folder: Path, instead_of: Path, asked: Asked) -> list[str]:
     """What somebody has to know of it at the start. asked: what continues the new run."""
     return [
         f"a new run in {display(folder)}; what is in {display(instead_of)} stays as it is",
-        f"to continue this one later: {asked.command()}",
+        f"to continue this one later:\n    {asked.command()}",
     ]
 
 

@@ -158,6 +158,14 @@ def test_long_notes_are_wrapped_between_words_and_paths_stay_whole(clock):
 
 
 @pytest.mark.parametrize("make", [plain, rich])
+def test_a_command_in_a_note_stays_in_one_line_to_be_copied(clock, make):
+    reporter, stream = make(clock)
+    command = "    simpletune train config.json " + "--set max_train_steps=50 " * 4 + "--set output_dir=output-2"
+    reporter.note(f"to continue this one later:\n{command}")
+    assert command in stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("make", [plain, rich])
 @pytest.mark.parametrize("text", ["[bold]x[/bold]", "/data/[my set]/x", "[/foo]", ":smile: {x} %s"])
 def test_user_text_is_shown_as_it_is(clock, make, text):
     reporter, stream = make(clock)

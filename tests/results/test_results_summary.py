@@ -111,6 +111,11 @@ def test_without_held_out_pictures_nothing_is_claimed(run):
     assert '  held out  no pictures: "num_eval_images" keeps some back to judge by' in summary(ended(run))
 
 
+def test_a_run_stopped_before_its_first_validation_says_what_is_kept_back(run):
+    held_out(run, 2)
+    assert "  held out  no loss yet, 2 pictures kept back" in summary(ended(run))
+
+
 def test_a_loss_that_is_none_is_shown_as_it_is(run):
     held_out(run, 1, 0.5, None)
     assert "  held out  loss 0.5000 -> nan, on 1 picture kept back" in summary(ended(run))

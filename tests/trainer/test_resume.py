@@ -106,7 +106,7 @@ class Odd(Project):
 @pytest.mark.slow
 def test_a_new_run_beside_is_continued_and_not_begun_again(run: Project) -> None:
     said = train(run, "lora_rank=8", "max_train_steps=1", new_folder=True)
-    assert said.has("to continue this one later: simpletune train config.json", "--set output_dir=output-2")
+    assert said.has("    simpletune train config.json", "--set output_dir=output-2")
     error = refused(run, "lora_rank=8", "max_train_steps=3")
     (again,) = (line for line in commands(error) if "output_dir=output-2" in line)
     assert run_command(again).has("continuing from checkpoint-1: step 1 of 3")
