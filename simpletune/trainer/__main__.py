@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
-from simpletune.config.problems import render_all
+from simpletune.config.problems import render_all, shown
 from simpletune.errors import ConfigError, SimpletuneError
 from simpletune.machine.allocator import map_in_pages
 from simpletune.progress import terminal_reporter
@@ -37,13 +38,21 @@ def main() -> int:
     except SimpletuneError as error:
         if isinstance(error, ConfigError) and error.problems:
             print(redact(render_all(error.problems)), file=sys.stderr)  # noqa: T201
-        print(redact(f"error: {error.message}"), file=sys.stderr)  # noqa: T201
+        _say(f"error: {error.message}")
         if error.hint:
-            print(redact(f"hint: {error.hint}"), file=sys.stderr)  # noqa: T201
+            _say(f"hint: {error.hint}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception:  # nobody foresaw it: the traceback belongs into a report, without tokens
+        print(redact(traceback.format_exc()), file=sys.stderr)  # noqa: T201
+        return 1
     return 0
+
+
+def _say(text: str) -> None:
+    """A file's name or header may be in it, which must not steer the terminal."""
+    print("\n".join(map(shown, redact(text).split("\n"))), file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ class StopRequest:
         leave: ends the process, given its exit code."""
         self.signal = 0
         self.saved = False
-        """Whether a training was stopped and its state is saved."""
+        """Whether the steps of this start have ended, all or by a stop, and their state is saved."""
         self._deferred = False
         self._tell: Callable[[], bool] = lambda: False
         self._since = 0.0

@@ -60,7 +60,15 @@ def launch(
             asked = Asked(config, tuple(overrides), new_folder, accept_data_change)
             return _launch(asked, reporter, stop, dry_run=dry_run, say=say)
         except Stopped as stopped:
-            raise ended(stopped.signal, "stopped before anything was done", "run the same command again") from None
+            raise _between(stopped, stop) from None
+
+
+def _between(stopped: Stopped, stop: StopRequest) -> SimpletuneError:
+    """The error for a signal before the run has begun, or once it has ended."""
+    if stop.saved:
+        message = "stopped after the last step; all steps are saved"
+        return ended(stopped.signal, message, "run the same command again: it writes what is missing, if anything is")
+    return ended(stopped.signal, "stopped before anything was done", "run the same command again")
 
 
 def _launch(asked: Asked, reporter: Reporter, stop: StopRequest, *, dry_run: bool, say: Say | None) -> Outcome | None:

@@ -134,6 +134,13 @@ def test_an_entry_under_way_is_written_whole(project: Make) -> None:
     assert TensorCache.put is put
 
 
+def test_a_stop_while_a_finished_run_is_summed_up_says_that_it_is_saved(project: Make) -> None:
+    made = project(max_train_steps=1)
+    with pytest.raises(Terminated, match="stopped after the last step; all steps are saved"):
+        launch(made.folder / "config.json", (), SilentReporter(), say=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert (made.output / "finished.json").is_file()
+
+
 @pytest.mark.fault
 def test_an_upload_cut_off_says_that_the_run_is_whole(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import simpletune.trainer.launch as module
