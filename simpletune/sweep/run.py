@@ -196,7 +196,7 @@ class _Sweeping:
             raise
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _tell_end(self) -> None:
         done = sum(self._next(run) is None for run in self.planned)

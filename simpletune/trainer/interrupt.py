@@ -129,7 +129,7 @@ def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
         yield request
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: what a library in C has put there
 
 
 def caught_here() -> list[int]:

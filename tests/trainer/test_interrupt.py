@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -75,3 +75,20 @@ def test_nohup_stays() -> None:
             signal.raise_signal(HANG_UP)
     finally:
         signal.signal(HANG_UP, before)
+
+
+def test_a_handler_that_python_does_not_know_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """signal.signal returns None for what a library in C has put there."""
+    before, real = signal.getsignal(signal.SIGTERM), signal.signal
+
+    def from_c(number: int, handler: Any) -> Any:
+        kept = real(number, handler)
+        return None if kept == before else kept
+
+    monkeypatch.setattr(signal, "signal", from_c)
+    try:
+        with stop_requests():
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        real(signal.SIGTERM, before)
