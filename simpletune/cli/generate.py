@@ -138,7 +138,7 @@ def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, .
         done = make(settings, order, folder, reporter, sheet=asked["sheet"])
     except Interrupted as error:
         raise Interrupted(error.message, f"the same command makes the rest: {_again(ctx)}") from None
-    for line in [*_lines(done), _next(found, settings, order)]:
+    for line in [*_lines(done), _next(found, overrides, settings, order)]:
         click.echo(line)
 
 
@@ -188,14 +188,15 @@ def _lines(done: Generated) -> list[str]:
     return lines
 
 
-def _next(config: Path, settings: Settings, order: Order) -> str:
+def _next(config: Path, overrides: tuple[str, ...], settings: Settings, order: Order) -> str:
     """What people do after looking: measure what they saw, or train what they have only seen the base of."""
     from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints
 
     output_dir = settings.output_dir
     saved = list_checkpoints(output_dir) or (output_dir / ADAPTER_FILE).is_file()
     tuned = saved or any(variant.adapter is not None for variant in order.variants)
-    return f"next: simpletune {'evaluate' if tuned else 'train'} {shown(shlex.quote(display(config)))}"
+    words = [display(config), *(word for one in overrides for word in ("--set", one))]  # of the same run
+    return f"next: simpletune {'evaluate' if tuned else 'train'} {shown(shlex.join(words))}"
 
 
 def _again(ctx: click.Context) -> str:

@@ -110,7 +110,7 @@ def _as_before(
     if as_before is None:
         names = ", ".join(change.key for change in found if change.key not in follows)
         return [(f"to continue that run for longer: put back {names} in the files, then", asked.command())]
-    return [("to continue that run for longer, with what it had", as_before.command())]
+    return [(f"to continue that run{' for longer' if longer else ''}, with what it had", as_before.command())]
 
 
 def _follows(origin: str, found: Sequence[Change]) -> bool:

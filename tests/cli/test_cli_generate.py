@@ -380,11 +380,12 @@ def test_the_files_own_prompts_sizes_and_settings(trained: Project, tmp_path: Pa
         assert image.size == (32, 48)
 
 
-def test_another_precision_fits_in_beside(trained: Project) -> None:
+def test_another_precision_fits_in_beside(trained: Project, capsys: pytest.CaptureFixture[str]) -> None:
     """In a folder of its own, so that neither takes the other's place; --set reaches base and encoders."""
     keys = ["base_model_precision=int8-quanto", "text_encoder_3_precision=int8-quanto"]
     arguments = ["--steps", "1", *(word for key in keys for word in ("--set", key))]
     assert run(["generate", str(trained.config), "--prompt", "a green fox", *arguments]) == 0
+    assert f"next: simpletune evaluate {trained.config} --set {keys[0]} --set {keys[1]}\n" in capsys.readouterr().out
     folder = trained.output / "generated" / "1-steps-guidance-5-int8-quanto-int8-quanto"
     said = entries(folder / "step-000002" / "a-green-fox-64x64-42.png")
     assert said["precision"] == "int8-quanto, no"

@@ -71,6 +71,8 @@ def test_what_is_bound_is_refused_with_where_it_is_set(run: Project) -> None:
     assert f"  lora_rank: 4 -> 8 (config.json:{line}:15)" in error.message
     assert "  lora_alpha: 4.0 -> 8.0 (follows from lora_rank)" in error.message
     assert "  seed: 42 -> 7 (--set seed)" in error.message
+    unfinished = refused(run, "seed=7", "max_train_steps=6")
+    assert "  to continue that run, with what it had:" in (unfinished.hint or "").splitlines()
     assert "output/checkpoint-4" in error.message
     assert commands(error) == [
         "simpletune train config.json --set lora_rank=4 --set seed=42 --set max_train_steps=8",
