@@ -99,7 +99,7 @@ class TestCache:
             cache.path("ab").write_bytes(content)
             assert cache.get("ab") is None
         assert cache.get("cd") is None
-        with pytest.raises(DataError, match="has vanished|is damaged"):
+        with pytest.raises(DataError, match=r"has vanished|is damaged"):
             Stored(cache, "cd").load()
 
     def test_a_cache_that_cant_be_written_is_named(self, tmp_path):

@@ -154,7 +154,7 @@ def test_a_missing_entry_surfaces_in_the_loop(encoded):
     for entries in encoded.latents.values():
         for entry in entries:
             entry.cache.path(entry.key).unlink()
-    with pytest.raises(DataError, match="has vanished|is damaged"):
+    with pytest.raises(DataError, match=r"has vanished|is damaged"):
         next(Loader(plan(), SAMPLES, encoded, CPU).batches(0, 3))
 
 

@@ -62,7 +62,7 @@ def test_the_command_trains_validates_and_samples_offloaded(project: Make, tmp_p
             "transformer_blocks.0.attn.to_q",
             '"base_model_offload": lora_d',
         ),
-        ({"activation_offload": True}, "proj_out", '"activation_offload": proj_out has a LoRA'),
+        ({"activation_offload": True}, "proj_out", '"activation_offload": proj_out has an adapter'),
     ],
 )
 def test_a_lora_that_cannot_be_offloaded_is_refused_before_anything_loads(

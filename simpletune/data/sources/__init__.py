@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ CLOCK_GRAIN_NS = 2_000_000_000
 _CLOCKS_APART_NS = 3600 * 1_000_000_000
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Why a picture isn't used, as a person reads it; the report counts by these."""
 
     ZERO_BYTES = "empty file (0 bytes)"
