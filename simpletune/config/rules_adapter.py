@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simpletune import outside
 from simpletune.config.architecture import component_config
 from simpletune.config.document import Document
 from simpletune.config.lycoris import Fault, LycorisConfig, faults, parse
 from simpletune.config.lycoris_targets import known_layers, layer_faults, layer_kinds, target_faults
-from simpletune.config.problems import ERROR, WARNING, Problem
+from simpletune.config.problems import ERROR, WARNING, Problem, quoted_path
 from simpletune.config.rules import differs
 from simpletune.config.view import View
 
@@ -97,6 +98,9 @@ def adapter_problems(whole: View) -> Iterator[Problem]:
     for one in TOGETHER:
         if config.fine(*one.keys) and one.holds({key: config[key] for key in one.keys}):
             yield config.error(one.key, one.message, one.hint)
+    start = config.path("init_lora") if config.fine("init_lora") else None
+    if start is not None and outside.is_pickle(start):
+        yield config.error("init_lora", f"{quoted_path(start)} is a pickle", outside.conversion([start]))
     if not config.fine("lora_type", "lycoris_config"):
         return
     if config["lora_type"] == STANDARD:

@@ -18,6 +18,7 @@ from simpletune.config.problems import errors
 from simpletune.config.settings import Settings
 from simpletune.config.validate import check
 from simpletune.errors import ConfigError, TrainingFailed
+from simpletune.results.run_folder import list_checkpoints
 from simpletune.trainer.asked import Asked, discarded
 from simpletune.trainer.new_folder import beside, first_free, is_free
 
@@ -59,8 +60,17 @@ def other_processes(checkpoint: Path, then: int, now: int, settings: Settings, a
 
 def holds_a_run(what: str, settings: Settings, asked: Asked, *, resumable: bool) -> Exception:
     """A start at step 0 in a folder that holds a run. what: the reason why it would be one."""
-    go_on = [("to continue that run", asked.having({"resume_from_checkpoint": "latest"}).command())]
-    return ConfigError(what, hint([*(go_on if resumable else ()), *anew(settings, asked)]))
+    go_on = _going_on(settings, asked.having({"resume_from_checkpoint": "latest"})) if resumable else []
+    return ConfigError(what, hint([*go_on, *anew(settings, asked)]))
+
+
+def _going_on(settings: Settings, asked: Asked) -> list[Way]:
+    """The command that continues the run in the folder, with the values that it is bound to."""
+    saved, done = saved_settings(settings.output_dir), list_checkpoints(settings.output_dir)
+    found = changes(saved, settings) if saved is not None else []
+    if saved is None or not done or not found:
+        return [("to continue that run", asked.command())]
+    return _as_before(done[-1][0], found, saved, settings, asked)
 
 
 def none_intact(named: Mapping[Path, Sequence[str]], settings: Settings, asked: Asked) -> Exception:

@@ -141,6 +141,13 @@ def test_none_refuses_a_folder_with_a_run(run: Project, left: str) -> None:
 
 
 @pytest.mark.usefixtures("light")
+def test_what_continues_a_run_has_the_values_it_is_bound_to(run: Project) -> None:
+    error = refused(run, "resume_from_checkpoint=none", "seed=3")
+    (again,) = (line for line in commands(error) if "resume_from_checkpoint=latest" in line)
+    assert "seed=3" not in again
+
+
+@pytest.mark.usefixtures("light")
 @pytest.mark.parametrize("left", ["adapters", "results", "adapter", "metrics", "aside"])
 def test_a_run_without_a_checkpoint_to_go_on_from_never_begins_at_0(run: Project, left: str) -> None:
     for path in run.output.glob("checkpoint-*"):
