@@ -83,11 +83,12 @@ def train(
             if found is not None:
                 check_resumable(found, settings, asked, processes.world_size)
                 tell_changes(found, settings, reporter)
+            if processes.is_main:
+                checkpoint.remove_leftovers(settings.output_dir)
             if (done := finished(settings, found, preflight.total_steps, reporter)) is not None:
                 return done
             check_start(settings)
             if processes.is_main:
-                checkpoint.remove_leftovers(settings.output_dir)
                 check_disks(settings, preflight)
             family = get_family(settings.model_family)
             material = gather(settings, preflight, family, processes, phases, reporter)

@@ -118,7 +118,7 @@ def test_no_token_of_the_environment_is_written_or_shown(
         assert code == 0, f"{command}: {out}"
     assert found_in(home, frozenset([*captions[:2], captions[-1]])) == []
     written = {path.suffix for path in home.rglob("*") if path.is_file()}
-    assert written >= {".safetensors", ".json", ".jsonl", ".html", ".png", ".md", ".wandb", ".bin"}
+    assert written >= {".safetensors", ".json", ".jsonl", ".html", ".png", ".md", ".wandb"}
     tally("bad inputs: security", len(commands))
 
 
