@@ -13,9 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from simpletune import outside
 from simpletune.redact import redact
 
 _LONGEST_COMMAND = 200
+_LONGEST = 1 << 16  # bytes of a lock file; a signature has some hundred
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def signature() -> bytes:
 def read_holder(path: Path) -> Holder | None:
     """Who wrote the lock file; None where it doesn't say, as while its process starts or ends."""
     try:
-        written: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        written: dict[str, Any] = outside.read_json(path, _LONGEST)
         birth, since = written.get("birth"), written.get("since")
         return Holder(
             int(written["pid"]),
@@ -76,6 +78,15 @@ def read_holder(path: Path) -> Holder | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process says in a lock file that it holds it; the lock itself isn't touched.
+
+    One that nobody has signed yet counts as held, and so does one of another machine.
+    """
+    holder = read_holder(path)
+    return path.exists() and (holder is None or holder.is_alive)
 
 
 def _birth(pid: int) -> str | None:

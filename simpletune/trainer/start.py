@@ -17,7 +17,7 @@ from simpletune.config.document import display
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.errors import ConfigError, SimpletuneError, TrainingFailed
-from simpletune.lock_holder import read_holder
+from simpletune.lock_holder import is_held
 from simpletune.progress import Reporter
 from simpletune.results.run_folder import (
     ADAPTER_FILE,
@@ -89,7 +89,7 @@ def check_resumable(checkpoint: Path, settings: Settings, asked: Asked, processe
 def check_early(settings: Settings, asked: Asked, reporter: Reporter) -> Path | None:
     """What `find_checkpoint` and `check_resumable` will say once the folder is this run's, as far as it can be said
     before. Nothing is looked at in a folder that another run is in, as its lock will say so."""
-    if is_held(settings.output_dir):
+    if is_held(settings.output_dir / LOCK_FILE):
         return None
     try:
         found = find_checkpoint(settings, asked, reporter)
@@ -152,13 +152,6 @@ def is_finished(settings: Settings, checkpoint: Path, total_steps: int) -> bool:
     """Whether a run has done all its steps and written all its outputs."""
     done = finished_step(settings.output_dir)
     return done is not None and done == int(read_state(checkpoint)["step"]) and done >= total_steps
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a living process says that it is training in a folder; the lock itself isn't touched."""
-    lock = folder / LOCK_FILE
-    holder = read_holder(lock)
-    return lock.exists() and (holder is None or holder.is_alive)
 
 
 def _named(path: Path, settings: Settings, asked: Asked) -> Path:

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from simpletune.bench.sweep import run_bench
 
+
+def _lycoris(**kind: Any) -> dict[str, Any]:
+    """A LyCORIS config for the attention layers, which LoRA trains by default; written to a file when it is run."""
+    config = {**kind, "multiplier": 1.0, "apply_preset": {"target_module": ["Attention"]}}
+    return {"lora_type": "lycoris", "lycoris_config": config}
+
+
 _SD35 = {"model_flavour": "sd3.5-medium", "lora_rank": 128, "train_batch_size": 3}
+_INT8 = {"base_model_precision": "int8-quanto"}
 CASES: dict[str, dict[str, Any]] = {
     "bf16-b1-ckpt": {},
     "bf16-b1": {"gradient_checkpointing": False},
@@ -38,6 +47,11 @@ CASES: dict[str, dict[str, Any]] = {
     "sd35-r128-b3": {**_SD35, "gradient_checkpointing": False},
     "sd35-r128-b3-ckpt": _SD35,
     "sd35-int8-r128-b3-ckpt": {**_SD35, "base_model_precision": "int8-quanto"},
+    # Kinds of adapter and what repeating a run exactly costs, each beside int8-b1-ckpt.
+    "int8-dora": {**_INT8, "use_dora": True},
+    "int8-loha-8": {**_INT8, **_lycoris(algo="loha", linear_dim=8, linear_alpha=8)},
+    "int8-lokr-16": {**_INT8, **_lycoris(algo="lokr", linear_dim=10_000, linear_alpha=1, factor=16)},
+    "int8-deterministic": {**_INT8, "deterministic": True},
 }  # fmt: skip
 _COMMON = {
     "device": "cuda",
@@ -76,10 +90,15 @@ def main() -> None:
 
 def measure(case: str, given: argparse.Namespace) -> Any:
     settings = {**_COMMON, **CASES[case]}
-    overrides = [f"{key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items()] + given.overrides
     arguments = ["--phases", "train", "--json", "--steps", str(given.steps)]
     arguments += [] if given.without_eager else ["--against", "eager"]
-    return run_bench([*arguments, *(word for text in overrides for word in ("--set", text))])
+    with tempfile.TemporaryDirectory() as folder:
+        if (config := settings.get("lycoris_config")) is not None:
+            path = Path(folder) / "lycoris_config.json"
+            path.write_text(json.dumps(config))
+            settings["lycoris_config"] = str(path)
+        overrides = [f"{key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items()] + given.overrides
+        return run_bench([*arguments, *(word for text in overrides for word in ("--set", text))])
 
 
 def line(case: str, result: dict[str, Any]) -> str:

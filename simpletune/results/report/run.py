@@ -172,21 +172,9 @@ def labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _state(folder: Path) -> State:
-    if _is_held(folder / LOCK_FILE):
+    if is_held(folder / LOCK_FILE):
         return State.GOING
     return State.FINISHED if (folder / FINISHED_FILE).is_file() else State.STOPPED
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether the process that signed a lock lives; the lock itself isn't touched, as a trainer may be about to take
-    it. One of another machine counts as alive."""
-    try:
-        signed = json.loads(lock.read_text(encoding="utf-8"))
-        return signed["host"] != socket.gethostname() or psutil.pid_exists(int(signed["pid"]))
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError):
-        return True  # it has just been made
 
 
 def _json(path: Path, damaged: list[str]) -> Any:
