@@ -24,6 +24,7 @@ from simpletune.results.hub.share import share
 from simpletune.results.summary import Ending, summary
 from simpletune.trainer.asked import Asked
 from simpletune.trainer.interrupt import Stopped, StopRequest, ended, stop_requests
+from simpletune.trainer.lock import check_free
 from simpletune.trainer.new_folder import into_new_folder, leave_note, said
 from simpletune.trainer.start import check_data_early, check_early, foretell
 
@@ -84,6 +85,8 @@ def _launch(asked: Asked, reporter: Reporter, stop: StopRequest, *, dry_run: boo
     if asked.new_folder:
         asked = into_new_folder(settings, asked)
         settings, warnings = read(asked.config, asked.overrides)
+    if is_main and not dry_run:
+        check_free(settings.output_dir)
     found = None if dry_run else check_early(settings, asked, SilentReporter())
     destination = check_hub(settings, reporter) if is_main and not dry_run else None
     # A dry run fetches nothing: it says what would have to be.

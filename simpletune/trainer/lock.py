@@ -39,6 +39,14 @@ def run_lock(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
+def check_free(output_dir: Path) -> None:
+    """Raise what `run_lock` does where another run holds the folder: for those who ask before anything heavy is
+    imported. A killed run's lock is removed."""
+    if (output_dir / LOCK_FILE).exists():
+        with run_lock(output_dir):
+            pass
+
+
 def _way_out(holder: Holder | None, path: Path) -> str:
     if holder is None or holder.is_here:
         return "Wait for it to end or stop it, or set another output_dir."

@@ -34,6 +34,7 @@ from simpletune.results.run_folder import (
 )
 from simpletune.trainer import data_change, refusals
 from simpletune.trainer.asked import Asked
+from simpletune.trainer.lock import check_free
 
 _TAIL = 1 << 16  # bytes of metrics.jsonl that hold its last line for certain
 
@@ -103,6 +104,7 @@ def check_early(settings: Settings, asked: Asked, reporter: Reporter) -> Path | 
 def foretell(settings: Settings, plan: Preflight, asked: Asked, reporter: Reporter) -> None:
     """Say where a start would begin, or that it would be refused; for who only looks at the plan."""
     try:
+        check_free(settings.output_dir)
         found = check_early(settings, asked, reporter)
         if found is not None:
             check_data_early(found, plan, settings, asked)

@@ -11,7 +11,9 @@ import pytest
 
 from simpletune import lock_holder, locks
 from simpletune.errors import UsageError
+from simpletune.progress import SilentReporter
 from simpletune.results.run_folder import LOCK_FILE
+from simpletune.trainer.launch import launch
 from simpletune.trainer.lock import run_lock
 
 HOLD = """
@@ -59,6 +61,26 @@ def test_an_unreadable_lock_file_still_refuses(tmp_path, other_run):
     (tmp_path / LOCK_FILE).write_text("{half")
     with pytest.raises(UsageError, match="process unknown"), run_lock(tmp_path):
         pass
+
+
+def test_a_file_of_any_size_names_nobody(tmp_path):
+    path = tmp_path / LOCK_FILE
+    path.write_bytes(lock_holder.signature() + b" " * (1 << 16))
+    assert lock_holder.read_holder(path) is None
+    path.write_bytes(b"[" * 60_000)
+    assert lock_holder.read_holder(path) is None
+
+
+def test_a_start_is_refused_before_anything_heavy_is_imported(project, other_run, tmp_path, monkeypatch):
+    made = project(output_dir=str(tmp_path))
+    monkeypatch.setitem(sys.modules, "simpletune.trainer.run", None)
+    with pytest.raises(UsageError, match=f"in use by another run \\(process {other_run.pid} on "):
+        launch(made.config, (), SilentReporter())
+    said = []
+    reporter = SilentReporter()
+    monkeypatch.setattr(reporter, "warn", said.append)
+    launch(made.config, (), reporter, dry_run=True)
+    assert any("a start would be refused" in line and f"process {other_run.pid}" in line for line in said)
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from simpletune import outside
 from simpletune.errors import UsageError
+from simpletune.lock_holder import is_held
 from simpletune.results.curves import RunCurves, read_run
 from simpletune.results.run_folder import (
     ADAPTER_FILE,
