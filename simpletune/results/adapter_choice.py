@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from simpletune import outside
 from simpletune.config.settings import Settings
 from simpletune.errors import UsageError
 from simpletune.models.lora_file import FILE_NAME, trained_with
@@ -142,6 +143,7 @@ def _final(output_dir: Path) -> AdapterChoice | None:
 def damage_of(file: Path) -> str | None:
     """What is to be told of a file that is there and can't be read; its tensors aren't looked at."""
     try:
+        outside.check_tensors(file)
         with safe_open(file, framework="np"):
             return None
     except FileNotFoundError:

@@ -83,3 +83,11 @@ def test_a_final_adapter_that_was_cut_short_is_named_and_passed_over(
     (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(whole[:-1])
     assert adapter_choice.adapter_in(tmp_path, "latest", heard.append).name == "step-000010"
     assert [line for line in heard if "is damaged and passed over" in line]
+
+
+def test_a_header_that_would_fill_the_memory_is_damage(tmp_path: Path) -> None:
+    blanks = 17 << 20
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes((blanks + 2).to_bytes(8, "little") + b"{}" + b" " * blanks)
+    assert "header has 17 MiB" in str(adapter_choice.damage_of(path))
+    assert adapter_choice.damage_of(tmp_path / "gone.safetensors") is None

@@ -99,6 +99,7 @@ def refusal(reader: Callable[[Path], object], path: Path) -> str:
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_that_are_none(tmp_path, name, tally):
     from simpletune.models.lora_file import trained_with
+    from simpletune.results.adapter_choice import damage_of
     from simpletune.results.adapter_origin import model_of
 
     path = write_tensors(tmp_path / "made by somebody.safetensors", TENSORS[name])
@@ -107,12 +108,13 @@ def test_tensors_that_are_none(tmp_path, name, tally):
         said = [refusal(reader, path) for reader in readers().values()]
         assert trained_with(path) == {}
         assert model_of(path) is None
+        assert path.name in str(damage_of(path))
         return "; ".join(said)
 
     ending = bounded(every_reader, memory_mib=256, seconds=15)
     assert ending.crash is None
     assert ending.said.count(path.name) == len(readers())
-    tally("bad inputs: security", len(readers()) + 2)
+    tally("bad inputs: security", len(readers()) + 3)
 
 
 def lora(**changed: Any) -> dict[str, torch.Tensor]:
