@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import os
 import re
@@ -18,7 +20,7 @@ _WARMING = 0.3
 """The share of a run in which caches fill and the allocator finds its size."""
 _BLOCKS = 10
 _GRAIN_KIB = 1024
-"""Less than that is no growth: the allocator takes and gives memory in such pieces."""
+"""Less than that is no growth: 7 validations leave 160 KiB in safetensors, and pages are given back in pieces."""
 _ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 
 Sample = dict[str, int]
@@ -29,13 +31,25 @@ def watch(to: Path) -> None:
     from simpletune.trainer.session import Session
 
     advance, file = Session.advance, os.open(to, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    gc.freeze()  # what is here already need not be looked at by each collection: 0.2 s
 
     def sampled(self: Any, batch: Any) -> Any:
         if self.step % EVERY == 0:
+            give_back()
             os.write(file, (json.dumps({"step": self.step, **state()}) + "\n").encode())
         return advance(self, batch)
 
     Session.advance = sampled  # type: ignore[method-assign]
+
+
+def give_back() -> None:
+    """What is free goes back to the system, so that a sample tells what is held.
+
+    How much the allocator keeps of what was freed depends on which thread was given which of its arenas, and when: on
+    a busy machine that alone rose by 2 MiB in 700 steps, while no more bytes were in use.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def state() -> Sample:
