@@ -15,6 +15,7 @@ from simpletune.config.families import matches, module_names
 from simpletune.config.problems import Problem, quoted, quoted_path
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
+from simpletune.disk_words import explain, why_unwritable
 from simpletune.redact import looks_like_token
 
 Rule = Callable[[View], Iterator[Problem]]
@@ -323,20 +324,27 @@ def path_problems(keys: Keys, key: str) -> Iterator[Problem]:
     if path in keys.document.planned:
         return
     try:
-        found = _look(path, kind)
+        found, hint = _cant_be_made(path) if kind == "new folder" else (_look(path, kind), _path_hint(keys, key, path))
     except (OSError, ValueError) as error:
-        found = f"can't be read: {getattr(error, 'strerror', None) or error}"
+        found, hint = f"can't be read: {getattr(error, 'strerror', None) or error}", None
     if found:
-        yield keys.error(key, f'"{key}": {quoted_path(path)} {found}', _path_hint(keys, key, path))
+        yield keys.error(key, f'"{key}": {quoted_path(path)} {found}', hint)
+
+
+def _cant_be_made(path: Path) -> tuple[str | None, str | None]:
+    """Why a folder that will be made if need be can't be, and what to do about it."""
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not parent.is_dir():
+        return "can't be made into a folder: " + ("it is a file" if parent == path else f"{parent} is a file"), None
+    if os.access(parent, os.W_OK | os.X_OK):
+        return None, None
+    why, remedy = explain(OSError(why_unwritable(parent), ""))
+    where = "written to" if parent == path else f"made in {quoted_path(parent)}"
+    return f"can't be {where}: {why}", f"{remedy}, or name another folder"
 
 
 def _look(path: Path, kind: str) -> str | None:
-    """What is wrong with `path` as a "file", a "folder", either, or a "new folder" that will be made if need be."""
-    if kind == "new folder":
-        parent = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not parent.is_dir():
-            return "can't be made into a folder: " + ("it is a file" if parent == path else f"{parent} is a file")
-        return None if os.access(parent, os.W_OK | os.X_OK) else "can't be written to"
+    """What is wrong with `path` as a "file", a "folder", or either."""
     if not path.exists():
         return "does not exist"
     if kind == "folder" and not path.is_dir():
@@ -347,7 +355,7 @@ def _look(path: Path, kind: str) -> str | None:
 
 
 def _path_hint(keys: Keys, key: str, path: Path) -> str | None:
-    if exists(path) or keys.schema[key]["x-path"] == "new folder":
+    if exists(path):
         return None
     if Path(keys[key]).is_absolute():
         return None

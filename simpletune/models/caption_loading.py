@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import EnvironmentNotReady, ModelUnavailable, OutOfMemory
 from simpletune.models import hub
 from simpletune.models.captioning import Describer, first_line, greedy, quiet
@@ -207,7 +208,9 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         return outside.read_model_config(folder / "config.json")
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder / 'config.json'} can't be read: {error}", "download it again") from error
+        raise ModelUnavailable(
+            f"{folder / 'config.json'} can't be read: {in_words(error)}", "download it again"
+        ) from error
 
 
 def _model_type(folder: Path) -> str:

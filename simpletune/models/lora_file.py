@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ConfigError
 from simpletune.models import lycoris_file
 from simpletune.models.deltas import row_lengths, row_squares
@@ -114,7 +115,9 @@ def read_adapter(path: Path, key: str = "init_lora") -> dict[str, Adapter]:
     except (SafetensorError, OSError, ValueError) as error:
         if outside.is_pickle(file):
             raise ConfigError(f"{key}: {file} is a pickle", outside.conversion([file])) from error
-        raise ConfigError(f"{key}: {file} can't be read: {error}", "it must be a .safetensors LoRA") from error
+        raise ConfigError(
+            f"{key}: {file} can't be read: {in_words(error)}", "it must be a .safetensors LoRA"
+        ) from error
     if lycoris_file.is_lycoris(tensors):
         found = lycoris_file.read(tensors, header, f"{key}: {file}")
         return {name: one if isinstance(one, Matrices) else Factors(*vars(one).values()) for name, one in found.items()}

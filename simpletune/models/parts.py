@@ -10,6 +10,7 @@ from typing import Any
 
 from simpletune import files as file_tools
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 from simpletune.models import components, single_file
 from simpletune.models.family import ModelFiles
@@ -77,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return outside.read_model_config(path)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path} can't be read: {error}", "download the model again") from error
+        raise ModelUnavailable(f"{path} can't be read: {in_words(error)}", "download the model again") from error
 
 
 def folder_identity(folder: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 
 View = Callable[["WeightSource"], Tensor]
@@ -118,7 +119,9 @@ def _open(path: Path) -> Any:
     except (SafetensorError, OSError, ValueError) as error:
         if outside.is_pickle(path):
             raise ModelUnavailable(f"{path} is a pickle", outside.conversion([path])) from error
-        raise ModelUnavailable(f"{path} can't be read: {error}", "it may be incomplete: download it again") from error
+        raise ModelUnavailable(
+            f"{path} can't be read: {in_words(error)}", "it may be incomplete: download it again"
+        ) from error
 
 
 def _weights_in(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from simpletune import outside
 from simpletune.config.settings import Settings
+from simpletune.disk_words import in_words
 from simpletune.errors import UsageError
 from simpletune.models.lora_file import FILE_NAME, trained_with
 from simpletune.results.run_folder import (
@@ -149,7 +150,7 @@ def damage_of(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, ValueError) as error:
-        return f"{file} is damaged and passed over: {error}"
+        return f"{file} is damaged and passed over: {in_words(error)}"
 
 
 def _checkpoint(folder: Path) -> AdapterChoice:

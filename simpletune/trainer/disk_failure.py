@@ -10,29 +10,20 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from simpletune.config.document import display
+from simpletune.disk_words import FREE_SPACE, wrong_with
 from simpletune.errors import TrainingFailed
 from simpletune.progress.words import byte_size
 
 _CODE = re.compile(r"\(os error (\d+)\)")
 _WINDOWS = {5: errno.EACCES, 19: errno.EROFS, 39: errno.ENOSPC, 112: errno.ENOSPC, 1295: errno.EDQUOT}
-_ROOM = "free some space, or set a lower checkpoints_total_limit"
-_WRONG = {  # what is wrong with where it was to be written, and what to do about that
-    errno.ENOSPC: ("the disk is full", _ROOM),
-    errno.EDQUOT: ("your quota on this disk is used up", _ROOM),
-    errno.EROFS: ("the disk is read-only", "make it writable: a disk with errors is often remounted read-only"),
-    errno.EACCES: ("permission denied", "let this user write there"),
-    errno.EPERM: ("permission denied", "let this user write there"),
-    errno.EFBIG: ("the system allows no file of that size", "raise the limit of file sizes: ulimit -f unlimited"),
-    errno.EIO: ("the disk reports an error of its own", "check the disk and its connection"),
-    errno.ENOENT: ("the folder is gone", "mount the disk again, or put the folder back"),
-    errno.ESTALE: ("the network disk is gone", "mount it again"),
-}
 
 
 def disk_failure(error: OSError | SafetensorError, step: int, output_dir: Path, saved: int | None) -> TrainingFailed:
     """For checkpoint `step`, which isn't there now; `saved`: the step of the newest that is, None without any."""
     number = number_of(error)
-    wrong, remedy = _WRONG.get(number or 0, (_words(error, number), "see to that"))
+    wrong, remedy = wrong_with(number) or (_words(error, number), "see to that")
+    if remedy == FREE_SPACE:
+        remedy += ", or set a lower checkpoints_total_limit"
     return TrainingFailed(
         f"checkpoint-{step} could not be saved in {display(output_dir)}: {wrong}", f"{remedy}; {going_on(saved)}"
     )

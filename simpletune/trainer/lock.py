@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simpletune import locks
 from simpletune.config.problems import shown
+from simpletune.disk_words import explain
 from simpletune.errors import EnvironmentNotReady, UsageError
 from simpletune.lock_holder import Holder, read_holder
 from simpletune.results.run_folder import LOCK_FILE
@@ -33,9 +34,10 @@ def run_lock(output_dir: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None or Path(error.filename) != path:
             raise
+        said, remedy = explain(error)
         raise EnvironmentNotReady(
-            f"output_dir: {output_dir} can't be written to: {error.strerror}",
-            "see to its permissions and to free space, or name another output_dir",
+            f"output_dir: {output_dir} can't be written to: {said}",
+            f"{remedy or 'see to its permissions and to free space'}, or name another output_dir",
         ) from error
 
 

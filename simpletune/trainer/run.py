@@ -19,6 +19,7 @@ from pathlib import Path
 from simpletune.config import architecture
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
+from simpletune.disk_words import in_words
 from simpletune.errors import ConfigError, DataError, SimpletuneError
 from simpletune.models import components
 from simpletune.models.adapter_start import kinds_of
@@ -109,7 +110,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"output_dir: {folder} can't be made: {error.strerror}", "name a folder that can be written to"
+            f"output_dir: {folder} can't be made: {in_words(error)}", "name a folder that can be written to"
         ) from error
 
 

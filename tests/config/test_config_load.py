@@ -1,6 +1,7 @@
 """Files and overrides become Settings, with origins, and what a run saved of them loads to the same."""
 
 import json
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_errors_are_raised_with_all_problems(files):
 def test_an_override_that_is_not_text(files):
     (problem,) = validate_files(files("{}"), ["output_dir=\udce9"])
     assert problem.message.endswith("is not UTF-8")
+
+
+def test_a_folder_that_cant_be_made_says_why(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.R_OK)
+    (problem,) = (one for one in validate_files(files('{"output_dir": "made/output"}')) if one.path == "output_dir")
+    assert (
+        problem.message == f'"output_dir": "{tmp_path}/made/output" can\'t be made in "{tmp_path}": permission denied'
+    )
+    assert problem.hint == "let this user write there, or name another folder"
 
 
 def test_local_models_become_absolute(files, tmp_path):

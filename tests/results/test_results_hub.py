@@ -1,5 +1,6 @@
 """Uploads: the hub's own client against a hub on the loopback interface, with everything that goes wrong on the way."""
 
+import errno
 import json
 import re
 import shlex
@@ -292,3 +293,16 @@ def test_without_a_card_nothing_is_uploaded_and_that_is_no_success(run, hub):
     assert "simpletune evaluate" in failed.value.hint
     assert "simpletune push" in failed.value.hint
     assert hub.count("/commit/") == 0
+
+
+def test_a_disk_that_takes_no_card_is_told_in_words(run, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EIO, "Input/output error", str(run / "README.md"))
+
+    monkeypatch.setattr("simpletune.results.hub.share.write_card", failing)
+    notes = Notes()
+    share(load(run.parents[1] / "config.json")[0], None, notes)
+    assert notes.lines == [
+        "no model card was written: the disk reports an error of its own; "
+        "check the disk and its connection; `simpletune card` writes it then"
+    ]

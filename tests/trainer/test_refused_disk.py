@@ -185,5 +185,6 @@ def test_an_output_folder_that_cant_be_written_to(project: Make, monkeypatch: py
         return opened(self, *arguments, **keys)
 
     monkeypatch.setattr(Path, "open", refused)
-    with pytest.raises(EnvironmentNotReady, match="can't be written to: Permission denied"):
+    with pytest.raises(EnvironmentNotReady, match="can't be written to: permission denied") as caught:
         train(made)
+    assert caught.value.hint == "let this user write there, or name another output_dir"

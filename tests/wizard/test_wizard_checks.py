@@ -237,7 +237,8 @@ def test_a_full_disk(look, tmp_path, monkeypatch):
 def test_a_folder_that_can_t_be_written_to(look, tmp_path, monkeypatch):
     config = make_project(tmp_path)
     monkeypatch.setattr(run_module.os, "access", lambda place, mode: mode != os.W_OK)
-    assert look(config)["disk"][0].status == FAILED
+    found = look(config)["disk"][0]
+    assert (found.status, found.detail.partition(": ")[2]) == (FAILED, "permission denied")
 
 
 def test_bf16_on_a_card_that_emulates_it(look, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simpletune import files, outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 from simpletune.models import hub
 
@@ -53,7 +54,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} holds no model: it has no config.json", "name another folder") from error
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path} can't be read: {error}", "take all files of the model, unchanged") from error
+        raise ModelUnavailable(
+            f"{path} can't be read: {in_words(error)}", "take all files of the model, unchanged"
+        ) from error
 
 
 def _check(option: str, folder: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simpletune import files, outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 from simpletune.evaluate.features.preprocess import Preprocessing
 
@@ -147,7 +148,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, framework="pt") as opened:
             shapes = {_plain(key): tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelUnavailable(f"--csd: {file} can't be read as .safetensors: {error}", _HINT) from error
+        raise ModelUnavailable(f"--csd: {file} can't be read as .safetensors: {in_words(error)}", _HINT) from error
     needed = [f"{_BACKBONE}{key}" for key in ("conv1.weight", "positional_embedding")]
     missing = [
         key for key in (_HEAD, *needed, f"{_BACKBONE}transformer.resblocks.0.mlp.c_fc.weight") if key not in shapes

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from simpletune import outside
 from simpletune.config.families import FAMILIES, Flavour
 from simpletune.config.rules import looks_like_hub_id
+from simpletune.disk_words import in_words
 from simpletune.errors import UsageError
 from simpletune.evaluate.results import Evaluation
 from simpletune.evaluate.results import load as load_evaluation
@@ -139,7 +140,9 @@ def _adapter(path: Path) -> AdapterFile:
     except FileNotFoundError as error:
         raise UsageError(f"there is no adapter {path}", "name a run that is finished, or train it again") from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(f"{path} can't be read as a LoRA: {error}", "train the run again, or restore it") from error
+        raise UsageError(
+            f"{path} can't be read as a LoRA: {in_words(error)}", "train the run again, or restore it"
+        ) from error
     ranks = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
     try:
         steps = outside.parse_json(header.get("simpletune", "{}")).get("steps")

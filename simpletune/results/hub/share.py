@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from simpletune.config.problems import shown
 from simpletune.config.settings import Settings
+from simpletune.disk_words import explain
 from simpletune.errors import SimpletuneError, UploadFailed
 from simpletune.progress import Reporter
 from simpletune.results.card import write_card
@@ -29,13 +31,17 @@ def share(settings: Settings, destination: Destination | None, reporter: Reporte
     try:
         write_card(settings.output_dir, destination.repo_id if destination is not None else None)
     except (SimpletuneError, OSError) as error:
+        said, remedy = explain(error)
+        if isinstance(error, OSError) and remedy is None:
+            said = f"{shown(str(error.filename))}: {said}"
         if destination is not None:
-            hint = getattr(error, "hint", None) or "see that the output folder can be written to"
+            hint = getattr(error, "hint", None) or remedy or "see that the output folder can be written to"
             raise UploadFailed(
-                f"nothing was uploaded, as no model card could be written: {error}",
+                f"nothing was uploaded, as no model card could be written: {said}",
                 f"{hint}; then `simpletune push` uploads the run, of which nothing is lost",
             ) from error
-        reporter.warn(f"no model card was written: {error}; `simpletune card` tries again")
+        again = f"{remedy}; `simpletune card` writes it then" if remedy else "`simpletune card` tries again"
+        reporter.warn(f"no model card was written: {said}; {again}")
         return
     if destination is not None:
         tell(push(settings.output_dir, destination, reporter), destination, reporter)

@@ -12,6 +12,7 @@ from simpletune.config.continuing import changed_settings, saved_settings
 from simpletune.config.editor_files import vscode_settings_path
 from simpletune.config.installed import is_installed
 from simpletune.config.problems import errors
+from simpletune.disk_words import in_words, why_unwritable
 from simpletune.errors import UsageError
 from simpletune.wizard.compose import checked, editor_settings
 from simpletune.wizard.proposals import Proposal
@@ -65,7 +66,9 @@ def _not_a_new_folder(path: Path) -> str | None:
         parent = next((folder for folder in (path, *path.parents) if folder.exists()), path)
         if not parent.is_dir():
             return f"{parent} is a file, not a folder"
-        return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} can't be written to"
+        if os.access(parent, os.W_OK | os.X_OK):
+            return None
+        return f"{parent} can't be written to: {in_words(OSError(why_unwritable(parent), ''))}"
     except OSError as error:
         return f"{path} can't be used: {error.strerror}"
 

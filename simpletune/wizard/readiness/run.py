@@ -8,6 +8,7 @@ from pathlib import Path
 
 from simpletune.config.problems import ERROR, Problem, tidy
 from simpletune.data.forecast import plan_of
+from simpletune.disk_words import explain, why_unwritable
 from simpletune.machine.devices import Device, usable_memory
 from simpletune.machine.forecast import Forecast, PhaseMemory, Plan, forecast, on_device
 from simpletune.machine.hardware import disk_free
@@ -114,7 +115,8 @@ def _value(value: object) -> str:
 def disk_checks(subject: Subject) -> Iterator[Check]:
     """Where things are written: free space against what is needed, a line a disk; and whether it may be written."""
     if subject.settings is not None and (folder := _unwritable(subject.settings.output_dir)) is not None:
-        yield Check("disk", FAILED, f"{folder} can't be written to", 'name another "output_dir"')
+        why, remedy = explain(OSError(why_unwritable(folder), ""))
+        yield Check("disk", FAILED, f"{folder} can't be written to: {why}", f'{remedy}, or name another "output_dir"')
     needs: dict[int, tuple[Path, int, list[str]]] = {}
     for place, size, what in _needs(subject):
         existing, disk = _disk_of(place)
