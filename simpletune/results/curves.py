@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,22 @@ class SigmaLosses:
 
 
 @dataclass(frozen=True)
+class FailedStep:
+    """A step that ended a run, as its loss or gradient was not finite; samples: what its line says of each of its
+    pictures (trainer/nonfinite.py writes it)."""
+
+    step: int
+    loss_is_finite: bool
+    samples: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class RunCurves:
-    """All that a metrics.jsonl says: curves by name, and the samples with their sigmas."""
+    """All that a metrics.jsonl says: curves by name, the samples with their sigmas, and steps that ended a run."""
 
     curves: Mapping[str, Curve]
     samples: SigmaLosses
+    failed: tuple[FailedStep, ...]
 
     def __getitem__(self, name: str) -> Curve:
         return self.curves[name]
@@ -70,7 +81,7 @@ def read_run(metrics_path: Path) -> RunCurves:
         lines = metric_lines(metrics_path)
     except OSError:
         lines = []
-    return RunCurves({name: _curve(lines, name) for name in _NAMES}, _samples(lines))
+    return RunCurves({name: _curve(lines, name) for name in _NAMES}, _samples(lines), tuple(_failed(lines)))
 
 
 def read_curves(metrics_path: Path) -> dict[str, Curve]:
@@ -109,6 +120,13 @@ def _samples(lines: Iterable[dict[str, Any]]) -> SigmaLosses:
         found += [(step, _number(sigma), _number(loss)) for sigma, loss in zip(sigmas, losses, strict=True)]
     steps, sigmas, losses = np.array(found, dtype=np.float64).reshape(-1, 3).T
     return SigmaLosses(steps, sigmas, losses)
+
+
+def _failed(lines: Iterable[dict[str, Any]]) -> Iterator[FailedStep]:
+    for line in lines:
+        if isinstance(found := line.get("failed"), list):
+            samples = tuple(one for one in found if isinstance(one, dict))
+            yield FailedStep(line["step"], math.isfinite(_number(line.get("loss"))), samples)
 
 
 def _number(value: Any) -> float:

@@ -205,6 +205,28 @@ def test_a_run_that_goes_on_says_so_and_loads_itself_again_only_when_watched(run
     assert 'http-equiv="refresh"' not in shown(run, refresh=5)
 
 
+def test_a_step_that_was_not_finite_is_told_with_its_pictures(run):
+    assert "not finite" not in shown(run)
+    (run / "finished.json").unlink()
+    suspects = [{"picture": f"/data/{EVIL}{TOKEN}.png", "caption": "a\x1b[2J ball", "sigma": 0.5, "loss": "nan"},
+                {"picture": "/data/sound.png", "caption": "a cat", "sigma": 0.5, "loss": 0.25}, 7]  # fmt: skip
+    line = {"kind": "step", "step": 61, "loss": None, "failed": suspects}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    text = shown(run)
+    assert faults(text) == []
+    assert "Step 61: the loss was not finite for these pictures, and training stopped there." in words(text)
+    assert "[redacted].png (loss nan, sigma 0.5, caption a\\x1b[2J ball)" in words(text)
+    assert "<script>alert" not in text
+    assert TOKEN not in text
+    assert "sound.png" not in text
+    everyone = [{"picture": f"{index}.png", "loss": 0.25} for index in range(10)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"step": 62, "loss": 0.25, "failed": everyone}) + "\n")
+    assert "Step 62: the gradient was not finite" in words(shown(run))
+    assert "and 2 more, which are in metrics.jsonl" in words(shown(run))
+
+
 def test_several_runs_are_compared(run, tmp_path):
     other = make_run(tmp_path / "other", steps=40, validations=2, trained=1)
     change(other / "run.json", versions={"simpletune": "0.2.0"})

@@ -12,7 +12,7 @@ import numpy as np
 from simpletune import __version__
 from simpletune.pages import render
 from simpletune.results.charts import median, number, run_charts, smoothed
-from simpletune.results.curves import Curve
+from simpletune.results.curves import Curve, FailedStep
 from simpletune.results.report import data_sets, settings_table
 from simpletune.results.report.drawing import draw
 from simpletune.results.report.embed import Embedded, Embedder
@@ -24,6 +24,7 @@ from simpletune.results.report.usage import diffusers_code
 from simpletune.results.run_folder import METRICS_FILE
 
 _VALIDATIONS = 24
+_SUSPECTS = 8
 _FLAGGED_EDGE, _FLAGGED_BUDGET = 320, 1_000_000
 
 
@@ -35,6 +36,7 @@ def page(run: Run, embedder: Embedder, measures: Measures | None = None, refresh
         **common(run.label, [run], refresh),
         "run": run,
         "where": str(run.folder),
+        "failures": list(map(failure, run.numbers.failed)),
         "tiles": tiles(run),
         "albums": shown(albums(run.folder), embedder),
         "charts": [draw(chart) for chart in run_charts(run.numbers)],
@@ -78,6 +80,25 @@ def state_line(run: Run) -> str:
         return f"This run is still going: {done}."
     done = f"at step {run.step:,}{total}" if run.step else "before its first step"
     return f"Stopped {done}: not finished, and nothing is training it now."
+
+
+def failure(failed: FailedStep) -> dict[str, Any]:
+    """A step that ended the run: a sentence, and the pictures it was about; those whose own loss was not finite, if
+    there are any."""
+    culprits = [sample for sample in failed.samples if not isinstance(sample.get("loss"), int | float)]
+    named = culprits or failed.samples
+    what = "gradient" if failed.loss_is_finite else "loss"
+    which = " for these pictures" if culprits else ""
+    said = f"Step {failed.step:,}: the {what} was not finite{which}, and training stopped there."
+    return {
+        "said": said if culprits or not named else f"{said} The step was of:",
+        "pictures": [(sample.get("picture"), _of_sample(sample)) for sample in named[:_SUSPECTS]],
+        "more": max(0, len(named) - _SUSPECTS),
+    }
+
+
+def _of_sample(sample: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {sample[key]}" for key in ("loss", "sigma", "caption") if key in sample)
 
 
 def tiles(run: Run) -> list[tuple[str, str, str]]:
