@@ -85,10 +85,11 @@ class StreamedT5:
         with reporter.phase("T5, block by block", count, "block") as phase, _Ahead(self._stream) as ahead:
             ahead.start(self._load_ends)
             embedding, norm = ahead.wait()
-            ahead.start(self._loader(0))
             for index, ids_BL in enumerate(batches):
                 waiting.put(index, embedding(ids_BL.to(self._device)))
+            # Not while the first block is being loaded: it would get the embedding's memory under its very computation.
             del embedding
+            ahead.start(self._loader(0))
             bias = None
             for number in range(1, count + 1):
                 # Here the block before goes, and not earlier: the one that was being loaded would have got its memory

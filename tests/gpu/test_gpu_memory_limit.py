@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_torch_gets_no_more_than_the_configured_memory() -> None:
-    settings: Any = SimpleNamespace(device="cuda", device_memory_gb=1.0)
+    settings: Any = SimpleNamespace(device="cuda", device_memory_gb=1.0, deterministic=False)
     processes = Processes(settings)
     try:
         torch.empty(256 << 20, dtype=torch.uint8, device=processes.device)

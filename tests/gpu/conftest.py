@@ -1,0 +1,13 @@
+"""Each test of a GPU compiles anew."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> None:
+    """A run has one precision and one kind of adapter. With the tenth of them in the same process the dynamo of torch
+    2.11 fails at autograd functions that it has traced for others, and each of these tests passes alone."""
+    torch._dynamo.reset()
