@@ -124,7 +124,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises FileExistsError when `path` exists: a finished folder is never overwritten.
     """
     if path.exists():
-        raise FileExistsError(path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         _unfinished.add(temporary)

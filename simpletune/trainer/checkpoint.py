@@ -37,13 +37,12 @@ from simpletune.results.run_folder import (
     is_resumable,
     verify,
 )
-from simpletune.trainer.retention import prune, remove, remove_leftovers, set_aside, set_aside_later
+from simpletune.trainer.retention import prune, remove_leftovers, set_aside_later
 
 __all__ = [
     "Checkpoint",
     "check",
     "load_checkpoint",
-    "prune",
     "read_state",
     "remove_leftovers",
     "save_checkpoint",
@@ -86,15 +85,14 @@ def save_checkpoint(
     """Write checkpoint-`step`, then prune the oldest ones beyond `total_limit`. Returns the new folder.
 
     optimizer: as `optimizers.optimizer_state` returns it. before: called when everything is written, before the
-    checkpoint can be seen. One of that step that is there already is set aside, or removed if it is damaged. Raises
-    TrainingFailed when a number is not finite: nothing is written then; OSError and SafetensorError of the disk: no
-    trace is left then. Older checkpoints stay either way.
+    checkpoint can be seen. Raises TrainingFailed when a number is not finite: nothing is written then; OSError and
+    SafetensorError of the disk, FileExistsError where one of that step is there (a start sets those aside that it
+    doesn't go on from): no trace is left then. Older checkpoints stay either way.
     """
     optimizer_tensors, optimizer_json = optimizer
     _check_finite(step, _named(adapter, ema, optimizer_tensors))
     target = output_dir / f"checkpoint-{step}"
-    building = _place_for(target)
-    with files.new_folder(building) as folder:
+    with files.new_folder(target) as folder:
         digests = {
             ADAPTER_FILE: write_tensors(folder / ADAPTER_FILE, adapter, adapter_metadata),
             OPTIMIZER_FILE: write_tensors(folder / OPTIMIZER_FILE, optimizer_tensors),
@@ -106,29 +104,9 @@ def save_checkpoint(
         )
         files.write_json(folder / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": digests})
         before()
-    if building != target:
-        _replace(target, building)
     if total_limit is not None:
         prune(output_dir, total_limit, keep=target)
     return target
-
-
-def _place_for(target: Path) -> Path:
-    """Where it is written: another place where one of its name is there already."""
-    if not target.exists():
-        return target
-    building = target.with_name(f".{target.name}.new")
-    if building.exists():
-        remove(building)
-    return building
-
-
-def _replace(target: Path, building: Path) -> None:
-    if verify(target):
-        remove(target)
-    else:
-        set_aside(target)
-    files.rename(building, target)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

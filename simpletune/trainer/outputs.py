@@ -38,7 +38,7 @@ def paths(settings: Settings) -> Outputs:
 
 def unfinish(settings: Settings) -> None:
     """Steps are about to be trained: what lies there is no longer the run's outcome."""
-    (settings.output_dir / FINISHED_FILE).unlink(missing_ok=True)
+    files.remove(settings.output_dir / FINISHED_FILE)
 
 
 def write(session: Session) -> None:

@@ -70,14 +70,6 @@ def set_aside(checkpoint: Path) -> Path:
     return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
-def remove(checkpoint: Path) -> None:
-    """Remove a folder so that it is whole or gone to whoever looks in between."""
-    hidden = checkpoint.with_name(f".{checkpoint.name.lstrip('.')}.removed")
-    shutil.rmtree(hidden, ignore_errors=True)
-    checkpoint.replace(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
-
-
 def remove_leftovers(output_dir: Path) -> None:
     """Remove what a killed run left half-written or half-removed. Only the run that holds the lock may do this."""
     if not output_dir.is_dir():

@@ -268,21 +268,22 @@ def test_a_failed_save_leaves_the_old_ones_and_no_trace(tmp_path, monkeypatch):
     assert run_folder.latest(tmp_path, pytest.fail) == tmp_path / "checkpoint-1"
 
 
-def test_saving_a_step_again_replaces_it(tmp_path):
-    flip_a_bit(save(tmp_path, 3, value=1.0) / subject.ADAPTER_FILE)
-    path = save(tmp_path, 3, value=2.0)
-    assert subject.load_checkpoint(path).adapter["layer.lora_A.weight"][0, 0] == 2.0
+def test_one_that_is_there_is_never_written_over(tmp_path):
+    save(tmp_path, 3, value=1.0)
+    with pytest.raises(FileExistsError, match=r"File exists: .*checkpoint-3"):
+        save(tmp_path, 3, value=2.0)
+    assert subject.load_checkpoint(tmp_path / "checkpoint-3").adapter["layer.lora_A.weight"][0, 0] == 1.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
-def test_an_intact_one_of_the_same_step_is_set_aside_by_name(tmp_path):
-    save(tmp_path, 3, value=1.0)
-    save(tmp_path, 3, value=2.0)
-    values = [
-        subject.load_checkpoint(tmp_path / name).adapter["layer.lora_A.weight"][0, 0].item()
-        for name in ("checkpoint-3", "abandoned-1-checkpoint-3")
+def test_those_that_are_not_gone_on_from_are_set_aside_by_name(tmp_path):
+    for _ in range(2):
+        save(tmp_path, 3)
+        save(tmp_path, 4)
+        subject.set_aside_later(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"abandoned-{number}-checkpoint-{step}" for number in (1, 2) for step in (3, 4)
     ]
-    assert values == [2.0, 1.0]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
