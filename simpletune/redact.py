@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 # The shapes that hubs and trackers document for their tokens.
@@ -43,6 +44,9 @@ _SHORTEST_KNOWN, _SHORTEST_OTHER = 8, 16
 
 REDACTED = "[redacted]"
 
+_known: tuple[dict[Any, Any] | None, list[str]] = (None, [])
+"""The environment when its secrets were last looked for, and those."""
+
 
 def looks_like_token(text: str) -> bool:
     """Whether `text` contains something shaped like an access token, a password in an address, or a secret variable's
@@ -76,8 +80,19 @@ def redact(text: str) -> str:
 
 
 def _secrets() -> list[str]:
-    """The values of the environment's secrets, longest first, as one may be a part of another."""
-    return sorted(set(_values()), key=len, reverse=True)
+    """The values of the environment's secrets, longest first, as one may be a part of another.
+
+    They are looked for again whenever the environment isn't what it was. That is asked of the dictionary inside
+    os.environ, as going through the mapping decodes every name: where there is none, they are looked for each time.
+    """
+    global _known
+    now = getattr(os.environ, "_data", None)
+    before, secrets = _known
+    if now is None or before != now:
+        before = None if now is None else dict(now)
+        secrets = sorted(set(_values()), key=len, reverse=True)
+        _known = before, secrets
+    return secrets
 
 
 def _values() -> Iterator[str]:

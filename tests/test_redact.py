@@ -67,6 +67,19 @@ def test_ordinary_text_stays(text):
     assert redact(text) == text
 
 
+def test_a_secret_is_known_from_the_moment_it_is_set_until_it_is_gone(monkeypatch):
+    said = "first-secret-value second-secret-value"
+    assert redact(said) == said
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "first-secret-value")
+    assert redact(said) == "[redacted] second-secret-value"
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "second-secret-value")  # as many variables as before
+    assert redact(said) == "first-secret-value [redacted]"
+    monkeypatch.delenv("SOME_SERVICE_TOKEN")
+    assert redact(said) == said
+    monkeypatch.setattr("os.environ", {"SOME_SERVICE_TOKEN": "first-secret-value"})  # no dictionary inside
+    assert redact(said) == "[redacted] second-secret-value"
+
+
 @settings(max_examples=50, deadline=None)
 @given(text=st.text(max_size=100))
 def test_redacting_twice_changes_nothing_more(text):
