@@ -6,17 +6,15 @@ A rule names the keys it reads; it is left out when one of them is wrong already
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from simpletune.config.document import PLACEHOLDER, Keys, read_planned
+from simpletune.config.document import PLACEHOLDER, Keys
 from simpletune.config.families import matches, module_names
 from simpletune.config.problems import Problem, quoted, quoted_path
 from simpletune.config.suggest import close, did_you_mean
 from simpletune.config.view import View
 from simpletune.disk_words import explain, why_unwritable
-from simpletune.redact import looks_like_token
 
 Rule = Callable[[View], Iterator[Problem]]
 _RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -360,44 +358,3 @@ def _path_hint(keys: Keys, key: str, path: Path) -> str | None:
     if Path(keys[key]).is_absolute():
         return None
     return f"relative paths are meant from {keys.base(key)}"
-
-
-_PLAIN_NAME = re.compile(r"\w[\w .-]{0,79}")
-
-
-@rule("validation_prompts_file")
-def prompts_are_text(whole: View) -> Iterator[Problem]:
-    """The prompts file must be {"name": "prompt"}; what is wrong in it is told with the file's own lines."""
-    path = whole.config.path("validation_prompts_file")
-    if path is not None and (path in whole.config.document.planned or path.is_file()):
-        yield from prompts_problems(whole, path)
-
-
-def prompts_problems(whole: View, path: Path) -> Iterator[Problem]:
-    file = read_planned(path, whole.config.document.planned)
-    for problem in file.problems:
-        where = f"{path.name}:{problem.position.line}:{problem.position.column}"
-        yield whole.config.error("validation_prompts_file", f"{where}: {problem.message}", problem.hint)
-    wrong = not isinstance(file.value, dict) or not all(
-        isinstance(prompt, str) and prompt.strip() and name.strip() for name, prompt in file.value.items()
-    )
-    if not file.problems and (wrong or not file.value):
-        message = f"{quoted_path(path)} must hold an object of names and prompts"
-        yield whole.config.error("validation_prompts_file", message, 'write for instance {"cat": "a photo of a cat"}')
-    elif not file.problems:
-        yield from _name_problems(whole, path, file.value)
-
-
-def _name_problems(whole: View, path: Path, prompts: Mapping[str, str]) -> Iterator[Problem]:
-    """Pictures are called by the prompts' names, so these must be plain file names, and none may stand twice."""
-    for name, prompt in prompts.items():
-        if looks_like_token(name) or looks_like_token(prompt):
-            message = f"{path.name}: a prompt holds something that looks like an access token"
-            yield whole.config.error("validation_prompts_file", message, "take it out: prompts stand beside pictures")
-        elif not _PLAIN_NAME.fullmatch(name):
-            message = f"{path.name}: the name {quoted(name)} can't be part of a file's name"
-            hint = "use up to 80 letters, digits, spaces, dots, - and _, beginning with a letter or digit"
-            yield whole.config.error("validation_prompts_file", message, hint)
-        elif name == "prompt" and whole.config["validation_prompt"] is not None:
-            message = f'{path.name}: the name "prompt" is that of "validation_prompt"'
-            yield whole.config.error("validation_prompts_file", message, "give it another name")

@@ -28,6 +28,7 @@ from simpletune.config.rules_adapter import LYCORIS, adapter_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
 from simpletune.config.rules_offload import offload_problems
+from simpletune.config.rules_prompts import prompts_problems
 from simpletune.config.schema import config_keys
 from simpletune.config.simpletuner_config import convert_config
 from simpletune.config.simpletuner_conversion import Conversion, holds_token
@@ -272,6 +273,7 @@ class _Whole:
         found = [
             *check_config(whole.config.document),
             *config_problems(whole),
+            *prompts_problems(whole),
             *adapter_problems(whole),
             *offload_problems(whole),
             *environment_problems(whole),

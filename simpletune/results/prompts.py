@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simpletune.config import jsonfile
 from simpletune.config.problems import shown
+from simpletune.config.schema import config_keys
 from simpletune.data.captions.texts import decode_text, is_unicode
 from simpletune.errors import UsageError
 from simpletune.redact import looks_like_token
@@ -44,7 +45,10 @@ def read_prompts(path: Path) -> dict[str, str]:
     if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
         prompts = _from_json(path, data)
     else:
-        prompts = named_prompts([line for line in text.splitlines() if line.strip()])
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        for number, line in lines:
+            _check_length(line.strip(), f"{path}:{number}")
+        prompts = named_prompts([line for _, line in lines])
     if not prompts:
         raise UsageError(f"--prompts: {shown(str(path))} holds no prompts", "write one a line")
     return prompts
@@ -78,6 +82,8 @@ def _from_json(path: Path, data: bytes) -> dict[str, str]:
         message = f"--prompts: {shown(str(path))}: two names differ in capital letters only"
         raise UsageError(message, "some disks take them for the same file: give one another name")
     for name, prompt in value.items():
+        place = file.place((name,))
+        _check_length(prompt, str(path) if place is None else f"{path}:{place.line}")
         _refuse_tokens(f"{name}: {prompt}")
         if not _PLAIN_NAME.fullmatch(name):
             raise UsageError(
@@ -85,6 +91,16 @@ def _from_json(path: Path, data: bytes) -> dict[str, str]:
                 "use up to 80 letters, digits, spaces, dots, - and _, beginning with a letter or digit",
             )
     return dict(value)
+
+
+def _check_length(prompt: str, where: str) -> None:
+    longest = config_keys()["validation_prompt"]["maxLength"]
+    if len(prompt) > longest:
+        raise UsageError(
+            f"--prompts: {shown(where)}: the prompt has {len(prompt):,} characters, more than the {longest:,} that are "
+            "taken",
+            "shorten it: text encoders read its beginning alone",
+        )
 
 
 def _refuse_tokens(text: str) -> None:

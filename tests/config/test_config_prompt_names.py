@@ -32,3 +32,9 @@ def test_a_plain_name_is_taken(tmp_path, name):
 def test_two_prompts_of_one_name_are_refused(tmp_path):
     (message,) = messages(tmp_path, {"prompt": "a cat"}, validation_prompt="a dog")
     assert 'the name "prompt" is that of "validation_prompt"' in message
+
+
+def test_a_prompt_may_be_as_long_as_the_key_of_config_json(tmp_path):
+    assert messages(tmp_path, {"cat": "x" * 10_000}) == []
+    (message,) = messages(tmp_path, {"cat": "a cat", "long": "x" * 10_001})
+    assert message == "prompts.json:1:26: the prompt has 10,001 characters, more than the 10,000 that are taken"

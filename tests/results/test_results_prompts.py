@@ -59,6 +59,8 @@ def test_json_names_its_prompts(tmp_path: Path) -> None:
         ("p.json", b'{"../one": "a fox"}', "can't be part of a file's name"),
         ("p.json", b'{"One": "a fox", "one": "an owl"}', "differ in capital letters only"),
         ("p.json", b"{}", "holds no prompts"),
+        ("p.json", b'{"cat": "a cat",\n "long": "' + b"x" * 10_001 + b'"}', r"p\.json:2: the prompt has 10,001 char"),
+        ("p.txt", b"a cat\n\n" + b"x" * 10_001, r"p\.txt:3: the prompt has 10,001 characters, more than the 10,000"),
     ],
 )
 def test_files_that_hold_no_prompts(tmp_path: Path, name: str, data: bytes, said: str) -> None:
