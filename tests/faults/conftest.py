@@ -11,7 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "trainer"))
 pytest.register_assert_rewrite("harness")
 
-from harness import Reference, Zygote, make_reference  # noqa: E402
+from harness import Reference, Zygote, make_reference, recorded  # noqa: E402
+from points import Point  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,20 +25,32 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
 
 
 @pytest.fixture(scope="session")
-def reference(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Twelve steps, with held-out losses."""
-    return make_reference(zygote, tmp_path_factory.mktemp("reference") / "project")
+def hasty(zygote: Zygote) -> Zygote:
+    """For runs by the hundred."""
+    return zygote.hasty()
+
+
+@pytest.fixture(scope="session")
+def reference(hasty: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Twelve steps, with held-out losses, by hasty runs."""
+    return make_reference(hasty, tmp_path_factory.mktemp("reference") / "project")
 
 
 @pytest.fixture(scope="session")
 def pictured(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """The same with sample pictures."""
+    """The same with sample pictures, and nothing left out."""
     return make_reference(zygote, tmp_path_factory.mktemp("pictured") / "project", validation_prompt="a red ball")
 
 
 @pytest.fixture(scope="session")
-def short(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Six steps, three checkpoints, two validations: everything a run does, and soon done."""
+def short(hasty: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Six steps, three checkpoints, two validations: everything a run does, and soon done, by hasty runs."""
     keys = {"max_train_steps": 6, "checkpoint_step_interval": 2, "validation_step_interval": 3}
     folder = tmp_path_factory.mktemp("short") / "project"
-    return make_reference(zygote, folder, validation_prompt="a red ball", gradient_accumulation_steps=1, **keys)
+    return make_reference(hasty, folder, validation_prompt="a red ball", gradient_accumulation_steps=1, **keys)
+
+
+@pytest.fixture(scope="session")
+def calls(hasty: Zygote, short: Reference, tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
+    """Those of a short run that change a file."""
+    return recorded(hasty, short, tmp_path_factory.mktemp("calls"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from simpletune.results.run_folder import RUN_FILE, STATE_FILE, latest, list_che
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+EVERY = bool(os.environ.get("FAULT_ALL"))
 STEPS, INTERVAL = 12, 3
 # Everything random is used, so that everything random has to be taken up again: twelve steps are four epochs of five
 # pictures in two buckets, two batches a step, one picture kept back.
@@ -39,6 +41,7 @@ KEYS: dict[str, Any] = {
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 2,
 }
+_NUMBER = re.compile(r"\d+")
 # They tell times, or are drawn from them; a manifest holds digests that `verify` compares.
 _TIMED = re.compile(r"metrics\.jsonl|manifest\.json|phases\.json|plots\.png|README\.md|.*\.log|\.run\.lock")
 _HEX = re.compile(r"/[0-9a-f]{2}(?=/|$)|[0-9a-f]{64}")
@@ -59,6 +62,7 @@ class Zygote:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._what: dict[str, Any] = {}
         warm = make_project(folder / "warm", **KEYS | {"max_train_steps": 1, "validation_prompt": "a red ball"})
         self._said = folder / "warming.log"
         with self._said.open("w") as said:
@@ -88,6 +92,7 @@ class Zygote:
             "arguments": ["train", str(project.config), *sets],
             "folder": str(project.folder),
             "output": str(log),
+            **self._what,
             **what,
         }
         assert self._process.stdin is not None
@@ -95,6 +100,12 @@ class Zygote:
         self._process.stdin.flush()
         answer = self._answer()
         return Ended(answer["code"], log.read_text(encoding="utf-8", errors="replace"), answer["seconds"])
+
+    def hasty(self) -> Zygote:
+        """The same process; its runs leave out what takes long and bears on no fault (see zygote.hasten)."""
+        other = copy.copy(self)
+        other._what = {"hasty": True}
+        return other
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -145,18 +156,19 @@ def make_reference(zygote: Zygote, folder: Path, **keys: Any) -> Reference:
 
 
 def recorded(zygote: Zygote, reference: Reference, folder: Path) -> list[Point]:
-    """Every call of a run that changes a file: of a whole one with empty caches, in order, each once.
+    """Every call of a run that changes a file, of a whole one with empty caches; sorted, so that every process finds
+    the same.
 
-    Of the many entries of a cache the first and the last that were written stand for all.
+    Of calls that are alike but for a step, for how often they came before or for which entry of a cache they are of,
+    the first and the last stand for all. FAULT_ALL=1 gives all.
     """
     project, to = reference.copy(folder / "recorded", encoded=False), folder / "recorded.json"
     assert zygote.run(project, points={"do": "record", "to": str(to)}).code == 0
-    seen: list[Point] = [(name, count) for name, count in json.loads(to.read_text())[0]]
+    seen: list[Point] = sorted((name, count) for name, count in json.loads(to.read_text())[0])
     alike: dict[str, list[Point]] = {}
     for point in seen:
-        alike.setdefault(_HEX.sub("*", point[0]) if "cache/" in point[0] else f"{point}", []).append(point)
-    kept = {point for points in alike.values() for point in (points[0], points[-1])}
-    return [point for point in seen if point in kept]
+        alike.setdefault(_NUMBER.sub("N", _HEX.sub("*", point[0])), []).append(point)
+    return seen if EVERY else [point for points in alike.values() for point in dict.fromkeys((points[0], points[-1]))]
 
 
 def digests(folder: Path) -> dict[str, str]:

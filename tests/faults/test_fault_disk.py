@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    EVERY,
     Ended,
     Reference,
     Zygote,
     check_checkpoints,
     check_whole,
     most_lost,
-    recorded,
     resumes_at,
     steps_done,
 )
 from points import FAILS, Point
 from tallies import Tally
 
-PARTS = 8
+PARTS = 24
 WORDS = {
     errno.ENOSPC: "disk is full",
     errno.EDQUOT: "quota",
@@ -32,12 +32,11 @@ WORDS = {
 """What is said in place of the system's own words."""
 PASSED_OVER = ("can't be written", "no model card was written")
 """What is said of pictures that are missing in the end: the run was not stopped for them."""
-# One error a call, in turn, and none where a file was opened already; FAULT_ALL=1 injects all five at each.
-EVERY = bool(os.environ.get("FAULT_ALL"))
 
 
 def faults(points: list[Point]) -> list[tuple[int, Point]]:
-    """(error, where) for every call that may give it."""
+    """(error, where) for every call that may give it: one error a call, in turn, and none where a file was opened
+    already. FAULT_ALL=1 injects all five at each."""
     found = []
     for number, point in enumerate(points):
         kind = point[0].partition(" ")[0]
@@ -61,13 +60,13 @@ def check_told(ended: Ended, error: int) -> None:
 @pytest.mark.fault
 @pytest.mark.parametrize("part", range(PARTS))
 def test_at_every_call_that_changes_a_file(
-    zygote: Zygote, short: Reference, tmp_path: Path, tally: Tally, part: int
+    hasty: Zygote, short: Reference, calls: list[Point], tmp_path: Path, tally: Tally, part: int
 ) -> None:
     wrong = []
-    for number, (error, point) in enumerate(faults(recorded(zygote, short, tmp_path))[part::PARTS]):
+    for number, (error, point) in enumerate(faults(calls)[part::PARTS]):
         folder = tmp_path / str(number)
         try:
-            inject(zygote, short, folder, error, point)
+            inject(hasty, short, folder, error, point)
         except AssertionError as problem:
             wrong.append(f"{errno.errorcode[error]} at {point}: {problem}")
         tally("faults injected", 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness import (
     ENVIRONMENT,
+    EVERY,
     INTERVAL,
     Ended,
     Reference,
@@ -20,7 +21,6 @@ from harness import (
     check_checkpoints,
     check_whole,
     most_lost,
-    recorded,
     resumes_at,
     steps_done,
 )
@@ -28,11 +28,11 @@ from points import Point
 from project import Project
 from tallies import Tally
 
-EVERY = bool(os.environ.get("FAULT_ALL"))
 SEED = int(os.environ.get("FAULT_SEED", "20261123"))
-MOMENTS, PARTS = 50, 5
+# Many short tests: at the end of `make fault-test` no process waits long for the other.
+MOMENTS, PARTS = 50, 10
 COLD = 5
-EACH_POINT_PARTS = 8
+EACH_POINT_PARTS = 20
 
 
 def check_killed(project: Project, reference: Reference, tally: Tally, interval: int) -> int:
@@ -77,19 +77,19 @@ def test_at_random_moments(zygote: Zygote, pictured: Reference, tmp_path: Path, 
 @pytest.mark.fault
 @pytest.mark.parametrize("part", range(EACH_POINT_PARTS))
 def test_at_every_call_that_changes_a_file(
-    zygote: Zygote, short: Reference, tmp_path: Path, tally: Tally, part: int
+    hasty: Zygote, short: Reference, calls: list[Point], tmp_path: Path, tally: Tally, part: int
 ) -> None:
     """Before each call; a write also in its middle."""
     missed, wrong = [], []
-    chosen = kills(recorded(zygote, short, tmp_path))[part::EACH_POINT_PARTS]
+    chosen = kills(calls)[part::EACH_POINT_PARTS]
     for number, (do, point) in enumerate(chosen):
         project = short.copy(tmp_path / str(number), encoded="cache/" not in point[0])
-        killed = zygote.run(project, points={"do": do, "at": point})
+        killed = hasty.run(project, points={"do": do, "at": point})
         missed += [point] if killed.code == 0 else []
         try:
             assert killed.code in (-9, 0), killed.said
             step = check_killed(project, short, tally, short.interval)
-            check_resumed(zygote.run(project), project, short, step)
+            check_resumed(hasty.run(project), project, short, step)
         except AssertionError as problem:
             wrong.append(f"{do} at {point}: {problem}")
     assert not wrong, f"{len(wrong)} of {len(chosen)} kills:\n" + "\n\n".join(wrong)
@@ -134,8 +134,8 @@ def test_from_a_cold_start(zygote: Zygote, pictured: Reference, tmp_path: Path, 
 
 
 @pytest.mark.fault
-def test_recording_names_the_calls_of_a_save(zygote: Zygote, short: Reference, tmp_path: Path) -> None:
+def test_recording_names_the_calls_of_a_save(calls: list[Point]) -> None:
     """If the recorder were blind, nothing would be killed and nothing would fail."""
-    names = {name for name, _ in recorded(zygote, short, tmp_path)}
+    names = {name for name, _ in calls}
     for wanted in ("rename output/checkpoint-2", "write output/metrics.jsonl", "fsync output", "mkdir output/samples"):
         assert wanted in names, json.dumps(sorted(names), indent=1)

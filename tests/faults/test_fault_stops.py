@@ -12,13 +12,13 @@ from tallies import Tally
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
-def stop_and_go_on(zygote: Zygote, reference: Reference, folder: Path, step: int, number: int) -> None:
+def stop_and_go_on(hasty: Zygote, reference: Reference, folder: Path, step: int, number: int) -> None:
     project = reference.copy(folder)
-    stopped = zygote.run(project, stop={"step": step, "signal": number})
+    stopped = hasty.run(project, stop={"step": step, "signal": number})
     assert stopped.code == CODES[number] or (step == STEPS and stopped.code == 0), stopped.said
     assert steps_done(project) == resumes_at(project) == step
     check_checkpoints(project, reference)
-    ended = zygote.run(project)
+    ended = hasty.run(project)
     assert ended.code == 0, ended.said
     check_whole(project, reference)
 
@@ -26,32 +26,32 @@ def stop_and_go_on(zygote: Zygote, reference: Reference, folder: Path, step: int
 @pytest.mark.fault
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_every_step(zygote: Zygote, reference: Reference, tmp_path: Path, tally: Tally, step: int, number: int) -> None:
-    stop_and_go_on(zygote, reference, tmp_path / "project", step, number)
+def test_every_step(hasty: Zygote, reference: Reference, tmp_path: Path, tally: Tally, step: int, number: int) -> None:
+    stop_and_go_on(hasty, reference, tmp_path / "project", step, number)
     tally("steps resumed after a stop", 1)
 
 
 @pytest.mark.fault
-def test_a_stop_at_every_step_of_one_run(zygote: Zygote, reference: Reference, tmp_path: Path, tally: Tally) -> None:
+def test_a_stop_at_every_step_of_one_run(hasty: Zygote, reference: Reference, tmp_path: Path, tally: Tally) -> None:
     """Eleven processes share the twelve steps."""
     project = reference.copy(tmp_path / "project")
     for step in range(1, STEPS):
-        stopped = zygote.run(project, stop={"step": step, "signal": signal.SIGTERM})
+        stopped = hasty.run(project, stop={"step": step, "signal": signal.SIGTERM})
         assert stopped.code == 143, stopped.said
         assert steps_done(project) == step
         tally("steps resumed after a stop", 1)
-    assert zygote.run(project).code == 0
+    assert hasty.run(project).code == 0
     check_whole(project, reference)
 
 
 @pytest.mark.fault
-def test_a_second_ctrl_c_ends_at_once(zygote: Zygote, reference: Reference, tmp_path: Path, tally: Tally) -> None:
+def test_a_second_ctrl_c_ends_at_once(hasty: Zygote, reference: Reference, tmp_path: Path, tally: Tally) -> None:
     project = reference.copy(tmp_path / "project")
-    stopped = zygote.run(project, stop={"step": 5, "signal": signal.SIGINT, "times": 2})
+    stopped = hasty.run(project, stop={"step": 5, "signal": signal.SIGINT, "times": 2})
     assert stopped.code == 130, stopped.said
     assert "Traceback" not in stopped.said
     assert "ended at once" in stopped.said
     assert 5 - resumes_at(project) <= INTERVAL
-    assert zygote.run(project).code == 0
+    assert hasty.run(project).code == 0
     check_whole(project, reference)
     tally("kills tried", 1)
