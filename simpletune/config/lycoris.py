@@ -154,12 +154,14 @@ def parse(value: Mapping[str, Any]) -> LycorisConfig:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something wrong at `path` of a file; `warning`: it can be used all the same."""
+    """Something wrong at `path` of a file, where a name in a list stands for its number. `warning`: it can be used all
+    the same; `on_key`: the key there is wrong, not its value."""
 
     path: tuple[str | int, ...]
     message: str
     hint: str | None = None
     warning: bool = False
+    on_key: bool = False
 
 
 _NUMBER, _WHOLE, _SWITCH, _NAMES, _MAP = "a number", "a whole number", "true or false", "a list of names", "an object"
@@ -237,12 +239,13 @@ def _keys(value: Mapping[str, Any], path: tuple[str | int, ...], known: Mapping[
             continue
         if key in _ONLY_OFF:
             if given:
-                yield Fault(here, f'"{key}" can\'t be had: {_ONLY_OFF[key]}', "remove it")
+                yield Fault(here, f'"{key}" can\'t be had: {_ONLY_OFF[key]}', "remove it", on_key=True)
         elif known is _OF_LAYERS and key in _IGNORED_BY_LYCORIS:
             hint = f'write "{_IGNORED_BY_LYCORIS[key]}", which is what LyCORIS reads here, or remove it'
-            yield Fault(here, f'"{key}" isn\'t read for some layers alone', hint, warning=True)
+            yield Fault(here, f'"{key}" isn\'t read for some layers alone', hint, warning=True, on_key=True)
         elif key not in known:
-            yield Fault(here, f'unknown key "{key}"{did_you_mean(close(key, known))}', f"there are {', '.join(known)}")
+            message = f'unknown key "{key}"{did_you_mean(close(key, known))}'
+            yield Fault(here, message, f"there are {', '.join(known)}", on_key=True)
         else:
             yield from _value(here, key, given, known[key])
 
@@ -251,7 +254,8 @@ def _value(path: tuple[str | int, ...], key: str, given: Any, kind: str) -> Iter
     if key == "algo":
         yield from _algo(path, given)
     elif not _is(given, kind):
-        yield Fault(path, f'"{key}" must be {kind}')
+        wrong = [index for index, name in enumerate(given) if not _is_name(name)] if isinstance(given, list) else []
+        yield Fault((*path, *wrong[:1]) if kind is _NAMES else path, f'"{key}" must be {kind}')
     elif key in ("linear_dim", "dim") and given < 1:
         yield Fault(path, f'"{key}" must be at least 1')
     elif key == "factor" and (given == 0 or given < -1):
@@ -280,5 +284,9 @@ def _is(given: Any, kind: str) -> bool:
     if kind is _MAP:
         return isinstance(given, Mapping)
     if kind is _NAMES:
-        return isinstance(given, list | tuple) and all(isinstance(name, str) and name for name in given)
+        return isinstance(given, list | tuple) and all(map(_is_name, given))
     return isinstance(given, int) or (kind is _NUMBER and isinstance(given, float))
+
+
+def _is_name(given: Any) -> bool:
+    return isinstance(given, str) and given != ""

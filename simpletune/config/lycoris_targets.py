@@ -94,20 +94,21 @@ def target_faults(config: LycorisConfig, layers: Mapping[str, Chain], model: str
         if name not in classes:
             meant = close(name, classes)
             hint = None if meant else f"its classes with linear layers are {', '.join(sorted(classes - {_LIST}))}"
-            yield Fault(_path("module", name, preset.by_class), _nothing(model, "class", name, meant), hint)
+            yield _fault("module", name, preset.by_class, _nothing(model, "class", name, meant), hint)
     for name in preset.names:
         if not any(_matches(preset, name, layer) for layer in layers):
             hint = "names are matched from their beginning, as transformer_blocks.0.attn.to_q"
-            yield Fault(_path("name", name, preset.by_name), _nothing(model, "name", name, None), hint)
+            yield _fault("name", name, preset.by_name, _nothing(model, "name", name, None), hint)
 
 
 def _nothing(model: str, what: str, name: str, meant: str | None) -> str:
     return f"{model} has no layer whose {what} is {quoted(name)}{did_you_mean(meant)}"
 
 
-def _path(what: str, name: str, entries: Mapping[str, object]) -> tuple[str, ...]:
-    of_entry = ("apply_preset", f"{what}_algo_map", name)
-    return of_entry if name in entries else ("apply_preset", f"target_{what}")
+def _fault(what: str, name: str, entries: Mapping[str, object], message: str, hint: str | None) -> Fault:
+    """At the name itself: the key of an entry, or in the list of targets."""
+    place = f"{what}_algo_map" if name in entries else f"target_{what}"
+    return Fault(("apply_preset", place, name), message, hint, on_key=name in entries)
 
 
 def _broken(preset: Preset) -> Iterator[Fault]:
@@ -117,12 +118,17 @@ def _broken(preset: Preset) -> Iterator[Fault]:
             try:
                 re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
-                path = _path("name", pattern, preset.by_name) if key == "target_name" else ("apply_preset", key)
                 hint = 'for shell patterns add "use_fnmatch": true'
-                yield Fault(path, f"{quoted(pattern)} is no regular expression: {error}", hint)
+                message = f"{quoted(pattern)} is no regular expression: {error}"
+                if key == "target_name":
+                    yield _fault("name", pattern, preset.by_name, message, hint)
+                else:
+                    yield Fault(("apply_preset", key, pattern), message, hint)
 
 
-def layer_faults(kinds: Mapping[str, LayerKind], shapes: Mapping[str, tuple[int, int]]) -> Iterator[Fault]:
+def layer_faults(
+    config: LycorisConfig, kinds: Mapping[str, LayerKind], shapes: Mapping[str, tuple[int, int]]
+) -> Iterator[Fault]:
     """What is not as it was asked for: LoKr factors that don't divide a layer, which LyCORIS replaces.
 
     shapes: (outputs, inputs) of the layers.
@@ -134,4 +140,19 @@ def layer_faults(kinds: Mapping[str, LayerKind], shapes: Mapping[str, tuple[int,
                 said.add((size, kind.factor))
                 used = " x ".join(map(str, factorization(size, kind.factor)))
                 message = f'"factor" {kind.factor} doesn\'t divide {size}, the width of {name}: {used} is used there'
-                yield Fault(("factor",), message, "as LyCORIS does it; 2, 4, 8 and 16 divide most widths", warning=True)
+                yield Fault(
+                    _place_of_factor(config, kind.factor),
+                    message,
+                    "as LyCORIS does it; 2, 4, 8 and 16 divide most widths",
+                    warning=True,
+                )
+
+
+def _place_of_factor(config: LycorisConfig, factor: int) -> tuple[str, ...]:
+    """Where the file says it first: for all layers, or for some."""
+    if config.kind.factor != factor:
+        for what, entries in (("module", config.preset.by_class), ("name", config.preset.by_name)):
+            for name, entry in entries.items():
+                if entry.get("factor") == factor:
+                    return "apply_preset", f"{what}_algo_map", name, "factor"
+    return ("factor",)

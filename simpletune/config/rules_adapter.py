@@ -130,7 +130,17 @@ def file_problems(whole: View) -> Iterator[Problem]:
 
 def _problem(document: Document, fault: Fault) -> Problem:
     severity = WARNING if fault.warning else ERROR
-    return document.problem(fault.path, fault.message, fault.hint, severity=severity)
+    path = _numbered(document.value, fault.path)
+    return document.problem(path, fault.message, fault.hint, severity=severity, on_key=fault.on_key)
+
+
+def _numbered(value: Any, path: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A path into `value`, its last part a number where that is a name in a list."""
+    for depth, part in enumerate(path):
+        if isinstance(value, list) and isinstance(part, str) and part in value:
+            return (*path[:depth], value.index(part))
+        value = value.get(part) if isinstance(value, dict) else None
+    return path
 
 
 def _faults(whole: View, value: Any) -> Iterator[Fault]:
@@ -147,8 +157,8 @@ def _faults(whole: View, value: Any) -> Iterator[Fault]:
     kinds = layer_kinds(config, layers)
     if not kinds:
         hint = 'name classes of it: "target_module": ["Attention", "FeedForward"]'
-        yield Fault(("apply_preset",), f"it means no layer of {whole.flavour.name}", hint)
-    yield from layer_faults(kinds, {name: _shape(whole, name) for name in kinds})
+        yield Fault(("apply_preset",), f"it means no layer of {whole.flavour.name}", hint, on_key=True)
+    yield from layer_faults(config, kinds, {name: _shape(whole, name) for name in kinds})
 
 
 def _shape(whole: View, layer: str) -> tuple[int, int]:

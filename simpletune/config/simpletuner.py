@@ -162,7 +162,9 @@ def _lycoris_source(c: Conversion, lora_type: str | None) -> Source | None:
         raise UsageError(f"the LyCORIS config {quoted_path(c.paths.place(str(given.value)))} does not exist", standard)
     source = read(path)
     wrong = [
-        source.problem(fault.path, fault.message, fault.hint) for fault in faults(source.value) if not fault.warning
+        source.problem(fault.path, fault.message, fault.hint, on_key=fault.on_key)
+        for fault in faults(source.value)
+        if not fault.warning
     ]
     if wrong:
         raise ConfigError(f"{display(path)} can't be imported; {standard}", problems=wrong)

@@ -97,6 +97,29 @@ def test_what_is_wrong_in_the_file_is_told_with_its_own_lines(tmp_path: Path) ->
     assert "5 x 32 is used there" in problems[0].message
 
 
+# Each text, with ^ before what the caret must stand at.
+CARETS = [
+    '{"algo": "lokr", ^"facter": 8, "apply_preset": {"target_module": ["Attention"]}}',
+    '{"algo": "lokr", ^"dropout": 0.1, "apply_preset": {"target_module": ["Attention"]}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": ["Attention", ^"Atention"]}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": ["Attention", ^7]}}',
+    '{"algo": "lokr", "apply_preset": {"target_name": [".*attn", ^"("]}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": ["Attention"], "exclude_name": ["a", ^"*"]}}',
+    '{"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": {}, ^"Atention": {"dim": 2}}}}',
+    '{"algo": "lokr", "apply_preset": {"name_algo_map": {^"nowhere": {"dim": 2}}}}',
+    '{"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": {"factor": ^7}}}}',
+    '{"algo": "lokr", ^"apply_preset": {"target_module": ["Attention"], "exclude_name": [".*"]}}',
+]
+
+
+def test_the_caret_stands_at_what_is_wrong(tmp_path: Path) -> None:
+    project = made(tmp_path / "run", "lokr and loha")
+    for text in CARETS:
+        (project.folder / "l.json").write_text(text.replace("^", ""))
+        found = [problem for problem in validate_files(project.config) if problem.file.endswith("l.json")]
+        assert [problem.column - 1 for problem in found] == [text.index("^")], text
+
+
 @pytest.mark.parametrize(
     ("keys", "key"),
     [
