@@ -103,11 +103,16 @@ def check_early(settings: Settings, asked: Asked, reporter: Reporter) -> Path | 
 
 def foretell(settings: Settings, plan: Preflight, asked: Asked, reporter: Reporter) -> None:
     """Say where a start would begin, or that it would be refused; for who only looks at the plan."""
+    from simpletune.trainer.room import check_disks
+
     try:
         check_free(settings.output_dir)
         found = check_early(settings, asked, reporter)
         if found is not None:
             check_data_early(found, plan, settings, asked)
+        done = found is not None and is_finished(settings, found, plan.total_steps)
+        if not done:
+            check_disks(settings, plan)
     except SimpletuneError as error:
         first, *more = error.message.splitlines()
         reporter.warn(f"a start would be refused: {first}")
@@ -115,7 +120,6 @@ def foretell(settings: Settings, plan: Preflight, asked: Asked, reporter: Report
             reporter.note(line)
         return
     if found is not None:
-        done = is_finished(settings, found, plan.total_steps)
         reporter.note("this run is finished" if done else f"a start would go on from {display(found)}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from project import Project
+from resuming import train
 
 from simpletune.config.load import load
 from simpletune.data.preflight import preflight
@@ -40,6 +41,17 @@ def test_a_run_that_would_fill_the_disk_is_refused_with_what_it_needs(
     for words in ("this run will write about", "of checkpoints in", "of encoded pictures in", "of encoded captions in"):
         assert words in caught.value.message
     assert "free 1 B or more, set a lower checkpoints_total_limit" in (caught.value.hint or "")
+
+
+def test_a_dry_run_tells_it_too(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = project(**MANY)
+    free = sum(need.bytes for need in needed(one))
+    monkeypatch.setattr(subject, "disk_free", lambda folder: free)
+    assert not train(one, dry_run=True).has("would be refused")
+    monkeypatch.setattr(subject, "disk_free", lambda folder: free - 1)
+    said = train(one, dry_run=True)
+    assert said.has("warning: a start would be refused: the disk has")
+    assert said.has("of checkpoints in")
 
 
 def test_what_is_there_already_needs_no_room(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
