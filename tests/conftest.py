@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from loopback import left_open
 from tallies import pytest_terminal_summary, tally  # noqa: F401, a hook and a fixture
 
 from simpletune.config.builtin import tiny_folder
+
+# Tests that are started in the background of a script ignore Ctrl-C, and so would the programs that they send it to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time, so that what passed once passes again; HYPOTHESIS_EXPLORE=1 looks at others. No deadline:
 # other work may run beside the tests.

@@ -118,7 +118,7 @@ class StopRequest:
 def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Catch SIGINT, SIGTERM and SIGHUP inside the block; outside the main thread nothing can be caught, so nothing is.
 
-    A SIGHUP that is ignored already, as nohup has it, stays ignored.
+    One that is ignored already stays ignored: SIGHUP under nohup, SIGINT of what a script starts in the background.
     """
     request = request or StopRequest(launched=int(os.environ.get("WORLD_SIZE", "1")) > 1)
     if threading.current_thread() is not threading.main_thread():
@@ -133,11 +133,9 @@ def stop_requests(request: StopRequest | None = None) -> Iterator[StopRequest]:
 
 
 def caught_here() -> list[int]:
-    """The signals to catch in this process: a SIGHUP that it ignores stays ignored."""
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(HANG_UP) != signal.SIG_IGN:
-        numbers.append(HANG_UP)
-    return numbers
+    """The signals to catch in this process: those that whoever started it didn't have it ignore."""
+    there = CAUGHT if hasattr(signal, "SIGHUP") else (signal.SIGINT, signal.SIGTERM)
+    return [number for number in there if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def let_go_of_the_gone() -> None:

@@ -68,13 +68,17 @@ def test_a_launcher_passing_ctrl_c_on_is_not_pressing_it_again() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_nohup_stays() -> None:
-    before = signal.signal(HANG_UP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", [HANG_UP, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(number: int) -> None:
+    """SIGHUP under nohup; SIGINT of what a script starts in the background."""
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with stop_requests(StopRequest(leave=leave)):
-            signal.raise_signal(HANG_UP)
+        with stop_requests(StopRequest(leave=leave)) as stop:
+            signal.raise_signal(number)
+            assert not stop.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
     finally:
-        signal.signal(HANG_UP, before)
+        signal.signal(number, before)
 
 
 def test_a_handler_that_python_does_not_know_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
