@@ -323,6 +323,14 @@ def test_what_is_reported_again_after_a_crash(tmp_path: Path, monkeypatch: pytes
     assert crashed["wandb"][1] == [7, 8, ("pictures", 8), ("finish", 0)], "it has 5 and 6 already"
     assert crashed["tensorboard"][1] == [5, 6, 7, 8, ("pictures", 8), ("finish", 0)], "it drops its own 5 and 6"
     assert crashed["tensorboard"][0].first_step == 5
+    slower = replace(settings, learning_rate=0.001)
+    other = started(8, range(9, 13), slower)
+    assert other["wandb"][0].id == first["wandb"][0].id, "no step is taken again"
+    same = started(10, range(11, 13), slower)
+    assert same["wandb"][0].id == first["wandb"][0].id, "they are the same steps"
+    different = started(10, range(11, 13), replace(slower, learning_rate=0.002))
+    assert different["wandb"][0].name == "output-from-10"
+    assert different["wandb"][1] == [11, 12, ("pictures", 12), ("finish", 0)]
     back = replace(settings, resume_from_checkpoint=str(made.output / "checkpoint-2"))
     chosen = started(2, range(3, 5), back)
     assert chosen["wandb"][0].id != first["wandb"][0].id, "another curve from there on"

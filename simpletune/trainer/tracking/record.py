@@ -1,6 +1,7 @@
 """What a run's folder remembers of its trackers, so that a continued run goes on where each of them is.
 
-    output/tracking.json    {"wandb": {"id": ..., "name": ..., "has": {"step": 300, "validation": 250, ...}}}
+    output/tracking.json    {"wandb": {"id": ..., "name": ..., "has": {"step": 300, "validation": 250, ...},
+                                       "schedule": {"learning_rate": 0.0001, ...}}}
 
 Rows are not counted here while a run goes on: a tracker was given those that metrics.jsonl has when the next start
 reads it.
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from simpletune import files, outside
 from simpletune.results.curves import STEP, VALIDATION, metric_lines
@@ -23,11 +25,13 @@ KINDS = (STEP, VALIDATION, PICTURES)
 
 @dataclass(frozen=True)
 class Identity:
-    """What a tracker knows the run by, and the last step it has of each kind; -1 for none."""
+    """What a tracker knows the run by, the last step it has of each kind, -1 for none, and the settings that its
+    learning rates came from, None where that wasn't kept."""
 
     id: str
     name: str
     has: Mapping[str, int]
+    schedule: Mapping[str, Any] | None = None
 
     @classmethod
     def new(cls, name: str, last_step: int) -> Identity:
@@ -36,7 +40,7 @@ class Identity:
 
     def with_at_least(self, steps: Mapping[str, int]) -> Identity:
         has = {kind: max(step, steps.get(kind, -1)) for kind, step in self.has.items()}
-        return Identity(self.id, self.name, has)
+        return replace(self, has=has)
 
 
 Record = Mapping[str, Identity]
@@ -44,8 +48,7 @@ Record = Mapping[str, Identity]
 
 
 def write_record(folder: Path, record: Record) -> None:
-    said = {name: {"id": one.id, "name": one.name, "has": dict(one.has)} for name, one in record.items()}
-    files.write_json(folder / RECORD_FILE, said)
+    files.write_json(folder / RECORD_FILE, {name: asdict(one) for name, one in record.items()})
 
 
 def read_record(folder: Path) -> dict[str, Identity]:
@@ -53,7 +56,9 @@ def read_record(folder: Path) -> dict[str, Identity]:
     try:
         said = outside.read_json(folder / RECORD_FILE)
         return {
-            name: Identity(str(one["id"]), str(one["name"]), {kind: int(one["has"][kind]) for kind in KINDS})
+            name: Identity(
+                str(one["id"]), str(one["name"]), {kind: int(one["has"][kind]) for kind in KINDS}, one.get("schedule")
+            )
             for name, one in said.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from simpletune.config.continuing import LEARNING_RATE, LENGTH, free_settings
 from simpletune.config.load import resolved
 from simpletune.config.settings import Settings
 from simpletune.errors import SimpletuneError
@@ -27,8 +28,8 @@ TRACKERS: Mapping[str, Callable[[RunDescription], Tracker]] = {
     "trackio": Trackio,
 }
 REPLACING = frozenset({"tensorboard"})
-"""Trackers that drop what they have of steps that are reported again; others are spared those steps: they equal the
-first ones."""
+"""Trackers that drop what they have of steps that are reported again; others are spared those steps where they
+equal the first ones, and else get a new run."""
 _SECONDS_TO_OPEN = 20.0
 _SECONDS_TO_FINISH = 60.0
 
@@ -121,14 +122,16 @@ class Trackers:
 def open_trackers(settings: Settings, metrics: Path, resumed_step: int, reporter: Reporter) -> Trackers:
     """Open what `report_to` names; `metrics` is metrics.jsonl as the last start left it, before it is cut back.
 
-    `resumed_step`: of the checkpoint that is continued from, 0 for none. A run that starts anew, or goes back to an
-    earlier checkpoint than it could, is a new one to trackers that can't take anything back.
+    `resumed_step`: of the checkpoint that is continued from, 0 for none. A run that starts anew, goes back to an
+    earlier checkpoint than it could, or takes steps again at other learning rates, is a new one to trackers that can't
+    take anything back.
     """
     if not settings.report_to:
         return Trackers()
     earlier = read_record(settings.output_dir) if resumed_step else {}
     rows = rows_reported(metrics)
     last = resumed_step or -1
+    schedule = _schedule(settings)
     record: dict[str, Identity] = {}
     trackers = []
     for name in settings.report_to:
@@ -136,14 +139,22 @@ def open_trackers(settings: Settings, metrics: Path, resumed_step: int, reporter
         identity = known.with_at_least(rows) if known else Identity.new(_name(settings, resumed_step), last)
         if name in REPLACING:
             identity = replace(identity, has={kind: min(step, last) for kind, step in identity.has.items()})
-        elif settings.resume_from_checkpoint != "latest" and max(identity.has.values()) > resumed_step:
+        elif max(identity.has.values()) > resumed_step and (
+            settings.resume_from_checkpoint != "latest" or identity.schedule not in (None, schedule)
+        ):
             identity = Identity.new(_name(settings, resumed_step), last)
-        record[name] = identity
+        record[name] = replace(identity, schedule=schedule)
         trackers.append(_Open(name, _start(name, settings, identity, resumed_step), identity.has))
     opened = Trackers(trackers, record, settings.output_dir, reporter)
     opened.remember(record)
     opened.wait_opened()
     return opened
+
+
+def _schedule(settings: Settings) -> dict[str, Any]:
+    """What the learning rates come from; with some schedules the run's length too."""
+    keys = LEARNING_RATE if settings.lr_scheduler.startswith("constant") else LEARNING_RATE | LENGTH
+    return {key: value for key, value in free_settings(settings).items() if key in keys}
 
 
 def _start(name: str, settings: Settings, identity: Identity, resumed_step: int) -> Worker:
