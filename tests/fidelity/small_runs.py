@@ -1,10 +1,13 @@
-"""Runs of seconds on the tiny model, over pictures made of whole numbers: every machine, and every Pillow, has them."""
+"""Runs of seconds on the tiny model, over pictures made of whole numbers: every machine, and every Pillow, has them.
+
+Their settings and folders are those of the trainer's tests.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,10 @@ from PIL import Image
 
 from simpletune.progress import SilentReporter
 from simpletune.trainer.launch import launch
-from simpletune.trainer.metrics import read_metrics
 from simpletune.trainer.run import Outcome
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "trainer"))
+from project import QUICK, Project
 
 COLOURS = {
     "red": (200, 30, 30), "green": (20, 150, 60), "blue": (40, 60, 200), "orange": (250, 140, 10),
@@ -22,40 +27,15 @@ COLOURS = {
     "gray": (128, 128, 128), "gold": (230, 190, 40), "navy": (20, 20, 90),
 }  # fmt: skip
 SQUARE, WIDE = (64, 64), (80, 48)  # both are buckets: nothing is resized or cut
-KEYS: dict[str, Any] = {
-    "model_flavour": "tiny",
-    "device": "cpu",
-    "mixed_precision": "no",
-    "base_model_precision": "no_change",
-    "text_encoder_3_precision": "no_change",
-    "lora_rank": 4,
-    "learning_rate": 0.01,
+KEYS: dict[str, Any] = QUICK | {
     "lr_scheduler": "constant",
-    "max_train_steps": 4,
-    "train_batch_size": 2,
-    "gradient_checkpointing": False,
     "caption_dropout_probability": 0.0,
     "tokenizer_max_length": 32,
-    "resolution": 64,
-    "output_dir": "output",
-    "validation_num_inference_steps": 2,
-    "validation_resolution": 64,
 }
 
 
-@dataclass(frozen=True)
-class Run:
-    """A folder with the two files and a folder of pictures, `balls`."""
-
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.json"
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "output"
+class Run(Project):
+    """A project whose folder of pictures is `balls`."""
 
     def values(self) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(self.config.read_text())
@@ -66,11 +46,8 @@ class Run:
         assert outcome is not None
         return outcome
 
-    def losses(self) -> list[float]:
-        return [line["loss"] for line in read_metrics(self.output / "metrics.jsonl").steps]
-
     def validation_losses(self) -> list[float]:
-        return [line["validation_loss"] for line in read_metrics(self.output / "metrics.jsonl").validations]
+        return [line["validation_loss"] for line in self.metrics().validations]
 
 
 def ball(size: tuple[int, int], number: int, colour: str) -> Image.Image:
