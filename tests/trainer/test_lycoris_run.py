@@ -103,11 +103,11 @@ CARETS = [
     '{"algo": "lokr", ^"dropout": 0.1, "apply_preset": {"target_module": ["Attention"]}}',
     '{"algo": "lokr", "apply_preset": {"target_module": ["Attention", ^"Atention"]}}',
     '{"algo": "lokr", "apply_preset": {"target_module": ["Attention", ^7]}}',
-    '{"algo": "lokr", "apply_preset": {"target_name": [".*attn", ^"("]}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": [], "target_name": [".*attn", ^"("]}}',
     '{"algo": "lokr", "apply_preset": {"target_module": ["Attention"], "exclude_name": ["a", ^"*"]}}',
-    '{"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": {}, ^"Atention": {"dim": 2}}}}',
-    '{"algo": "lokr", "apply_preset": {"name_algo_map": {^"nowhere": {"dim": 2}}}}',
-    '{"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": {"factor": ^7}}}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": [], "module_algo_map": {"Attention": {}, ^"Atention": {"dim": 2}}}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": [], "name_algo_map": {^"nowhere": {"dim": 2}}}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": [], "module_algo_map": {"Attention": {"factor": ^7}}}}',
     '{"algo": "lokr", ^"apply_preset": {"target_module": ["Attention"], "exclude_name": [".*"]}}',
 ]
 
