@@ -105,7 +105,7 @@ CARETS = [
     '{"algo": "lokr", "apply_preset": {"target_module": ["Attention", ^7]}}',
     '{"algo": "lokr", "apply_preset": {"target_module": [], "target_name": [".*attn", ^"("]}}',
     '{"algo": "lokr", "apply_preset": {"target_module": ["Attention"], "exclude_name": ["a", ^"*"]}}',
-    '{"algo": "lokr", "apply_preset": {"target_module": [], "module_algo_map": {"Attention": {}, ^"Atention": {"dim": 2}}}}',
+    '{"algo": "lokr", "apply_preset": {"target_module": [], "module_algo_map": {"Attention": {}, ^"Atention": {}}}}',
     '{"algo": "lokr", "apply_preset": {"target_module": [], "name_algo_map": {^"nowhere": {"dim": 2}}}}',
     '{"algo": "lokr", "apply_preset": {"target_module": [], "module_algo_map": {"Attention": {"factor": ^7}}}}',
     '{"algo": "lokr", ^"apply_preset": {"target_module": ["Attention"], "exclude_name": [".*"]}}',
