@@ -35,7 +35,7 @@ class WeightSource:
         """`files`: tensor name -> the file that holds it."""
         self._files = dict(files)
         self._views: Mapping[str, View] | None = None
-        self._opened: dict[Path, Any] = {}
+        self._opened: dict[Path, tuple[Any, frozenset[str]]] = {}  # and the names in it
 
     @classmethod
     def open(cls, path: Path) -> WeightSource:
@@ -101,10 +101,12 @@ class WeightSource:
         if path is None:
             raise self._missing(name)
         if path not in self._opened:
-            self._opened[path] = _open(path)
-        if name not in self._opened[path].keys():  # noqa: SIM118 (not a dict: it has no `in`)
+            file = _open(path)
+            self._opened[path] = file, frozenset(file.keys())
+        file, names = self._opened[path]
+        if name not in names:
             raise self._missing(name)
-        return self._opened[path]
+        return file
 
     def _missing(self, name: str) -> ModelUnavailable:
         return ModelUnavailable(f"{self.where(name)} has no tensor {name!r}", "is this the model the flavour names?")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ _PACKAGES = (
 _PRIVATE = frozenset({"pretrained_model_name_or_path", "pretrained_text_encoders_path", "init_lora"})
 
 
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+@cache
+def versions() -> Mapping[str, str]:
+    """The versions that a result depends on; looked up once, as training stands still while a save asks for them."""
     return {
         "simpletune": __version__,
         "python": platform.python_version(),
