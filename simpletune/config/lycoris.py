@@ -222,6 +222,11 @@ def faults(value: Any) -> Iterator[Fault]:
         yield Fault((), 'without "apply_preset" every linear layer is trained', hint, warning=True)
     elif isinstance(preset, Mapping):
         yield from _keys(preset, ("apply_preset",), _PRESET)
+        named = next((key for key in ("target_name", "name_algo_map", "module_algo_map") if preset.get(key)), None)
+        if named is not None and "target_module" not in preset:
+            message = f'"{named}" is no choice: without "target_module" every linear layer is trained'
+            hint = 'that is how LyCORIS reads it; for nothing else write "target_module": [] beside it'
+            yield Fault(("apply_preset", named), message, hint, warning=True, on_key=True)
         for name in ("module_algo_map", "name_algo_map"):
             entries = preset.get(name)
             for key, entry in entries.items() if isinstance(entries, Mapping) else ():

@@ -5,7 +5,7 @@ against plain calls of diffusers' modules on the same inputs. In fp32 for an unq
 quantized weights else. The cosine over all numbers is computed in float64, and the smallest of a single layer's too.
 
 Loss curves (`--curves`): 300 steps of the built-in model, which is trained, in 16 and in 8 bits: the mean of the last
-100 losses and the held-out loss against those of 16 bits.
+100 losses and the held-out loss against those of 16 bits. A processor computes them too.
 
     --tiny    the gradients of the built-in model, trained weights and all; also on a processor
 """
@@ -16,6 +16,8 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,12 @@ from torch import Tensor, nn
 from simpletune.bench.batches import random_text
 from simpletune.bench.settings import default_settings
 from simpletune.config.builtin import tiny_folder
+from simpletune.models import eight_bit
 from simpletune.models.adapters import attach_lora, trainable_parameters
 from simpletune.models.family import ModelFiles, TextEncoding
 from simpletune.models.random_source import random_files
 from simpletune.models.sd3 import SD3
+from simpletune.models.sd3_forward import SD3Forward
 
 ROWS = [
     (precision, matmul)
@@ -115,22 +119,28 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def curves() -> dict[str, Any]:
-    """Runs of the built-in model on the quickstart's pictures; errors are relative to the first."""
+    """Runs of the built-in model on the quickstart's pictures; errors are relative to the first.
+
+    On a processor blocks are plain calls, and products in 8 bits are what eight_bit.py computes there: the same
+    rounding of both sides, summed in fp32.
+    """
     from test_gpu_run import project
 
     from simpletune.progress import SilentReporter
     from simpletune.trainer.launch import launch
     from simpletune.trainer.metrics import read_metrics
 
+    on_card = torch.cuda.is_available()
     found: dict[str, Any] = {}
     for base in ("no_change", "int8-quanto"):
         for matmul in ("bf16", "int8", "fp8"):
             keys = {
-                "base_model_matmul": matmul, "base_model_precision": base, "execution": "graph",
+                "base_model_matmul": matmul if on_card else "bf16", "base_model_precision": base,
+                "execution": "graph" if on_card else "compile", "device": "cuda" if on_card else "cpu",
                 "max_train_steps": STEPS, "checkpoint_step_interval": STEPS, "validation_prompt": None,
                 "learning_rate": 1e-3, "train_batch_size": 4, "num_eval_images": 2, "lora_target": "attention",
             }  # fmt: skip
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, nullcontext() if on_card else plain_products(matmul):
                 config = project(Path(folder) / "run", **keys)
                 launch(config, (), SilentReporter())
                 metrics = read_metrics(config.parent / "output" / "metrics.jsonl")
@@ -144,6 +154,27 @@ def curves() -> dict[str, Any]:
             found[f"{base}/{matmul}"] = row
             print(base, matmul, row, flush=True)
     return {name: row for name, row in found.items() if not name.startswith("_")}
+
+
+@contextmanager
+def plain_products(matmul: str) -> Iterator[None]:
+    """Training computes compiled blocks' products in this kind of 8 bits, and calls them without compiling."""
+
+    def predict(self: SD3, transformer: Any, _settings: Any, **_: Any) -> Any:
+        forward = SD3Forward(transformer, None, compiled=False, matmul=matmul if matmul in eight_bit.KINDS else None)
+
+        def velocity(noisy: Tensor, sigma: Tensor, text: TextEncoding) -> Tensor:
+            embeds = text.prompt_embeds
+            return forward(noisy.to(embeds.dtype), 1000 * sigma.float(), embeds, text.pooled_prompt_embeds)
+
+        del self
+        return velocity
+
+    kept, SD3.compiled_predict = SD3.compiled_predict, predict  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SD3.compiled_predict = kept  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

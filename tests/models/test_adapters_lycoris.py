@@ -118,6 +118,19 @@ def test_what_is_wrong_in_a_file_is_said(value, said) -> None:
     assert said in wrong[0].message
 
 
+@pytest.mark.parametrize("key", ["target_name", "module_algo_map"])
+def test_layers_that_are_named_beside_all_others_are_told(key) -> None:
+    """As LyCORIS has it, what isn't said about classes means every linear layer."""
+    value = {"algo": "lora", "apply_preset": {key: ["proj_out"] if key == "target_name" else {"Attention": {}}}}
+    (told,) = faults(value)
+    assert (told.path, told.warning) == (("apply_preset", key), True)
+    assert "every linear layer" in told.message
+    everything = len(layer_kinds(parse(value), known_layers(SD3, SD3.flavours["tiny"])))
+    value["apply_preset"]["target_module"] = []
+    assert list(faults(value)) == []
+    assert len(layer_kinds(parse(value), known_layers(SD3, SD3.flavours["tiny"]))) < everything
+
+
 def test_targets_that_the_model_lacks_are_said() -> None:
     value = {"algo": "lokr", "apply_preset": {"target_module": ["Atention"], "target_name": ["(", "elsewhere"]}}
     layers = known_layers(SD3, SD3.flavours["tiny"])
