@@ -15,6 +15,11 @@ from harness import Reference, Zygote, make_reference, recorded  # noqa: E402
 from points import Point  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: at the end nobody waits for it."""
+    items.sort(key=lambda item: item.name != "test_nothing_grows")
+
+
 @pytest.fixture(scope="session")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     if sys.platform != "linux":
