@@ -20,6 +20,10 @@ from simpletune.machine.shapes import family_flavour, family_of, lora_layers, pa
 LYCORIS = "lycoris"
 _BYTES = 2  # of a LoHa's matrix, in the compute dtype
 _MATRICES = 6  # of its size that the backward pass of a layer has at once
+# Bytes that a compiled micro batch moves beside the products, all passes together, fitted to a step of each kind
+# (docs/performance.md): for each number of an adapted layer's matrix, which DoRA measures and LoHa multiplies out; for
+# each token and output of a layer that LoKr brings in another order between its factors.
+_DORA_MOVES, _LOHA_MOVES, _LOKR_MOVES = 57, 48, 54
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ class Adapter:
         return _work(self)
 
     @property
+    def moved(self) -> tuple[int, int, int]:
+        """Bytes that a compiled micro batch moves besides: in all, for each token of the picture, of its caption."""
+        return _moved(self)
+
+    @property
     def matrix_bytes(self) -> int:
         """What is made, besides, of the largest layer's whole matrix: of a LoHa."""
         shapes = part_tensors(self.flavour, "transformer")
@@ -95,6 +104,18 @@ def _work(adapter: Adapter) -> tuple[int, int]:
         if not name.endswith(("norm1.linear", "norm1_context.linear")):
             found[is_of_text(name)] += _of_layer(kind, *shapes[f"{name}.weight"][:2])
     return found[0], found[1]
+
+
+@lru_cache(maxsize=64)
+def _moved(adapter: Adapter) -> tuple[int, int, int]:
+    shapes, whole, tokens = part_tensors(adapter.flavour, "transformer"), 0, [0, 0]
+    for name, kind in adapter.kinds.items():
+        outputs, inputs = shapes[f"{name}.weight"][:2]
+        if kind.dora or kind.algo == "loha":
+            whole += outputs * inputs * (_DORA_MOVES if kind.dora else _LOHA_MOVES)
+        elif kind.algo == "lokr":
+            tokens[is_of_text(name)] += outputs * _LOKR_MOVES
+    return whole, tokens[0], tokens[1]
 
 
 def _of_layer(kind: LayerKind, outputs: int, inputs: int) -> int:

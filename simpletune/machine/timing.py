@@ -170,7 +170,7 @@ def _step(plan: Plan, rate: _Rate) -> float:
     passes = _Passes(2 + again, 3.5 + attention_again, 3 + kernels.elementwise_again * again)
     work = plan.train_batch_size * _work(plan, plan.bucket, rate, kernels, passes)
     if way.compiled:  # which is fast enough for these to show; LoRA's own gradients are a third product
-        work += (3 + again) * plan.train_batch_size * _lora_work(plan, rate, kernels)
+        work += (3 + again) * plan.train_batch_size * _lora_work(plan, rate, kernels) + _adapter_moves(plan, rate)
     work += (2 + again) * sum(_products(plan.flavour, "transformer")) * _unpack(plan, kernels) / rate.bandwidth
     launch = 0.0 if way.captured else (2 + _AGAIN * again) * _launch(plan, rate, kernels)
     return plan.gradient_accumulation_steps * max(work, launch)
@@ -205,6 +205,13 @@ def _lora_work(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:
     image, text = estimate.image_tokens(*plan.bucket), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
     of_image, of_text = plan.adapter.work
     return 2 * (image * of_image + text * of_text) / kernels.products / rate.operations
+
+
+def _adapter_moves(plan: Plan, rate: _Rate) -> float:
+    """What kinds of adapter other than LoRA move through the device's memory in a micro batch."""
+    image, text = estimate.image_tokens(*plan.bucket), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
+    whole, of_image, of_text = plan.adapter.moved
+    return (whole + plan.train_batch_size * (image * of_image + text * of_text)) / rate.bandwidth
 
 
 def _unpack(plan: Plan, kernels: _Kernels) -> float:

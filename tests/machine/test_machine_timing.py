@@ -1,6 +1,7 @@
 """Times: nearer for what was measured, a range elsewhere, and in the order that cards are."""
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -93,6 +94,29 @@ def test_a_captured_step_waits_for_no_host():
     assert eager > 2 * graph > 2 * compiled
     assert step_seconds(replace(MEASURED, steps=5000, keeps_attention=True), H100) < compiled
     assert step_seconds(replace(MEASURED, steps=5000, mixed_precision="fp16"), H100) > compiled
+
+
+def lycoris(**kind):
+    return json.dumps({**kind, "apply_preset": {"target_module": ["Attention"]}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "milliseconds"),
+    [
+        ({"lora_rank": 16}, 70.0),
+        ({"lora_rank": 16, "use_dora": True}, 83.1),
+        ({"lycoris": lycoris(algo="lokr", linear_dim=10_000, factor=16)}, 87.1),
+        ({"lycoris": lycoris(algo="loha", linear_dim=8)}, 92.9),
+    ],
+)
+def test_kinds_of_adapter_take_what_was_measured(changes, milliseconds):
+    """docs/performance.md, "Kinds of adapter": int8, batch 1, checkpointed."""
+    measured = {
+        "base_model_precision": "int8-quanto", "lora_target": "attention", "tokenizer_max_length": 231, "steps": 20_000,
+        "train_batch_size": 1, "gradient_checkpointing": True, "bucket": (1024, 1024), "keeps_attention": True,
+        "gradient_accumulation_steps": 1,
+    }  # fmt: skip
+    assert step_seconds(replace(MEASURED, **measured | changes), H100) == pytest.approx(milliseconds / 1000, rel=0.08)
 
 
 def test_compiling_is_counted_once():
