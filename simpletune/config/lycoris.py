@@ -167,6 +167,7 @@ class Fault:
 _NUMBER, _WHOLE, _SWITCH, _NAMES, _MAP = "a number", "a whole number", "true or false", "a list of names", "an object"
 _TOP = {
     "algo": "the name of an algorithm",
+    "preset": "the name of a preset",
     "multiplier": _NUMBER,
     "linear_dim": _WHOLE,
     "linear_alpha": _NUMBER,
@@ -196,8 +197,12 @@ _PRESET = {
 # What LyCORIS takes and linear layers of a transformer have no use for, or which changes nothing of the result.
 _HARMLESS = (
     "bypass_mode", "use_tucker", "use_cp", "use_conv_cp", "disable_conv_cp", "conv_dim", "conv_alpha", "enable_conv",
-    "block_size", "constraint", "rescaled", "wd_on_output", "lora_prefix", "preset",
+    "block_size", "constraint", "rescaled", "wd_on_output", "lora_prefix",
 )  # fmt: skip
+_PRESETS_THERE = (
+    "full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only",
+)  # fmt: skip
+"""The library's own by name. They list modules for other trainers; what a network is made of here they leave alone."""
 _ONLY_OFF = {
     "dropout": "dropout isn't computed for LyCORIS adapters",
     "rank_dropout": "dropout isn't computed for LyCORIS adapters",
@@ -207,6 +212,7 @@ _ONLY_OFF = {
     "train_norm": "norms aren't trained",
     "rs_lora": 'rank-stabilized scaling is a key of a standard LoRA: "use_rslora"',
 }
+_HINT_OF_PRESET = 'name what to train: "apply_preset": {"target_module": ["Attention", "FeedForward"]}'
 _IGNORED_BY_LYCORIS = {"linear_dim": "dim", "linear_alpha": "alpha"}
 
 
@@ -258,6 +264,10 @@ def _keys(value: Mapping[str, Any], path: tuple[str | int, ...], known: Mapping[
 def _value(path: tuple[str | int, ...], key: str, given: Any, kind: str) -> Iterator[Fault]:
     if key == "algo":
         yield from _algo(path, given)
+    elif key == "preset":
+        yield from _named_preset(path, given)
+    elif key == "apply_preset" and isinstance(given, str):
+        yield Fault(path, f'"{key}" must be {kind}, not a preset\'s name', _HINT_OF_PRESET)
     elif not _is(given, kind):
         wrong = [index for index, name in enumerate(given) if not _is_name(name)] if isinstance(given, list) else []
         yield Fault((*path, *wrong[:1]) if kind is _NAMES else path, f'"{key}" must be {kind}')
@@ -269,6 +279,16 @@ def _value(path: tuple[str | int, ...], key: str, given: Any, kind: str) -> Iter
         yield Fault(path, f'"{key}" must be a finite number')
     elif key == "multiplier" and given == 0:
         yield Fault(path, '"multiplier" 0 would train nothing', "write 1.0")
+
+
+def _named_preset(path: tuple[str | int, ...], given: Any) -> Iterator[Fault]:
+    if given == "full":
+        return  # the library's default
+    if given in _PRESETS_THERE:
+        message = f'"preset" "{given}" chooses nothing here: "apply_preset" says what is trained'
+        yield Fault(path, message, _HINT_OF_PRESET, warning=True)
+    else:
+        yield Fault(path, '"preset" names none of LyCORIS\' presets', _HINT_OF_PRESET)
 
 
 def _algo(path: tuple[str | int, ...], given: Any) -> Iterator[Fault]:

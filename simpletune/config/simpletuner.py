@@ -44,11 +44,7 @@ from simpletune.errors import ConfigError, UsageError
 CONFIG_FILE, DATA_FILE, PROMPTS_FILE = "config.json", "multidatabackend.json", "validation_prompts.json"
 LYCORIS_FILE = "lycoris_config.json"
 _NO_EFFECT = re.compile(r'^"[^"]*" has no effect (.*)$')
-_WRITTEN_HERE = {
-    "data_backend_config",
-    "validation_prompts_file",
-    "lycoris_config",
-}  # files of ours that aren't on the disk yet
+_WRITTEN_HERE = {"data_backend_config", "validation_prompts_file"}  # files of ours that aren't on the disk yet
 
 
 @dataclass(frozen=True)
@@ -93,13 +89,12 @@ def import_files(
     for_sets = convert_config(conversion, lora_type)
     sets = convert_sets(data, to, for_sets, native=native)
     texts, prompt_lines = _prompts(prompts, conversion)
-    whole = _Whole(conversion, sets.conversions, config, data)
+    planned = {} if lycoris is None else {to.output / LYCORIS_FILE: _bytes(lycoris.value)}
+    whole = _Whole(conversion, sets.conversions, config, data, planned)
     whole.refuse_bad_values()
     if not native:
         whole.drop_what_has_no_effect()
-    contents = whole.contents(texts)
-    if lycoris is not None:
-        contents[to.output / LYCORIS_FILE] = _bytes(lycoris.value)
+    contents = {**whole.contents(texts), **planned}
     lines = (*conversion.lines, *sets.lines, *prompt_lines)
     read_ones = (config, data, *(source for source in (prompts, lycoris) if source is not None))
     warnings = [warning for source in read_ones for warning in source.warnings]
@@ -234,6 +229,7 @@ class _Whole:
     sets: list[Conversion]
     config_source: Source
     data_source: Source
+    planned: Mapping[Path, bytes]  # what is written beside config.json and the data sets
 
     def refuse_bad_values(self) -> None:
         """Raise ConfigError for values that are no values of their keys, at their places in the source."""
@@ -292,8 +288,8 @@ class _Whole:
         return self.config.paths.output / CONFIG_FILE
 
     def _view(self) -> View:
-        config = _document(self._path, self._config_value())
-        data = _document(self._path.with_name(DATA_FILE), self._entries())
+        config = _document(self._path, self._config_value(), self.planned)
+        data = _document(self._path.with_name(DATA_FILE), self._entries(), self.planned)
         return view(config, data)
 
     def _config_value(self) -> dict[str, Any]:
@@ -325,9 +321,9 @@ def _with_places(file: JsonFile, value: Any, places: Mapping[JsonPath, JsonPath]
     return Document(replace(file, value=value, keys=table(file.keys), values=values), value)
 
 
-def _document(path: Path, value: Any) -> Document:
+def _document(path: Path, value: Any, planned: Mapping[Path, bytes]) -> Document:
     file = jsonfile.parse(path, _bytes(value))
-    return Document(file, file.value)
+    return Document(file, file.value, planned=planned)
 
 
 def _bytes(value: Any) -> bytes:

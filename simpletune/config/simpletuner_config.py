@@ -26,6 +26,10 @@ from simpletune.config.simpletuner_values import number, truth
 _SCHEDULE_FREE = "adamw_schedulefree"
 
 
+_OF_A_STANDARD_LORA = (
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_init_type", "lora_target", "peft_lora_target_modules", "use_dora",
+    "use_rslora",
+)  # fmt: skip
 _LIMITS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
 _WORDS = {
     "learning_rate": "far too low for most LoRAs: the examples there say 1e-4",
@@ -86,6 +90,9 @@ def _adapter(c: Conversion, lora_type: str | None) -> None:
     if c.out.get("lora_type", "standard") != "lycoris":
         for given in c.taken("lycoris_config"):
             c.drop(given, "it is for lora_type lycoris")
+    else:
+        for given in c.taken(*_OF_A_STANDARD_LORA):
+            c.drop(given, "lora_type is lycoris, and lycoris_config says it")
     for given in c.taken("resume_from_checkpoint"):
         if given.value in ("latest", "none"):
             c.put(given, given.key, given.value)
@@ -344,8 +351,9 @@ def _for_data_sets(c: Conversion) -> dict[str, tuple[Any, Given]]:
 
 
 def _defaults(c: Conversion) -> None:
+    lycoris = c.out.get("lora_type") == "lycoris"
     for key, value in DEFAULTS_THERE.items():
-        if key in c.out:
+        if key in c.out or (lycoris and key in _OF_A_STANDARD_LORA):
             continue
         rate = c.out.get("learning_rate")
         if key == "lr_end" and isinstance(rate, int | float) and rate <= value:

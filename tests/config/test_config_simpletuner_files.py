@@ -282,6 +282,52 @@ def test_lycoris_becomes_standard_only_on_request(there):
     assert done.line("lycoris_config").action == "dropped"
 
 
+LOKR = {
+    "bypass_mode": True,
+    "algo": "lokr",
+    "multiplier": 1.0,
+    "full_matrix": True,
+    "linear_dim": 10000,
+    "linear_alpha": 1,
+    "factor": 12,
+    "apply_preset": {
+        "target_module": ["Attention", "FeedForward"],
+        "module_algo_map": {"Attention": {"factor": 12}, "FeedForward": {"factor": 6}},
+    },
+}
+LYCORIS = {"lora_type": "lycoris", "lycoris_config": "config/l.json", "model_flavour": "medium"}
+
+
+def test_a_lycoris_is_imported_with_its_file_and_can_be_trained(there):
+    there.write("config/l.json", LOKR)
+    for_peft = {"lora_rank": 16, "lora_alpha": 8, "lora_dropout": 0.1, "init_lokr_norm": 1e-3, "use_dora": True}
+    done = there.imported({**LYCORIS, **for_peft})
+    assert done.errors == []
+    assert done.config["lycoris_config"] == "lycoris_config.json"
+    assert json.loads(done.all.contents[done.folder / "lycoris_config.json"]) == LOKR
+    assert not {key for key in done.config if key.startswith(("lora_", "use_dora", "init_"))} - {"lora_type"}
+    assert [done.line(key).action for key in for_peft] == ["dropped"] * len(for_peft)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"algo": "boft"}, "isn't computed here"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"apply_preset": "attn-mlp"}, "not a preset's name"),
+        ({"apply_preset": {"target_module": ["Atention"]}}, 'did you mean "Attention"'),
+    ],
+)
+def test_what_is_wrong_in_a_lycoris_config_is_told_when_it_is_imported(there, change, said):
+    there.write("config/l.json", {**LOKR, **change})
+    try:
+        found = [problem.message for problem in there.imported(LYCORIS).errors]
+    except ConfigError as error:
+        found = [problem.message for problem in error.problems]
+    assert len(found) == 1
+    assert said in found[0]
+
+
 def test_placeholders_have_their_exact_place(there):
     data = (
         '[\n  {\n    "id": "x",\n    "instance_data_dir": "pictures",\n    "crop_style": "random|center|corner"\n  }\n]'

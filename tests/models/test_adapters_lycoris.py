@@ -107,6 +107,9 @@ def test_factors_are_those_the_library_takes(library) -> None:
         ({"algo": "lokr", "facter": 4}, 'did you mean "factor"'),
         ({"algo": "lokr", "apply_preset": {"targets": ["Attention"]}}, "unknown key"),
         ({"algo": "lokr", "apply_preset": {"module_algo_map": {"Attention": 3}}}, "must be an object"),
+        ({"algo": "lokr", "apply_preset": "attn-mlp"}, "not a preset's name"),
+        ({"algo": "lokr", "preset": "atn-mlp"}, "none of LyCORIS' presets"),
+        ({"algo": "lokr", "preset": ["full"]}, "none of LyCORIS' presets"),
         ({"algo": "lokr", "multiplier": float("nan")}, "finite"),
         ({"algo": "lokr", "multiplier": 0}, "train nothing"),
         ([], "must hold an object"),
@@ -129,6 +132,17 @@ def test_layers_that_are_named_beside_all_others_are_told(key) -> None:
     value["apply_preset"]["target_module"] = []
     assert list(faults(value)) == []
     assert len(layer_kinds(parse(value), known_layers(SD3, SD3.flavours["tiny"]))) < everything
+
+
+@pytest.mark.parametrize("name", ["full", "attn-mlp", "attn-only", "unet-transformer-only"])
+def test_presets_of_the_library_by_name_choose_nothing_as_there(network, library, name) -> None:
+    targets = {"target_module": ["Attention"]}
+    value = {"algo": "lokr", "linear_dim": 4, "factor": 4, "preset": name, "apply_preset": targets}
+    assert [fault.warning for fault in faults(value)] == [True] * (name != "full")
+    network.apply_preset(targets)
+    made = library.create_lycoris(small_model(), 1.0, 4, 1, algo="lokr", factor=4, preset=name)
+    named = {f"lycoris_{layer.replace('.', '_')}" for layer in layer_kinds(parse(value), _chains(small_model()))}
+    assert {lora.lora_name for lora in made.loras} == named
 
 
 def test_targets_that_the_model_lacks_are_said() -> None:

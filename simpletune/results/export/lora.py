@@ -17,8 +17,9 @@ from simpletune import files
 from simpletune.errors import EnvironmentNotReady, UsageError
 from simpletune.models.deltas import row_lengths, row_squares
 from simpletune.models.lora_file import Adapter, Factors, type_of
+from simpletune.models.single_file import transformer_original
 from simpletune.models.weight_source import WeightSource
-from simpletune.results.export.layouts import COMFYUI, header, tensors
+from simpletune.results.export.layouts import COMFYUI, header, swapped_halves, tensors
 from simpletune.results.export.rank import Reduced, error_in_all, reduce
 from simpletune.results.export.subject import Subject
 
@@ -62,11 +63,11 @@ def export_lora(
     Raises UsageError for that, for an adapter that has no rank to reduce or that the layout can't hold, and for numbers
     that `dtype` can't hold; EnvironmentNotReady when it can't be written.
     """
-    layers = _reduced(subject, rank, max_error)
+    layers, last_block = _reduced(subject, rank, max_error), subject.flavour.block_count - 1
     factors: dict[str, Adapter] = {module: layer.factors for module, layer in layers.items()} or dict(subject.factors)
     if base is not None:
-        factors = {module: _for_comfyui(module, factor, base) for module, factor in factors.items()}
-    made = tensors(factors, layout, subject.flavour.block_count - 1, DTYPES[dtype])
+        factors = {module: _for_comfyui(module, factor, base, last_block) for module, factor in factors.items()}
+    made = tensors(factors, layout, last_block, DTYPES[dtype])
     check_held(made, dtype)
     _write(path, made, header(factors, layout))
     return Exported(path, layers)
@@ -94,15 +95,18 @@ def _reduced(subject: Subject, rank: int | None, max_error: float | None) -> dic
     return layers
 
 
-def _for_comfyui(module: str, adapter: Adapter, base: WeightSource) -> Adapter:
+def _for_comfyui(module: str, adapter: Adapter, base: WeightSource, last_block: int) -> Adapter:
     """ComfyUI multiplies W + B A by m / |W|, where DoRA's paper, PEFT and LyCORIS have m / |W + B A|: so m is given it
-    with the quotient of the two lengths in it."""
+    with the quotient of the two lengths in it. Where MMDiT has a modulation's halves the other way round, it exchanges
+    those of B A and not those of m, which are exchanged here."""
     if not isinstance(adapter, Factors) or adapter.magnitude is None:
         return adapter
     weight = base.read(f"{module}.weight").float()
     squares = row_squares(weight)
     changed = squares.sqrt() / row_lengths(weight, squares, adapter.a.float(), adapter.b.float())
-    return replace(adapter, magnitude=adapter.magnitude * changed)
+    length = adapter.magnitude * changed
+    turned = transformer_original(f"{module}.weight", last_block).swapped
+    return replace(adapter, magnitude=swapped_halves(length) if turned else length)
 
 
 def check_held(made: Mapping[str, Tensor], dtype: str) -> None:
