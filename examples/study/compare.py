@@ -1,7 +1,8 @@
-"""The study's table, paired differences and plots: `python compare.py output/sweep.csv [FOLDER]`.
+"""The study's tables, paired differences and plots: `python compare.py output output-rates [FOLDER]`.
 
-Prints Markdown; FOLDER gets kinds.png (each metric by kind and rank) and precision.png (what a quantized base changes,
-and what another seed changes). Every figure is of the runs in sweep.csv, nothing is chosen.
+Of the sweeps adapters.json and rates.json. Prints Markdown; FOLDER gets kinds.png (each metric by kind and rank),
+changes.png (what one change does, all else being equal) and rates.png (kinds by learning rate). Every figure is of the
+runs in a sweep.csv: none is left out.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ Pair = tuple[Run, Run]
 
 
 def main() -> None:
-    runs = read(Path(sys.argv[1]))
-    sys.stdout.write(f"{table(runs)}\n\n{differences(runs)}\n")
-    if len(sys.argv) > 2:
-        folder = Path(sys.argv[2])
+    runs, rates = (read(Path(folder) / "sweep.csv") for folder in sys.argv[1:3])
+    sys.stdout.write(f"{table(runs)}\n\n{differences(runs)}\n\n{by_rate(rates)}\n")
+    if len(sys.argv) > 3:
+        folder = Path(sys.argv[3])
         folder.mkdir(parents=True, exist_ok=True)
         draw_kinds(runs, folder / "kinds.png")
-        draw_pairs(runs, folder / "precision.png")
+        draw_pairs(runs, folder / "changes.png")
+        draw_rates(rates, folder / "rates.png")
 
 
 def read(path: Path) -> list[Run]:
@@ -54,7 +56,9 @@ def kind_and_rank(run: Run) -> tuple[str, int]:
 
 
 def of(runs: Iterable[Run], adapter: str, precision: str | None = None) -> list[Run]:
-    return [run for run in runs if run["adapter"] == adapter and precision in (None, run["base_model_precision"])]
+    """The runs of an adapter, over one base or over all."""
+    mine = [run for run in runs if run["adapter"] == adapter]
+    return mine if precision is None else [run for run in mine if run["base_model_precision"] == precision]
 
 
 def mean(runs: Sequence[Run], name: str) -> float:
@@ -66,11 +70,11 @@ def mean(runs: Sequence[Run], name: str) -> float:
 
 def table(runs: Sequence[Run]) -> str:
     head = ["adapter", "KiB", "s", *(f"loss {word}" for word in PRECISIONS.values()), "KID (95% interval)", "Vendi"]
-    base = runs[0]
+    whole = [run for run in runs if run["base_model_precision"] == "no_change"]
     rows = [
         [
-            "the model itself", "", "", number(base, "base_held_out_loss"), "", "",
-            with_interval([base], "base_kid_statistics"), number(base, "base_vendi_statistics", 2),
+            "the model itself", "", "", f"{mean(whole, 'base_held_out_loss'):.4f}", "", "",
+            with_interval(whole, "base_kid_statistics"), f"{mean(whole, 'base_vendi_statistics'):.2f}",
         ],
         *(row(runs, kind, rank) for kind in KINDS for rank in RANKS if of(runs, f"{kind}-{rank}")),
     ]  # fmt: skip
@@ -89,10 +93,6 @@ def row(runs: Sequence[Run], kind: str, rank: int) -> list[str]:
         with_interval(whole, "kid_statistics"),
         f"{mean(whole, 'vendi_statistics'):.2f}",
     ]
-
-
-def number(run: Run, name: str, digits: int = 4) -> str:
-    return f"{float(run[name]):.{digits}f}"
 
 
 def with_interval(runs: Sequence[Run], name: str) -> str:
@@ -148,6 +148,20 @@ def apart(found: Sequence[Pair], metric: str) -> str:
     return f"{statistics.median(values):+.1f}% ({min(values):+.1f} to {max(values):+.1f})"
 
 
+# --- the learning rate
+
+
+def by_rate(runs: Sequence[Run]) -> str:
+    """Held-out loss and KID of both seeds at each learning rate."""
+    rates = sorted({run["learning_rate"] for run in runs}, key=float)
+    lines = [f"| adapter | {' | '.join(rates)} |", f"|---|{'---:|' * len(rates)}"]
+    for adapter in dict.fromkeys(run["adapter"] for run in runs):
+        at = [[run for run in of(runs, adapter) if run["learning_rate"] == rate] for rate in rates]
+        cells = [f"{mean(some, 'held_out_loss'):.3f}, {mean(some, 'kid_statistics'):.2f}" for some in at]
+        lines.append(f"| {adapter.replace('-', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 # --- plots
 
 
@@ -156,7 +170,7 @@ def draw_kinds(runs: Sequence[Run], path: Path) -> None:
     for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
         for offset, kind in zip((-0.15, -0.05, 0.05, 0.15), KINDS, strict=True):
             draw_kind(axis, [run for run in runs if kind_and_rank(run)[0] == kind], kind, metric, offset)
-        axis.axhline(float(runs[0][f"base_{metric}"]), color="grey", linestyle=":", label="the model itself")
+        axis.axhline(mean(runs, f"base_{metric}"), color="grey", linestyle=":", label="the model itself")
         axis.set_xticks(range(len(RANKS)), [str(rank) for rank in RANKS])
         axis.set_xlabel("rank")
         axis.set_title(title, fontsize=10)
@@ -196,6 +210,32 @@ def draw_pairs(runs: Sequence[Run], path: Path) -> None:
     axes[0].set_yticks(range(len(found)), list(reversed(found)))
     handles = [plt.Line2D([], [], color=COLOURS[kind], marker="o", linestyle="", label=kind) for kind in KINDS]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def draw_rates(runs: Sequence[Run], path: Path) -> None:
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
+        for kind in KINDS:
+            mine = [run for run in runs if kind_and_rank(run)[0] == kind]
+            mine.sort(key=lambda run: float(run["learning_rate"]))
+            rates = list(dict.fromkeys(float(run["learning_rate"]) for run in mine))
+            means = [mean([run for run in mine if float(run["learning_rate"]) == rate], metric) for rate in rates]
+            axis.plot(rates, means, color=COLOURS[kind], label=f"{kind} {kind_and_rank(mine[0])[1]}")
+            values = [float(run[metric]) for run in mine]
+            axis.plot([float(run["learning_rate"]) for run in mine], values, "o", color=COLOURS[kind], ms=4, alpha=0.5)
+        axis.axhline(mean(runs, f"base_{metric}"), color="grey", linestyle=":", label="the model itself")
+        axis.set_xscale("log")
+        axis.set_xticks(rates, [f"{rate:g}" for rate in rates], minor=False)
+        axis.minorticks_off()
+        if metric != "vendi_statistics":  # what breaks apart would flatten the rest
+            axis.set_yscale("log")
+            axis.yaxis.set_minor_formatter("{x:g}")
+            axis.yaxis.set_major_formatter("{x:g}")
+        axis.set_xlabel("learning rate")
+        axis.set_title(title, fontsize=10)
+        axis.grid(axis="y", alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=110)
 
 
