@@ -71,7 +71,20 @@ def _places(jobs: int | None, devices: str | None) -> Places:
     cards = tuple(card.strip() for card in devices.split(","))
     if not all(card.isdecimal() for card in cards) or len(set(cards)) != len(cards):
         raise UsageError(f"--devices: {shown(devices)} isn't a list of numbers", "write --devices 0,1")
+    _check_cards(cards)
     return Places(cards)
+
+
+def _check_cards(cards: Sequence[str]) -> None:
+    """Raises UsageError for a GPU that isn't there: what is given none of the cards would train on the processor."""
+    from simpletune.machine.gpus import amd_gpus, nvidia_gpus
+
+    there = sorted({gpu.index for gpu in nvidia_gpus().gpus or amd_gpus()})
+    missing = next((card for card in cards if int(card) not in there), None)
+    if missing is not None:
+        none = "no GPU is found here, see `simpletune doctor`; --jobs N runs several at a time without one"
+        hint = f"the numbers here are {', '.join(map(str, there))}" if there else none
+        raise UsageError(f"--devices: there is no GPU {missing}", hint)
 
 
 def _check_options(asked: SweepFile) -> None:

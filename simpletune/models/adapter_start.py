@@ -178,6 +178,7 @@ def existing_adapter(transformer: nn.Module, kinds: Mapping[str, LayerKind], set
         return {}
     factors = read_adapter(settings.init_lora)
     where = f"init_lora: {settings.init_lora}"
+    check_fits(factors, transformer, where)
     if settings.lora_type != LYCORIS:
         _check_rank(factors, settings, where)
     key = "lycoris_config" if settings.lora_type == LYCORIS else "lora_target"
@@ -185,7 +186,6 @@ def existing_adapter(transformer: nn.Module, kinds: Mapping[str, LayerKind], set
     if extra or absent:
         said = f"has {extra[0]}, which {key} doesn't train" if extra else f"lacks {absent[0]}"
         raise ConfigError(f"{where} {said}", f'use the "{key}" it was trained with')
-    check_fits(factors, transformer, where)
     for name, kind in kinds.items():
         _check_kind(factors[name], kind, f"{where}: {name}")
     return factors

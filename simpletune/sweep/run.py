@@ -48,7 +48,8 @@ class Places:
         """Of a run there. Side by side on a processor, runs that each take all of its cores slow each other down."""
         environment = dict(os.environ)
         if card is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = card
+            # Counted as nvidia-smi does; by itself CUDA begins with the fastest card.
+            environment |= {"CUDA_VISIBLE_DEVICES": card, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         elif len(self.cards) > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(self.cards))))
         return environment

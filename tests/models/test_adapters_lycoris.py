@@ -19,7 +19,7 @@ from simpletune.config.lycoris_targets import known_layers, layer_kinds, target_
 from simpletune.errors import ConfigError
 from simpletune.models import adapters, components
 from simpletune.models.adapter_start import _chains, kinds_of
-from simpletune.models.lora_file import check_fits, read_adapter
+from simpletune.models.lora_file import FILE_NAME, check_fits, read_adapter
 from simpletune.models.quantize import PRECISIONS
 from simpletune.models.sd3_forward import SD3Forward
 
@@ -289,6 +289,11 @@ def test_init_lora_continues_where_the_file_ends(kind, tmp_path) -> None:
     other = "loha" if kind != "loha" else "lokr"
     with pytest.raises(ConfigError, match=r"another kind|lacks|doesn't train"):
         adapters.attach_lora(small_model(), settings(other, init_lora=tmp_path))
+    elsewhere = {name.replace("blocks.1.", "blocks.9.").replace("blocks_1_", "blocks_9_"): tensor
+                 for name, tensor in load_file(tmp_path / FILE_NAME).items()}  # fmt: skip
+    save_file(elsewhere, tmp_path / "elsewhere.safetensors")
+    with pytest.raises(ConfigError, match=r"blocks\.9\..*, which the model lacks"):
+        adapters.attach_lora(small_model(), settings(kind, init_lora=tmp_path / "elsewhere.safetensors"))
 
 
 def _resumed(kind: str, precision: str) -> None:

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from project import Project, make_project
 
 from simpletune.cli.main import run
 from simpletune.errors import ConfigError
+from simpletune.machine import gpus
+from simpletune.sweep import run as subject
 from simpletune.sweep.file import read
 from simpletune.sweep.plan import folder_name, plan
 from simpletune.sweep.table import Row, lines
@@ -104,6 +107,44 @@ def test_options_of_an_evaluation_are_judged_before_hours_of_training(
     assert run(["sweep", str(sweep_file(project, axes={"seed": [1]}, evaluate=["--sedes", "2"]))]) == 2
     assert "--sedes" in capsys.readouterr().err
     assert not (project.folder / "ranks").exists()
+
+
+class Process:
+    """A run that fails when it is looked at for the second time."""
+
+    at_work: ClassVar[list[str]] = []
+    begun: ClassVar[list[str]] = []
+
+    def __init__(self, *_: Any, env: dict[str, str], **__: Any) -> None:
+        self.card, self.returncode, self.looks = env["CUDA_VISIBLE_DEVICES"], 1, 0
+        assert env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+        assert self.card not in self.at_work
+        self.at_work.append(self.card)
+        self.begun.append(self.card)
+
+    def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks < 2:
+            return None
+        self.at_work.remove(self.card)
+        return 1
+
+
+def test_each_gpu_that_is_named_has_a_run_at_a_time(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With three cards that aren't there and processes that are none."""
+    cards = tuple(gpus.Gpu(index, "a card", None, None, "", None) for index in range(3))
+    monkeypatch.setattr(gpus, "nvidia_gpus", lambda: gpus.Found(cards))
+    monkeypatch.setattr(subject, "subprocess", SimpleNamespace(Popen=Process, DEVNULL=None, STDOUT=None))
+    path = sweep_file(project, axes={"seed": [1, 2, 3, 4]})
+    for asked, said in (("0,3", "there is no GPU 3"), ("0,0", "isn't a list"), ("a", "isn't a list")):
+        assert run(["sweep", str(path), "--devices", asked]) == 2
+        assert said in capsys.readouterr().err
+    assert Process.begun == []
+    assert run(["sweep", str(path), "--devices", "0,2"]) == 1
+    assert "4 of 4 runs failed" in capsys.readouterr().err
+    assert Process.begun == ["0", "2", "0", "2"]
 
 
 @pytest.mark.parametrize(
