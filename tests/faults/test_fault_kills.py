@@ -93,7 +93,7 @@ def test_at_every_call_that_changes_a_file(
         except AssertionError as problem:
             wrong.append(f"{do} at {point}: {problem}")
     assert not wrong, f"{len(wrong)} of {len(chosen)} kills:\n" + "\n\n".join(wrong)
-    assert len(missed) <= len(chosen) / 10, missed
+    assert len(missed) <= 1, missed  # threads come by in another order
     tally("of them before or in a named call", len(chosen) - len(missed))
 
 
