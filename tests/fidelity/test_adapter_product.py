@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_kinds import shake
 from plain_loop import PRECISIONS, picture, stock_pipeline
 from small_runs import make_run
 from tallies import Tally
@@ -40,6 +41,13 @@ ALPHAS = (
 )
 TARGETS = ("attention", "attention-image", "blocks", ("*.norm1.linear", "*.attn.to_k", "proj_out"))
 INITS = ("default", "gaussian", "pissa", "olora")
+LYCORIS: tuple[dict[str, Any], ...] = (
+    {"algo": "locon", "linear_dim": 4, "linear_alpha": 2},
+    {"algo": "loha", "linear_dim": 4, "linear_alpha": 2},
+    {"algo": "lokr", "linear_dim": 2, "linear_alpha": 3, "factor": 4},
+    {"algo": "lokr", "linear_dim": 10_000, "linear_alpha": 1, "factor": 8, "multiplier": 0.5},
+    {"algo": "lokr", "linear_dim": 2, "linear_alpha": 2, "decompose_both": True},
+)
 
 
 def choices(precision: str) -> Iterator[dict[str, Any]]:
@@ -85,6 +93,10 @@ class Bench:
                     weight += noise / (scale * settings.lora_rank**0.5)
                 else:
                     weight += 0.3 * noise / weight.shape[1] ** 0.5
+        return self.saved(settings)
+
+    def saved(self, settings: Settings) -> tuple[np.ndarray, Path]:
+        """The picture with the adapter that is on, and its file; it is off afterwards."""
         picture = self.ours()
         state, metadata = final_state(self.transformer, settings)
         file = self.family.save_lora(self.folder, state, metadata)
@@ -137,4 +149,28 @@ def test_stock_diffusers_takes_the_picture_of_every_adapter(
         assert np.abs(ours - made.loaded(file)).max() <= ONE_LEVEL, chosen
         assert np.abs(ours - base).max() > 8, f"the adapter changes nothing, so nothing was compared: {chosen}"
         tally("adapters compared with stock diffusers", 1)
+    assert np.array_equal(made.ours(), base)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("precision", ["no_change", *PRECISIONS])
+def test_the_lycoris_library_takes_the_picture_of_every_kind(
+    bench: Callable[[str], Bench], precision: str, tally: Tally
+) -> None:
+    library = pytest.importorskip("lycoris")
+    made = bench(precision)
+    base = made.ours()
+    for kind in LYCORIS:
+        config = {**kind, "apply_preset": {"target_module": ["Attention", "FeedForward"]}}
+        settings = replace(made.settings, lora_type="lycoris", lycoris_config=config)
+        attach_lora(made.transformer, settings)
+        shake(made.transformer)
+        ours, file = made.saved(settings)
+        network, _ = library.create_lycoris_from_weights(1.0, str(file), made.stock.transformer)
+        network.apply_to()
+        theirs = made.theirs()
+        network.restore()
+        assert np.abs(ours - theirs).max() <= ONE_LEVEL, kind
+        assert np.abs(ours - base).max() > 8, f"the adapter changes nothing, so nothing was compared: {kind}"
+        tally("adapters compared with the LyCORIS library", 1)
     assert np.array_equal(made.ours(), base)

@@ -25,8 +25,10 @@ PRESET = {"target_module": ["Attention"], "module_algo_map": {"FeedForward": {"a
 LOKR = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 8, "apply_preset": PRESET}
 KINDS: dict[str, dict[str, Any]] = {
     "lokr and loha": {"lora_type": "lycoris", "lycoris_config": "l.json", "lora_rank": None},
+    "locon": {"lora_type": "lycoris", "lycoris_config": "l.json", "lora_rank": None},
     "dora": {"use_dora": True},
 }
+LOCON = {"algo": "locon", "linear_dim": 4, "linear_alpha": 2, "apply_preset": {"target_module": ["Attention"]}}
 
 
 def train(project: Project, *overrides: str) -> None:
@@ -36,7 +38,7 @@ def train(project: Project, *overrides: str) -> None:
 def made(folder: Path, kind: str, **keys: Any) -> Project:
     project = make_project(folder, **{**KEYS, **keys})
     project.set(**KINDS[kind])
-    (folder / "l.json").write_text(json.dumps(LOKR))
+    (folder / "l.json").write_text(json.dumps(LOCON if kind == "locon" else LOKR))
     return project
 
 
