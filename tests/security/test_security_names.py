@@ -91,6 +91,28 @@ def test_an_adapters_name_is_a_plain_name(tmp_path, name, tally):
     tally("bad inputs: security", 1)
 
 
+@pytest.mark.parametrize("name", [HOSTILE, *OUT, "first try"])
+def test_a_runs_name_is_one_folder_to_trackio(tmp_path, name, monkeypatch, tally):
+    """It keeps pictures below PROJECT/NAME; the id may come from a file, too."""
+    import sys
+    from types import SimpleNamespace
+
+    from simpletune.trainer.tracking.to_trackio import Trackio
+    from simpletune.trainer.tracking.tracker import RunDescription
+
+    given: list[str] = []
+    fake = SimpleNamespace(Image=None, init=lambda **keys: given.append(keys["name"]))
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    for number in ("0123456789", "../../.."):
+        Trackio(RunDescription("project", name, number, tmp_path, 0, {}))
+    assert given[0].startswith("first try-012345") == (name == "first try")
+    for made in given:
+        assert made == Path(made).name
+        assert not set(made) & set("/\\:\0\n\r\x1b")
+        assert not made.startswith(".")
+    tally("bad inputs: security", 2)
+
+
 def test_a_row_of_the_hub_names_a_picture_by_its_last_part(tally):
     from simpletune.data.sources.hub.names import numbered, tail
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from simpletune.trainer.tracking.tracker import Picture, RunDescription
 
+_UNFIT = re.compile(r'^\.+|[\x00-\x1f\x7f<>:"/\\|?*]')
+"""What a folder's name can't have on one system or another, or would lead out of where it stands."""
+
 
 class Trackio:
-    """A run of trackio, which finds runs again by their names alone: the name ends in the id, to be the only one."""
+    """A run of trackio, which finds runs again by their names alone: the name ends in the id, to be the only one.
+
+    It also keeps the pictures in a folder of that name, so that the name is made one.
+    """
 
     def __init__(self, run: RunDescription) -> None:
         import trackio
@@ -16,7 +23,7 @@ class Trackio:
         self._image = trackio.Image
         self._run = trackio.init(
             project=run.project,
-            name=f"{run.name}-{run.id[:6]}",
+            name=_UNFIT.sub("_", f"{run.name}-{run.id[:6]}"),
             config=dict(run.config),
             resume="allow",
             embed=False,
