@@ -65,12 +65,17 @@ def holds_a_run(what: str, settings: Settings, asked: Asked, *, resumable: bool)
 
 
 def _going_on(settings: Settings, asked: Asked) -> list[Way]:
-    """The command that continues the run in the folder, with the values that it is bound to."""
+    """The command that continues the run in the folder, with the values that it is bound to; for longer where it has
+    all the steps that are asked for."""
     saved, done = saved_settings(settings.output_dir), list_checkpoints(settings.output_dir)
     found = changes(saved, settings) if saved is not None else []
-    if saved is None or not done or not found:
+    if saved is None or not done or not (found or _has_all_steps(done[-1][0], settings)):
         return [("to continue that run", asked.command())]
     return _as_before(done[-1][0], found, saved, settings, asked)
+
+
+def _has_all_steps(step: int, settings: Settings) -> bool:
+    return settings.max_train_steps is not None and step >= settings.max_train_steps
 
 
 def none_intact(named: Mapping[Path, Sequence[str]], settings: Settings, asked: Asked) -> Exception:
@@ -112,7 +117,7 @@ def _as_before(
     follows = {change.key for change in found if _follows(settings.origins.get(change.key, ""), found)}
     values = {change.key: _typed(change.old) for change in found if change.key not in follows}
     longer = {}
-    if settings.max_train_steps is not None and step >= settings.max_train_steps:
+    if settings.max_train_steps is not None and _has_all_steps(step, settings):
         longer = {"max_train_steps": str(step + settings.max_train_steps)}
     # Where the files have the old values, it is enough to leave out what was put over them.
     tried = (asked.without(values).having(longer), asked.having({**values, **longer}))

@@ -20,6 +20,8 @@ from simpletune.machine.estimate import GIB
 from simpletune.machine.forecast import ENCODE_IMAGES, ENCODE_TEXT, TRAIN, VALIDATE, PhaseMemory, Plan, forecast
 from simpletune.machine.ways_down import Change, ways_down
 from simpletune.models.memory import ran_out
+from simpletune.results.run_folder import list_checkpoints
+from simpletune.trainer.endings import intact
 from simpletune.trainer.phases import PhaseLog
 
 _LOAD = "load"
@@ -47,7 +49,7 @@ class Shortage:
 
     phase: of the run, as its PhaseLog names it. asked: what didn't fit any more, in torch's words. held: the most that
     the run had reserved in that phase. usable: what it could count on. others: what other processes hold. bound: the
-    keys that this run can't change any more, because it has a checkpoint.
+    keys that this run can't change any more, because it has a checkpoint. saved: what it can go on from, in words.
     """
 
     phase: str
@@ -56,6 +58,7 @@ class Shortage:
     usable: int | None = None
     others: int = 0
     bound: frozenset[str] = frozenset()
+    saved: str | None = None
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def _way_out(shortage: Shortage, changes: Sequence[Change]) -> str:
     if any(change.key in shortage.bound for change in changes):
         steps.append('name another "output_dir", as the checkpoints of this run are bound to its settings')
     others = "end what else uses the device; or " if shortage.others >= _MUCH else ""
-    return others + "; ".join(steps)
+    return others + "; ".join([*steps, *([shortage.saved] if shortage.saved else [])])
 
 
 def _step(cost: str, changes: Sequence[Change]) -> str:
@@ -129,6 +132,7 @@ def _observed(phase: str, full: RuntimeError, settings: Settings, phases: PhaseL
         usable=usable,
         others=others,
         bound=frozenset(bound_settings(settings)) if saved_settings(settings.output_dir) else frozenset(),
+        saved=intact(settings) if list_checkpoints(settings.output_dir) else None,
     )
 
 

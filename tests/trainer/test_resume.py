@@ -145,6 +145,10 @@ def test_what_continues_a_run_has_the_values_it_is_bound_to(run: Project) -> Non
     error = refused(run, "resume_from_checkpoint=none", "seed=3")
     (again,) = (line for line in commands(error) if "resume_from_checkpoint=latest" in line)
     assert "seed=3" not in again
+    for steps, longer in ((4, True), (6, False)):
+        error = refused(run, "resume_from_checkpoint=none", f"max_train_steps={steps}")
+        (again,) = (line for line in commands(error) if "resume_from_checkpoint=latest" in line)
+        assert ("max_train_steps=8" in again) == longer, "a finished run would do nothing"
 
 
 @pytest.mark.usefixtures("light")

@@ -21,9 +21,11 @@ from simpletune.models.memory import ran_out
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
 from simpletune.results.pictures import read_description
+from simpletune.results.run_folder import list_checkpoints, verify
 from simpletune.results.studio import Planned, Shot
 from simpletune.trainer import short_memory
 from simpletune.trainer.launch import launch
+from simpletune.trainer.session import Session
 from simpletune.trainer.short_memory import Shortage, out_of_memory, remedies
 
 Make = Callable[..., Project]
@@ -181,6 +183,31 @@ def test_a_run_ends_with_one_error_that_names_the_phase(
     assert caught.value.message.startswith(f"out of memory while {doing}; it takes ")
     assert caught.value.hint
     assert not (made.output / ".run.lock").exists()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("error", [full, MemoryError], ids=["the card's", "the computer's"])
+def test_what_is_saved_stays_and_the_same_command_goes_on(
+    project: Make, monkeypatch: pytest.MonkeyPatch, error: Callable[[], Any]
+) -> None:
+    made = project(max_train_steps=5, checkpoint_step_interval=2)
+    advance = Session.advance
+
+    def short(self: Session, batch: Any) -> Any:
+        if self.step == 3 and (raised := error()):
+            raise raised
+        return advance(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "advance", short)
+        with pytest.raises(OutOfMemory, match=r"(ran out|out of memory) while training") as caught:
+            launch(made.config, (), SilentReporter())
+    assert caught.value.exit_code == 1
+    assert "checkpoint-2 is intact" in (caught.value.hint or "")
+    assert [path.name for _, path in list_checkpoints(made.output) if not verify(path)] == ["checkpoint-2"]
+    outcome = launch(made.config, (), SilentReporter())
+    assert outcome is not None
+    assert outcome.trained == 3
 
 
 def test_validation_pictures_are_decoded_in_tiles_and_say_so(project: Make, monkeypatch: pytest.MonkeyPatch) -> None:
