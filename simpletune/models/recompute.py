@@ -102,8 +102,9 @@ class KeptInputs:
         for copy, _tensors in self._here.values():  # of a pass that was broken off
             if copy is not None:
                 copy.wait(self._device)
+        self._wait_for_leaving()
         self._order = list(numbers)
-        self._here, self._away, self._leaving = {}, {}, None
+        self._here, self._away = {}, {}
         self._pass += 1
 
     def put(self, number: int, tensors: Pair) -> tuple[int, int]:

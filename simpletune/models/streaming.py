@@ -77,6 +77,7 @@ class StreamedT5:
             for index in range(len(batches)):
                 yield norm(self._through_block(waiting.take(index)))
         finally:
+            _after_computation(self._stream)
             self._stack.block = nn.ModuleList()
 
     def _through_all_but_last(self, batches: Sequence[Tensor], waiting: _Waiting, reporter: Reporter) -> Any:
@@ -88,6 +89,7 @@ class StreamedT5:
             for index, ids_BL in enumerate(batches):
                 waiting.put(index, embedding(ids_BL.to(self._device)))
             # Not while the first block is being loaded: it would get the embedding's memory under its very computation.
+            _after_computation(self._stream)
             del embedding
             ahead.start(self._loader(0))
             bias = None
@@ -187,7 +189,8 @@ class _Ahead:
     """Loads one thing at a time in a thread, on CUDA on a stream beside the computation's.
 
     What was loaded lies in the stream's memory: dropped while something else is being loaded, it would be overwritten
-    under the computation that still needs it. Dropped after `wait` and before `start`, it isn't.
+    under the computation that still needs it. Dropped after `wait` and before `start`, it isn't, and what `wait` gives
+    may take the place of what it gave before.
     """
 
     def __init__(self, stream: torch.cuda.Stream | None) -> None:
@@ -205,20 +208,21 @@ class _Ahead:
         self._pool.shutdown(cancel_futures=True)
 
     def start(self, load: Load) -> None:
-        computed = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
-        self._coming = self._pool.submit(self._load, load, computed)
+        _after_computation(self._stream)
+        self._coming = self._pool.submit(self._load, load)
 
     def wait(self) -> Any:
         """What was started last, whole. Raises what loading raised."""
         coming, self._coming = self._coming, None
         assert coming is not None
-        return coming.result()
+        loaded = coming.result()
+        _after_computation(self._stream)
+        return loaded
 
-    def _load(self, load: Load, computed: Any) -> Any:
+    def _load(self, load: Load) -> Any:
         if self._stream is None:
             return load(self._go_on)
         with torch.cuda.stream(self._stream):
-            self._stream.wait_event(computed)
             loaded = load(self._go_on)
             self._stream.synchronize()
         return loaded
@@ -226,3 +230,11 @@ class _Ahead:
     def _go_on(self, _done: int, _total: int) -> None:
         if self._unwanted.is_set():
             raise RuntimeError("what is being loaded isn't wanted any more")
+
+
+def _after_computation(stream: torch.cuda.Stream | None) -> None:
+    """Put the stream behind all that the device has been told to compute. To be said before something of the stream's
+    memory is dropped: torch waits for that stream alone when it gives the memory back to the card, as it does whenever
+    another allocation finds none."""
+    if stream is not None:
+        stream.wait_stream(torch.cuda.current_stream(stream.device))

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,32 @@ def test_a_block_comes_while_the_one_before_is_at_work(file: Path) -> None:
     watched.before = watch
     list(watched.t5.states(BATCHES))
     assert seen == [True] * (BLOCKS * len(BATCHES))
+
+
+def test_what_is_dropped_has_been_computed_with(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a card: its memory may go back at any moment then, and torch waits for the loading stream alone."""
+    watched, seen = Watched(file), []
+
+    class Stream:
+        device, synchronize = CPU, staticmethod(lambda: None)
+
+        def wait_stream(self, _computing: Any) -> None:
+            seen.append("behind")
+
+    def watch(_number: int, module: nn.Module, _progress: Any) -> None:
+        for part in [child for child in module.modules() if next(child.parameters(recurse=False), None) is not None]:
+            part.register_forward_pre_hook(lambda *_: seen.append("computed"))
+            weakref.finalize(part, seen.append, "dropped")
+
+    monkeypatch.setattr(torch.cuda, "stream", lambda _stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: None)
+    watched.t5._stream, watched.before = Stream(), watch  # type: ignore[assignment]
+    for _ in watched.t5.states(BATCHES):
+        pass
+    before = [seen[: at + 1] for at, what in enumerate(seen) if what == "dropped"]
+    last = [next(what for what in reversed(past) if what != "dropped") for past in before]
+    assert len(last) > BLOCKS
+    assert set(last) == {"behind"}
 
 
 def test_a_file_that_goes_meanwhile_is_said(file: Path, tmp_path: Path) -> None:
