@@ -73,6 +73,7 @@ def sketch(settings: Settings) -> Plan:
         lora_dropout=settings.lora_dropout,
         base_model_matmul=settings.base_model_matmul,
         execution=settings.execution,
+        deterministic=settings.deterministic,
         base_model_offload=settings.base_model_offload,
         activation_offload=settings.activation_offload,
         device=settings.device,

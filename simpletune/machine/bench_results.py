@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from simpletune import __version__, files, outside
 from simpletune.config.installed import torch_build
+from simpletune.machine.execution import EIGHT_BIT
 from simpletune.machine.forecast import Plan, way_of
 from simpletune.machine.user_cache import cache_folder
 
@@ -53,6 +54,10 @@ class Row:
     fits: bool = True
     base_model_offload: int = 0
     activation_offload: bool = False
+    base_model_matmul: str = "auto"  # or what its products in 8 bits are of
+    deterministic: bool = False
+    use_dora: bool = False
+    lycoris: str | None = None
 
     @property
     def ms_per_sample(self) -> float | None:
@@ -86,6 +91,10 @@ def case_of(plan: Plan) -> Row:
         use_ema=plan.use_ema,
         base_model_offload=plan.base_model_offload,
         activation_offload=plan.activation_offload,
+        base_model_matmul=plan.base_model_matmul if plan.base_model_matmul in EIGHT_BIT else "auto",
+        deterministic=plan.deterministic,
+        use_dora=plan.use_dora,
+        lycoris=plan.lycoris,
     )
 
 
@@ -94,8 +103,6 @@ def measured_step(card: str, plan: Plan) -> float | None:
 
     Not one that ran in another way than the plan's will, as a short run does beside a long one.
     """
-    if plan.use_dora or plan.lycoris is not None:
-        return None  # only steps of standard LoRAs are measured
     path = results_file(card)
     try:
         changed = path.stat().st_mtime_ns
@@ -154,8 +161,8 @@ def _torch() -> str:
 
 
 def _row(values: dict[str, Any]) -> Row:
-    unsaid = {"base_model_offload": 0, "activation_offload": False}  # by files of before there were these keys
-    known = {field.name: (unsaid | values)[field.name] for field in fields(Row)}
+    # Files of before there was a key, which is always one with a default, don't have it.
+    known = {field.name: values[field.name] for field in fields(Row) if field.name in values or _is_needed(field)}
     width, height = known["size"]
     target = known["lora_target"]
     return Row(
@@ -165,3 +172,7 @@ def _row(values: dict[str, Any]) -> Row:
             "lora_target": tuple(target) if isinstance(target, list) else target,
         }
     )
+
+
+def _is_needed(field: Field[Any]) -> bool:
+    return field.default is MISSING

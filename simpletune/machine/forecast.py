@@ -72,6 +72,7 @@ class Plan:
     device_bytes: int | None = None
     saves: int | None = None
     use_dora: bool = False
+    deterministic: bool = False
     lycoris: str | None = None  # the text of what lycoris_config names, for lora_type lycoris
 
     @property

@@ -117,6 +117,7 @@ def plan(state: State) -> Plan:
         lora_dropout=value("lora_dropout"),
         base_model_matmul=value("base_model_matmul"),
         execution=value("execution"),
+        deterministic=value("deterministic"),
         device=device.kind,
         capability=device.device.capability,
         can_compile=state.facts.machine.can_compile or not device.here,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from machine_plans import MEASURED as PLAN
@@ -64,6 +66,33 @@ def test_a_step_that_ran_in_another_way_decides_nothing() -> None:
     ):
         save(CARD, [replace(case_of(PLAN), ms_per_step=90.0, execution=execution)])
         assert (measured_step(CARD, PLAN), measured_step(CARD, long)) == (of_short, of_long)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"base_model_matmul": "int8"}, {"deterministic": True}, {"use_dora": True}, {"lycoris": '{"algo": "lokr"}'}],
+)
+def test_other_arithmetic_is_another_step(other: dict[str, Any]) -> None:
+    """Each takes another time: what one sweep measured must not stand for the step of another configuration."""
+    different = replace(PLAN, **other)
+    save(CARD, [replace(case_of(different), ms_per_step=60.0)])
+    assert measured_step(CARD, PLAN) is None
+    save(CARD, [replace(case_of(PLAN), ms_per_step=90.0)])
+    assert (measured_step(CARD, PLAN), measured_step(CARD, different)) == (0.09, 0.06)
+    assert measured_step(CARD, replace(PLAN, base_model_matmul="bf16")) == 0.09  # which is what auto is
+
+
+def test_a_file_of_before_there_was_a_key_is_read() -> None:
+    save(CARD, [replace(case_of(PLAN), ms_per_step=90.0)])
+    path = bench_results.results_file(CARD)
+    found = json.loads(path.read_text())
+    del found["rows"][0]["lycoris"], found["rows"][0]["base_model_offload"]
+    path.write_text(json.dumps(found))
+    assert measured_step(CARD, PLAN) == 0.09
+    del found["rows"][0]["ms_per_step"], found["rows"][0]["optimizer"]
+    path.write_text(json.dumps(found))
+    bench_results._by_case.cache_clear()
+    assert load(CARD) == ()
 
 
 def test_checkpointing_that_is_off_has_no_interval() -> None:
