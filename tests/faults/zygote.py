@@ -54,6 +54,14 @@ def warm_up(config: Path) -> None:
             raise RuntimeError("the run that warms up failed") from end
 
 
+def settle_threads() -> None:
+    """torch makes a fork a new pool of threads at its first call of any thread, without a lock: where two threads make
+    that call at once, one of them finds none ("Invalid thread pool!"). So the only thread there is makes it."""
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())
+
+
 def run(request: dict[str, Any]) -> None:
     """The child: never returns."""
     code = 99
@@ -64,6 +72,7 @@ def run(request: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.chdir(request["folder"])
         random.seed()
+        settle_threads()
         after = prepare(request)
         from simpletune.cli.main import main as command
 
