@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ FAILS = {
     errno.EIO: _CHANGES,
 }
 """Which calls an error of the disk can come from. Full, read-only and forbidden stay; EIO comes once."""
+SLOW = 0.05
+"""Seconds. A checkpoint has seven calls of fsync, and a step of the tiny model takes less than one of them."""
 _LASTING = frozenset(FAILS) - {errno.EIO}
 
 Point = tuple[str, int]
@@ -50,8 +53,8 @@ class Short(Exception):
 
 @dataclass
 class Points:
-    """Watches the calls below `folder`. do: "record" into `seen`, "kill" or "half" (killed in the middle of the write)
-    or "fail" at `at`."""
+    """Watches the calls below `folder`. do: "record" into `seen`; "kill", "half" (killed in the middle of the write)
+    or "fail" at `at`; "slow" makes every fsync take SLOW seconds."""
 
     folder: Path
     do: str
@@ -75,6 +78,8 @@ class Points:
             here = point == self.at
             again = self.reached and self.error in _LASTING
             self.reached = self.reached or here
+        if self.do == "slow" and kind == "fsync":
+            time.sleep(SLOW)
         if here or (again and self.do == "fail"):
             self._act(kind, path, half, again)
 

@@ -1,9 +1,10 @@
-"""A disk that is full, forbidden, read-only or broken at any call: a sentence, and nothing is lost."""
+"""A disk that is full, forbidden, read-only or broken at any call: a sentence, and nothing is lost; or that is slow."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,24 @@ def inject(zygote: Zygote, reference: Reference, folder: Path, error: int, point
     again = zygote.run(project)  # of a run that came through too: what the disk wouldn't let go goes now
     assert again.code == 0, again.said
     check_whole(project, reference, pictured=not any(words in failed.said for words in PASSED_OVER))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("ended_by", ["nothing", "SIGTERM", "SIGKILL"])
+def test_a_slow_disk_costs_time_and_nothing_else(
+    hasty: Zygote, short: Reference, tmp_path: Path, tally: Tally, ended_by: str
+) -> None:
+    """Training goes on while a checkpoint is written, and waits for it before the next one."""
+    project, slow = short.copy(tmp_path / "project"), {"do": "slow"}
+    if ended_by == "SIGTERM":
+        stopped = hasty.run(project, points=slow, stop={"step": 3, "signal": signal.SIGTERM})
+        assert stopped.code == 143, stopped.said
+        assert steps_done(project) == resumes_at(project) == 3
+    elif ended_by == "SIGKILL":  # while the second checkpoint is written
+        assert hasty.run(project, points=slow, stop={"step": 5, "signal": signal.SIGKILL}).code == -9
+        assert steps_done(project) == 4
+        assert resumes_at(project) >= 2, "the second was begun before the first was whole"
+    ended = hasty.run(project, points=slow) if ended_by == "nothing" else hasty.run(project)
+    assert ended.code == 0, ended.said
+    check_whole(project, short)
+    tally("faults injected", 1)
