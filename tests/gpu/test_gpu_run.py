@@ -98,7 +98,8 @@ def test_a_deterministic_run_repeats_and_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
 
 
-def test_a_run_goes_on_in_another_way(tmp_path: Path, eager_losses: list[float]) -> None:
-    config = project(tmp_path / "run", execution="eager")
+@pytest.mark.parametrize(("first", "then"), [("eager", "graph"), ("graph", "eager"), ("compile", "graph")])
+def test_a_run_goes_on_in_another_way(tmp_path: Path, eager_losses: list[float], first: str, then: str) -> None:
+    config = project(tmp_path / "run", execution=first)
     train(config, "max_train_steps=5")
-    assert train(config, "execution=graph") == pytest.approx(eager_losses, rel=5e-3)
+    assert train(config, f"execution={then}") == pytest.approx(eager_losses, rel=5e-3)
