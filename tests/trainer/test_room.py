@@ -43,6 +43,18 @@ def test_a_run_that_would_fill_the_disk_is_refused_with_what_it_needs(
     assert "free 1 B or more, set a lower checkpoints_total_limit" in (caught.value.hint or "")
 
 
+def test_a_start_asks_before_anything_is_encoded(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = project(**MANY)
+    free = sum(need.bytes for need in needed(one)) - 1
+    monkeypatch.setattr(subject, "disk_free", lambda folder: free)
+    with pytest.raises(EnvironmentNotReady, match="this run will write about"):
+        train(one)
+    assert not list(one.folder.rglob("*.safetensors"))
+    assert list(one.output.iterdir()) == []
+
+
 def test_a_dry_run_tells_it_too(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
     one = project(**MANY)
     free = sum(need.bytes for need in needed(one))
