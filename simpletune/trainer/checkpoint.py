@@ -37,7 +37,7 @@ from simpletune.results.run_folder import (
     is_resumable,
     verify,
 )
-from simpletune.trainer.retention import prune, remove_leftovers, set_aside_later
+from simpletune.trainer.retention import remove_leftovers, set_aside_later
 
 __all__ = [
     "Checkpoint",
@@ -79,10 +79,9 @@ def save_checkpoint(
     optimizer: tuple[Mapping[str, Tensor], Mapping[str, Any]],
     ema: Mapping[str, Tensor] | None,
     state: Mapping[str, Any],
-    total_limit: int | None = None,
     before: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Write checkpoint-`step`, then prune the oldest ones beyond `total_limit`. Returns the new folder.
+    """Write checkpoint-`step`. Returns the new folder.
 
     optimizer: as `optimizers.optimizer_state` returns it. before: called when everything is written, before the
     checkpoint can be seen. Raises TrainingFailed when a number is not finite: nothing is written then; OSError and
@@ -104,8 +103,6 @@ def save_checkpoint(
         )
         files.write_json(folder / MANIFEST_FILE, {"format": FORMAT, "step": step, "files": digests})
         before()
-    if total_limit is not None:
-        prune(output_dir, total_limit, keep=target)
     return target
 
 

@@ -19,14 +19,14 @@ import points
 import torch
 
 from simpletune.results.run_folder import latest, list_checkpoints, verify
-from simpletune.trainer import checkpoint
+from simpletune.trainer import checkpoint, retention
 
 LIMIT = 1
 
 
 def save(folder: Path, step: int) -> None:
     tensors = {"layer": torch.full((4, 4), float(step))}
-    checkpoint.save_checkpoint(
+    made = checkpoint.save_checkpoint(
         folder,
         step,
         adapter=tensors,
@@ -34,8 +34,8 @@ def save(folder: Path, step: int) -> None:
         optimizer=(tensors, {"optimizer": "adamw"}),
         ema=tensors,
         state={"settings": {}},
-        total_limit=LIMIT,
     )
+    retention.prune(folder, LIMIT, keep=made)
 
 
 def forked(action: Callable[[], None]) -> int:

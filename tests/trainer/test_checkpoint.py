@@ -25,11 +25,11 @@ from simpletune.trainer import optimizers, retention
 STATE = {"epoch": 2, "config_sha256": "ab", "data_sha256": "cd", "versions": {"torch": "2"}}
 
 
-def save(folder, step, value=1.0, ema=True, **more):
+def save(folder, step, value=1.0, ema=True, total_limit=None, **more):
     adapter = {"layer.lora_A.weight": torch.full((2, 3), value), "layer.lora_B.weight": torch.zeros(3, 2)}
     shared = torch.arange(4.0)
     tensors = {"state.0.exp_avg": torch.full((2, 3), value + 1), "state.0.map": shared, "state.1.map": shared}
-    return subject.save_checkpoint(
+    made = subject.save_checkpoint(
         folder,
         step,
         adapter=adapter,
@@ -39,6 +39,9 @@ def save(folder, step, value=1.0, ema=True, **more):
         state=STATE,
         **more,
     )
+    if total_limit is not None:
+        retention.prune(folder, total_limit, keep=made)
+    return made
 
 
 def steps(folder):
@@ -307,10 +310,13 @@ SAVE_FOREVER = """
 import sys, torch
 from pathlib import Path
 from simpletune.trainer.checkpoint import save_checkpoint
+from simpletune.trainer.retention import prune
 print("ready", flush=True)
+folder = Path(sys.argv[1])
 for step in range(1, 100000):
-    save_checkpoint(Path(sys.argv[1]), step, adapter={"w": torch.full((200, 1000), float(step))}, adapter_metadata={},
-                    optimizer=({}, {}), ema=None, state={"n": step}, total_limit=2)
+    made = save_checkpoint(folder, step, adapter={"w": torch.full((200, 1000), float(step))}, adapter_metadata={},
+                           optimizer=({}, {}), ema=None, state={"n": step})
+    prune(folder, 2, keep=made)
     print(step, flush=True)
 """
 
