@@ -59,6 +59,7 @@ def settled(lines: list[str]) -> str:
     text = re.sub(r"\([\d.]+ KiB", "(SIZE", text)
     text = re.sub(r"  time      .*(\n {12}.*)*", "  time      TIMES", text)
     text = re.sub(r"in (train|validate|load|encode \w+)\n", "in PHASE\n", text)
+    text = re.sub(r"[\d.]+(?= images/s)", "N", text)  # a rate may be a whole number
     return re.sub(r"\b\d+\.\d+\b", "N", text)
 
 
