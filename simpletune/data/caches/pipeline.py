@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -129,7 +130,19 @@ def writing() -> Iterator[Writer]:
         # A pool doesn't know the thread that it was starting when Ctrl-C came.
         for thread in threading.enumerate():
             if thread.name.startswith(_WRITER):
-                thread.join()
+                _join(thread)
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for its end; also where Ctrl-C came in the middle of its start. One that doesn't start within a second was
+    cut off before it could."""
+    for _ in range(1000):
+        try:
+            thread.join()
+        except RuntimeError:  # not started yet
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _write(stored: Stored, give: Callable[[], dict[str, Tensor]], what: str) -> None:
