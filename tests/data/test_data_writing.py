@@ -20,8 +20,8 @@ def test_a_writer_that_is_just_being_started_is_waited_for(monkeypatch):
     threads = threading.enumerate()
     monkeypatch.setattr(threading, "enumerate", lambda: [*threads, late])
     timer = threading.Timer(0.05, late.start)
+    timer.start()
     with pytest.raises(KeyboardInterrupt), pipeline.writing():
-        timer.start()
         raise KeyboardInterrupt
     assert done
     timer.join()
