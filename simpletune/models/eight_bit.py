@@ -9,15 +9,16 @@ so that the same 8-bit weight serves both directions: its scales go into the gra
 both sides row by row: Dettmers et al. 2022, arXiv 2208.07339, section 2; float8 with scales a row: Micikevicius et al.
 2022, arXiv 2209.05433.
 
-Plain functions of tensors, meant for torch.compile, which puts the rounding of x into whatever makes x. Layers with a
-LoRA stay in 16 bits: adding the LoRA's share afterwards costs what the product saves (docs/performance.md).
+Plain functions of tensors, meant for torch.compile, which puts the rounding of x into whatever makes x; that of GELU,
+between the two layers of a feed-forward network, has a kernel of its own (gelu_kernels.py). Layers with a LoRA stay in
+16 bits: adding the LoRA's share afterwards costs what the product saves (docs/performance.md).
 
 Shapes: N rows, I input features, O output features.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,21 @@ _SMALLEST_SCALE = 1e-12  # of a row of zeros
 def product(x: Tensor, data: Tensor, scale: Tensor, bias: Tensor | None, kind: str) -> Tensor:
     """x (..., I) times the rows of `eight_bit_rows` of the same kind, plus bias (O,) -> (..., O), in the dtype of x."""
     result: Tensor = _Product.apply(x, data, scale, bias, kind)
+    return result
+
+
+class Rows(NamedTuple):
+    """A frozen layer's weight (O, I) in 8 bits, its rows' scales (O,) in float32, its bias (O,)."""
+
+    data: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+
+def feed_forward(x: Tensor, first: Rows, second: Rows, kind: str) -> Tensor:
+    """x (..., I) through `first`, GELU by tanh and `second` -> (..., O), as two `product`s; what lies between the
+    layers is rounded as it is computed, without being 16 bits before."""
+    result: Tensor = _FeedForward.apply(x, *first, *second, kind)
     return result
 
 
@@ -78,11 +94,69 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         data, scale = ctx.saved_tensors
         weighted = grad.reshape(-1, grad.shape[-1]).float() * scale
-        rows, row_scale = quantize_rows(weighted, ctx.kind)
-        # The units read both sides along the sum, so the weight is turned round.
-        turned = data.t().contiguous()
-        grad_x = _scaled(rows, row_scale, turned, torch.ones_like(scale[:1]).expand(len(turned)), None, grad.dtype)
+        grad_x = _turned(*quantize_rows(weighted, ctx.kind), data, grad.dtype)
         return grad_x.reshape(*grad.shape[:-1], data.shape[1]), None, None, None, None
+
+
+class _FeedForward(torch.autograd.Function):
+    """Keeps the weights and what GELU is taken of, without the bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        data: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        next_data: Tensor,
+        next_scale: Tensor,
+        next_bias: Tensor | None,
+        kind: str,
+    ) -> Tensor:
+        rows, row_scale = quantize_rows(x.reshape(-1, x.shape[-1]), kind)
+        h = _scaled(rows, row_scale, data, scale, None, x.dtype)
+        ctx.kind = kind
+        ctx.save_for_backward(h, data, scale, bias, next_data, next_scale)
+        rows, row_scale = _gelu_rows(h, bias, kind)
+        y = _scaled(rows, row_scale, next_data, next_scale, next_bias, x.dtype)
+        return y.reshape(*x.shape[:-1], next_data.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, data, scale, bias, next_data, next_scale = ctx.saved_tensors
+        rows, row_scale = quantize_rows(grad.reshape(-1, grad.shape[-1]).float() * next_scale, ctx.kind)
+        grad_fed = _turned(rows, row_scale, next_data, grad.dtype)
+        rows, row_scale = _gelu_backward_rows(grad_fed, h, bias, scale, ctx.kind)
+        grad_x = _turned(rows, row_scale, data, grad.dtype)
+        return grad_x.reshape(*grad.shape[:-1], data.shape[1]), *[None] * 7
+
+
+def _turned(rows: Tensor, row_scale: Tensor, data: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, O) in 8 bits times (O, I), whose scales are in the rows already -> (N, I)."""
+    # The units read both sides along the sum, so the weight is turned round.
+    turned = data.t().contiguous()
+    return _scaled(rows, row_scale, turned, row_scale.new_ones(1).expand(len(turned)), None, dtype)
+
+
+def _gelu_rows(h: Tensor, bias: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
+    """`quantize_rows` of gelu(h (N, I) + bias)."""
+    if h.device.type == "cuda":
+        rows: tuple[Tensor, Tensor] = torch.ops.simpletune.gelu_rows(h, bias, kind)
+        return rows
+    x = h.float() if bias is None else h.float() + bias.float()
+    return quantize_rows(functional.gelu(x, approximate="tanh"), kind)
+
+
+def _gelu_backward_rows(
+    grad: Tensor, h: Tensor, bias: Tensor | None, factors: Tensor, kind: str
+) -> tuple[Tensor, Tensor]:
+    """`quantize_rows` of grad (N, I) times gelu'(h (N, I) + bias) times factors (I,)."""
+    if h.device.type == "cuda":
+        rows: tuple[Tensor, Tensor] = torch.ops.simpletune.gelu_backward_rows(grad, h, bias, factors, kind)
+        return rows
+    x = h.float() if bias is None else h.float() + bias.float()
+    slope = torch.ops.aten.gelu_backward(grad.float(), x, approximate="tanh")
+    return quantize_rows(slope * factors, kind)
 
 
 def _scaled(
@@ -129,3 +203,45 @@ def _(
     dtype: torch.dtype,
 ) -> Tensor:
     return rows.new_empty((rows.shape[0], weight.shape[0]), dtype=dtype)
+
+
+@torch.library.custom_op("simpletune::gelu_rows", mutates_args=(), device_types="cuda")
+def _gelu_rows_op(h: Tensor, bias: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:
+    from simpletune.models.gelu_kernels import gelu
+
+    out, scale = _empty_rows(h, kind)
+    gelu(h.contiguous(), bias, out, scale, _LARGEST[kind], _SMALLEST_SCALE)
+    return out, scale
+
+
+@_gelu_rows_op.register_fake
+def _(h: Tensor, bias: Tensor | None, kind: str) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    return _empty_rows(h, kind)
+
+
+@torch.library.custom_op("simpletune::gelu_backward_rows", mutates_args=(), device_types="cuda")
+def _gelu_backward_rows_op(
+    grad: Tensor, h: Tensor, bias: Tensor | None, factors: Tensor, kind: str
+) -> tuple[Tensor, Tensor]:
+    from simpletune.models.gelu_kernels import gelu_backward
+
+    out, scale = _empty_rows(h, kind)
+    gelu_backward(
+        grad.contiguous(), h.contiguous(), bias, factors.contiguous(), out, scale, _LARGEST[kind], _SMALLEST_SCALE
+    )
+    return out, scale
+
+
+@_gelu_backward_rows_op.register_fake
+def _(
+    grad: Tensor,  # noqa: ARG001
+    h: Tensor,
+    bias: Tensor | None,  # noqa: ARG001
+    factors: Tensor,  # noqa: ARG001
+    kind: str,
+) -> tuple[Tensor, Tensor]:
+    return _empty_rows(h, kind)
+
+
+def _empty_rows(h: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    return h.new_empty(h.shape, dtype=_TYPES[kind]), h.new_empty(len(h), dtype=torch.float32)

@@ -186,7 +186,7 @@ def project(x: Tensor, group: Group, *, joined: bool) -> list[Tensor]:
     there are more rows than weight rows. Otherwise the LoRA's share is added to the output.
     """
     if group.kind is not None:
-        return [_in_eight_bits(x, group.frozen[0], group.kind)]
+        return [eight_bit.product(x, *_eight_bit_rows(group.frozen[0], group.kind), group.kind)]
     bias = _bias(group, x)
     factors = low_rank_factors(group, x.dtype)
     kinds, tensors = tuple(part.kind for part in group.frozen), [one for part in group.frozen for one in part.tensors]
@@ -226,10 +226,21 @@ def _weights(kinds: Sequence[_Kind], tensors: Sequence[Tensor], dtype: torch.dty
     return weights
 
 
-def _in_eight_bits(x: Tensor, frozen: Frozen, kind: str) -> Tensor:
+def feed_forward(x: Tensor, groups: tuple[Group, Group], *, joined: bool) -> Tensor:
+    """x (..., I) through two layers of one output each, and GELU by tanh between them."""
+    first, second = groups
+    if first.kind is not None and first.kind == second.kind:
+        one, other = (_eight_bit_rows(group.frozen[0], first.kind) for group in groups)
+        return eight_bit.feed_forward(x, one, other, first.kind)
+    (hidden,) = project(x, first, joined=joined)
+    (out,) = project(functional.gelu(hidden, approximate="tanh"), second, joined=joined)
+    return out
+
+
+def _eight_bit_rows(frozen: Frozen, kind: str) -> eight_bit.Rows:
     taken_as_it_is = eight_bit.is_eight_bit(frozen.data, frozen.scale, kind)
     weight = None if taken_as_it_is else frozen.weight()
-    return eight_bit.product(x, *eight_bit.eight_bit_rows(frozen.data, frozen.scale, weight, kind), frozen.bias, kind)
+    return eight_bit.Rows(*eight_bit.eight_bit_rows(frozen.data, frozen.scale, weight, kind), frozen.bias)
 
 
 def low_rank_factors(group: Group, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:

@@ -30,7 +30,7 @@ from simpletune.models.adapter_layers import ADAPTER, AdapterLayer, LoraLinear, 
 from simpletune.models.compiled import compile_for_all
 from simpletune.models.family import UnsupportedModel
 from simpletune.models.offload import offload_of
-from simpletune.models.projection import Group, group_of, in_eight_bits, project
+from simpletune.models.projection import Group, feed_forward, group_of, in_eight_bits, project
 from simpletune.models.recompute import Hold, KeptInputs, Run, recomputed
 
 _EPS = 1e-6
@@ -257,9 +257,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _feed_forward(x: Tensor, vectors: Tensor, groups: tuple[Group, Group], *, joined: bool) -> Tensor:
     seen = _modulate(functional.layer_norm(x, x.shape[-1:], eps=_EPS), vectors, shift=3, scale=4)
-    (hidden,) = project(seen, groups[0], joined=joined)
-    (out,) = project(functional.gelu(hidden, approximate="tanh"), groups[1], joined=joined)
-    return out
+    return feed_forward(seen, groups, joined=joined)
 
 
 def _modulate(x: Tensor, vectors: Tensor, *, shift: int, scale: int) -> Tensor:

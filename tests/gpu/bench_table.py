@@ -88,8 +88,13 @@ def main() -> None:
         print(line(case, result), flush=True)
 
 
+def settings_of(case: str) -> dict[str, Any]:
+    """What a case sets of config.json."""
+    return {**_COMMON, **CASES[case]}
+
+
 def measure(case: str, given: argparse.Namespace) -> Any:
-    settings = {**_COMMON, **CASES[case]}
+    settings = settings_of(case)
     arguments = ["--phases", "train", "--json", "--steps", str(given.steps)]
     arguments += [] if given.without_eager else ["--against", "eager"]
     with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +102,12 @@ def measure(case: str, given: argparse.Namespace) -> Any:
             path = Path(folder) / "lycoris_config.json"
             path.write_text(json.dumps(config))
             settings["lycoris_config"] = str(path)
-        overrides = [f"{key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items()] + given.overrides
+        overrides = [*overrides_of(settings), *given.overrides]
         return run_bench([*arguments, *(word for text in overrides for word in ("--set", text))])
+
+
+def overrides_of(settings: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items()]
 
 
 def line(case: str, result: dict[str, Any]) -> str:

@@ -109,11 +109,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def write_rows(path: Path, device: dict[str, str | float], rows: list[dict[str, Any]]) -> None:
-    """A row a line; what its plan has in common with the first row's is written once."""
-    common = rows[0]["plan"]
+    """A row a line; what its plan has in common with the first row's, which may be older, is written once."""
+    common, absent = rows[0]["plan"], object()
     lines = []
     for row in rows:
-        differs = {key: value for key, value in row["plan"].items() if value != common[key]}
+        differs = {key: value for key, value in row["plan"].items() if value != common.get(key, absent)}
         lines.append("  " + json.dumps(row | {"plan": differs}))
     text = f' "device": {json.dumps(device)},\n "plan": {json.dumps(common)},\n "rows": [\n'
     path.write_text("{\n" + text + ",\n".join(lines) + "\n ]\n}\n")

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="such as int8-quanto/fp8; default: all")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--curves", action="store_true", help="compare loss curves instead")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     if given.curves:
         write(given.outfile, {"curves": curves(given.rows)})
         return

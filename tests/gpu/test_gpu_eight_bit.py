@@ -7,7 +7,7 @@ import torch
 from test_gpu_execution import STEPS, Made
 from torch.nn import functional
 
-from simpletune.models.eight_bit import KINDS, product, quantize_rows
+from simpletune.models.eight_bit import KINDS, Rows, feed_forward, product, quantize_rows
 from simpletune.models.quantize import PRECISIONS
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
@@ -41,6 +41,58 @@ def test_both_directions_equal_the_sums_of_what_was_rounded(
     for found, wanted in ((y, expected), (grad, expected_grad)):
         assert found.dtype is torch.bfloat16
         assert float((found.float() - wanted).norm() / wanted.norm()) < 5e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("rows", "features", "hidden"), [(4096, 1536, 6144), (1000, 160, 640), (77, 96, 160)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_lies_between_two_layers_is_rounded_as_if_it_had_been_written_down(
+    kind: str, rows: int, features: int, hidden: int, compiled: bool
+) -> None:
+    """GELU's kernels against the formulas in float32, whose steps are rounded to 8 bits at the same places."""
+    torch.manual_seed(0)
+    x = torch.randn(rows, features, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    sizes = ((hidden, features), (features, hidden))
+    data, scales = zip(*(quantize_rows(torch.randn(*size, device="cuda"), kind) for size in sizes), strict=True)
+    biases = [torch.randn(size[0], device="cuda", dtype=torch.bfloat16) for size in sizes]
+    towards = torch.randn(rows, features, device="cuda", dtype=torch.bfloat16)
+    layers = [Rows(*parts) for parts in zip(data, scales, biases, strict=True)]
+    function = torch.compile(feed_forward, fullgraph=True) if compiled else feed_forward
+    y = function(x, layers[0], layers[1], kind)
+    (grad,) = torch.autograd.grad(y, x, towards)
+
+    def rounded(numbers: torch.Tensor) -> torch.Tensor:
+        q, s = quantize_rows(numbers, kind)
+        return q.float() * s[:, None]
+
+    weights = [q.float() * s[:, None] for q, s in zip(data, scales, strict=True)]
+    h = functional.linear(rounded(x.detach()), weights[0]).bfloat16().float() + biases[0].float()
+    expected = functional.linear(rounded(functional.gelu(h, approximate="tanh")), weights[1], biases[1].float())
+    fed = (rounded(towards.float() * scales[1]) @ data[1].float()).bfloat16().float()
+    slope = torch.ops.aten.gelu_backward(fed, h, approximate="tanh")
+    expected_grad = rounded(slope * scales[0]) @ data[0].float()
+    for found, wanted in ((y, expected), (grad, expected_grad)):
+        assert found.dtype is torch.bfloat16
+        assert float((found.float() - wanted).norm() / wanted.norm()) < 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_rounded_away(kind: str, wrong: float) -> None:
+    """In its own row of the results, and of the gradients; the other rows don't see it."""
+    h = torch.randn(64, 640, device="cuda", dtype=torch.bfloat16)
+    h[3, 5] = wrong
+    grad, factors = torch.randn_like(h), torch.rand(640, device="cuda")
+    for rows, scale in (
+        torch.ops.simpletune.gelu_rows(h, None, kind),
+        torch.ops.simpletune.gelu_backward_rows(h, torch.randn_like(h), None, factors, kind),
+        torch.ops.simpletune.gelu_backward_rows(
+            grad.index_fill(0, torch.tensor(3, device="cuda"), wrong), grad, None, factors, kind
+        ),
+    ):
+        back = rows.float() * scale[:, None]
+        assert not torch.isfinite(back[3]).all()
+        assert torch.isfinite(torch.cat([back[:3], back[4:]])).all()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

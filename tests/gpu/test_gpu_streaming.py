@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,14 +113,31 @@ def test_the_states_are_those_of_the_whole_in_less_memory(precision: str) -> Non
 
 
 def test_a_device_that_is_behind_finds_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of its steps begins long after the host has gone on: what was loaded has to stay until it is done."""
+    """Each of its steps begins long after the host has gone on: what was loaded has to stay until it is done.
+
+    The first block is loaded once the last caption's embedding has been told to the device, and well before that has
+    begun there: loaded any earlier it couldn't get the embedding's memory, and any later it would be allowed to.
+    """
     both = Both("no_change")
+    told, calls, fill = threading.Event(), 0, both.streamed._fill
 
     def late(self: Any, ids: torch.Tensor) -> torch.Tensor:
-        torch.cuda._sleep(100_000_000)  # cycles: 50 to 70 ms
-        return functional.embedding(ids, self.weight)
+        nonlocal calls
+        calls += 1
+        torch.cuda._sleep(2_000_000_000 if calls == len(BATCHES) else 100_000_000)  # cycles: 1 s, or 50 ms
+        result = functional.embedding(ids, self.weight)
+        if calls == len(BATCHES):
+            told.set()
+        return result
+
+    def patient(module: Any, progress: Any) -> None:
+        if hasattr(module.encoder, "block"):
+            assert told.wait(60)
+            time.sleep(0.1)  # the host goes on to what comes after the embedding
+        fill(module, progress)
 
     monkeypatch.setattr(nn.Embedding, "forward", late)
+    monkeypatch.setattr(both.streamed, "_fill", patient)
     both.compare()
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from simpletune.models.eight_bit import KINDS, eight_bit_rows, product, quantize_rows
-from simpletune.models.projection import group_of, in_eight_bits, project
+from simpletune.models.projection import feed_forward, group_of, in_eight_bits, project
 from simpletune.models.quantize import frozen_linear
 
 ROUNDING = {"int8": 0.03, "fp8": 0.12}  # relative, of normal numbers on both sides
@@ -43,6 +43,34 @@ def test_values_and_gradients_are_those_of_the_layer(kind: str, precision: str) 
         worst = max(distance(a, b) for a, b in zip(found.flatten(0, 1), wanted.flatten(0, 1), strict=True))
         assert 0 < worst < ROUNDING[kind]
     assert max(distance(y[..., o].detach(), expected[..., o]) for o in range(128)) < ROUNDING[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("precision", ["no_change", "int8-quanto"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_feed_forward_network_is_two_products_with_gelu_between_them(
+    kind: str, precision: str, has_bias: bool
+) -> None:
+    """In float32 their numbers are the same but for where a sum's rounding decides which 8 bits come next."""
+    layers = []
+    for number, (outputs, inputs) in enumerate([(256, 64), (96, 256)]):
+        layer = nn.Linear(inputs, outputs, bias=has_bias)
+        layer.weight.data.copy_(normal(outputs, inputs, seed=number) * torch.logspace(-2, 0, outputs)[:, None])
+        if has_bias:
+            layer.bias.data.copy_(normal(outputs, seed=number + 5))
+        if precision != "no_change":
+            layer = frozen_linear(layer.weight, layer.bias, precision, torch.float32)
+        layers.append(layer)
+    groups = tuple(in_eight_bits(group_of(layer), kind) for layer in layers)
+    x = (normal(2, 40, 64, seed=2) * torch.logspace(-1, 1, 40)[:, None]).requires_grad_()
+    towards = normal(2, 40, 96, seed=3)
+    (hidden,) = project(x, groups[0], joined=True)
+    (expected,) = project(functional.gelu(hidden, approximate="tanh"), groups[1], joined=True)
+    found = feed_forward(x, (groups[0], groups[1]), joined=True)
+    assert found.shape == (2, 40, 96)
+    assert distance(found.detach(), expected.detach()) < 5e-3
+    one, other = (torch.autograd.grad((y * towards).sum(), x)[0] for y in (found, expected))
+    assert distance(one, other) < 5e-3
 
 
 def test_a_weight_of_the_kind_is_taken_as_it_is() -> None:
