@@ -41,10 +41,11 @@ NEEDED = {
 
 def isolate(patch, machine=None, hub=None, index=None):
     """Replace the ways to the world: the machine, the hub, the package index. None leaves the machine as it is."""
-    from simpletune.wizard.readiness import model, subject
+    from simpletune.wizard.readiness import model, run, subject
 
     if machine is not None:
         patch.setattr(subject, "look", lambda folder: machine)
+        patch.setattr(run, "disk_free", lambda place: machine.disk_free)
     patch.setattr(subject, "check_access", lambda *args, **kwargs: hub or access())
     answer = index or IndexAccess("https://index.example", True, "https://index.example answers")
     patch.setattr(model, "check_index", lambda: answer)

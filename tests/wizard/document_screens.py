@@ -228,6 +228,7 @@ def describe_the_world(login: bool) -> None:
         return asked if login else hub_access._gated(asked, Exception())
 
     hardware.look = lambda _folder: machine
+    hardware.disk_free = lambda _folder: machine.disk_free
     hub_access.check_access = ask
     package_index.check_index = lambda: package_index.IndexAccess("https://index.example", True, "it answers")
 

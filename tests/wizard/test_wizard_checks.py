@@ -228,9 +228,8 @@ def test_a_card_that_doesn_t_tell_its_memory_is_not_judged(look, tmp_path):
     assert train.status == OK
 
 
-def test_a_full_disk(look, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "disk_free", lambda place: 10**9)
-    found = look(make_project(tmp_path))["disk"]
+def test_a_full_disk(look, tmp_path):
+    found = look(make_project(tmp_path), replace(a_machine(CARD), disk_free=10**9))["disk"]
     assert any(check.status == FAILED and "weights take 15" in check.detail for check in found)
 
 
