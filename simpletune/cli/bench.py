@@ -15,6 +15,7 @@ from simpletune.cli.display import named_config, wants_colour
 from simpletune.cli.keys import KeyValue
 from simpletune.config.document import display
 from simpletune.config.problems import shown
+from simpletune.disk_words import in_words
 from simpletune.errors import UsageError
 from simpletune.progress import Reporter, terminal_reporter
 
@@ -112,7 +113,7 @@ def _sweep(
                 try:
                     bench_results.save(card, [row])
                 except OSError as error:
-                    reporter.warn(f"the row isn't kept for estimates: {error}")
+                    reporter.warn(f"the row isn't kept for estimates: {in_words(error)}")
     finally:  # Ctrl-C after an hour: what is measured is measured
         if rows:
             _write(asked, sweep.as_json(rows), ["", *sweep.verdict(rows)])
@@ -135,7 +136,7 @@ def _write(asked: dict[str, Any], figures: Any, text: Sequence[str]) -> None:
     try:
         write_json(path, figures)
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, in_words(error)) from error
     if not asked["as_json"]:
         click.echo(f"\nall figures: {shown(display(path))}")
 
@@ -153,7 +154,7 @@ def _check_output(path: Path | None) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, in_words(error)) from error
 
 
 def _unwritable(path: Path, reason: str) -> UsageError:

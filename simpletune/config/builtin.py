@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 
 TINY = "tiny"
@@ -49,7 +50,8 @@ def read_config(name: str) -> dict[str, Any]:
     try:
         config = outside.read_json(path)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"the built-in tiny model is damaged: {path} can't be read: {error}", HINT) from error
+        message = f"the built-in tiny model is damaged: {path} can't be read: {in_words(error)}"
+        raise ModelUnavailable(message, HINT) from error
     if not isinstance(config, dict):
         raise ModelUnavailable(f"the built-in tiny model is damaged: {path} is no JSON object", HINT)
     return config

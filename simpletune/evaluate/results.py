@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from simpletune import files, outside
+from simpletune.disk_words import in_words
 from simpletune.errors import UsageError
 from simpletune.redact import redact
 
@@ -210,7 +211,8 @@ def load(folder: Path) -> Evaluation | None:
             raise UsageError(f"{path} is of format {found.get('format')}, this version reads {FORMAT}", remedy)
         loaded: Evaluation = from_json(Evaluation, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} can't be read: {type(error).__name__}: {error}", remedy) from error
+        said = in_words(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} can't be read: {said}", remedy) from error
     return loaded
 
 

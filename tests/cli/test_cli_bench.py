@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from project import make_project
 from simpletune.bench import phases, sweep
 from simpletune.bench.report import Memory, Timing, Training
 from simpletune.cli.main import run
+from simpletune.machine import bench_results
 from simpletune.machine.bench_results import load
 
 QUICK = ["--device", "cpu", "--steps", "2"]
@@ -142,6 +145,21 @@ def test_a_sweep_that_is_stopped_says_what_it_has(
     assert run(["bench", *QUICK, "--sweep", "--output", "rows.json"]) == 130
     assert "fastest: 95.0 ms/sample" in capsys.readouterr().out
     assert len(json.loads(Path("rows.json").read_text())) == 2
+
+
+def test_a_sweep_whose_rows_cannot_be_kept_goes_on_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "rows.json")
+
+    monkeypatch.setattr(sweep, "run_bench", answer)
+    monkeypatch.setattr(bench_results, "save", save)
+    assert run(["bench", *QUICK, "--sweep"]) == 0
+    printed = capsys.readouterr()
+    assert "fastest: " in printed.out
+    assert "the row isn't kept for estimates: permission denied" in printed.err
+    assert "Errno" not in printed.err
 
 
 def test_figures_that_cannot_be_written_are_printed(

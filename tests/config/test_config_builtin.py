@@ -72,6 +72,9 @@ def test_a_damaged_installation_is_named(tiny_model: Path, tmp_path: Path, monke
     (tmp_path / "tiny" / "vae" / "config.json").write_text("{")
     with pytest.raises(ModelUnavailable, match=r"damaged: .*config.json can't be read"):
         architecture.component_config("tiny", "vae")
+    (tmp_path / "tiny" / "vae" / "config.json").unlink()
+    with pytest.raises(ModelUnavailable, match=r"damaged: .*config.json can't be read: No such file or directory$"):
+        builtin.read_config("vae/config.json")
     (tmp_path / "tiny" / "model_index.json").write_text("{}")
     with pytest.raises(ModelUnavailable, match="has no name"):
         builtin.tiny_name()

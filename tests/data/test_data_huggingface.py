@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -443,6 +444,15 @@ def test_pictures_that_vanish_from_the_folder_are_named(asked: Any, tmp_path: Pa
     assert [(name, rejected.detail) for name, rejected in listing.rejected] == [
         ("000002-2-ball.png", "it was fetched, and is gone from the folder")
     ]
+
+
+def test_a_folder_of_pictures_that_is_gone_is_said_in_words(asked: Any, tmp_path: Path) -> None:
+    asked(streaming=True).fetch(Told())
+    (pictures,) = (tmp_path / "cache").glob("*/pictures")
+    shutil.rmtree(pictures)
+    with pytest.raises(SourceError) as caught:
+        asked(streaming=True).list()
+    assert caught.value.message == f"what was fetched into {pictures.parent} can't be read: No such file or directory"
 
 
 def test_a_lost_cache_is_fetched_again(asked: Any, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import nn
 
+from simpletune import outside
 from simpletune.errors import ModelUnavailable
 from simpletune.evaluate.features import file_picture
 from simpletune.evaluate.features.describe import Described
@@ -200,6 +203,21 @@ def test_a_model_that_is_incomplete(tmp_path: Path, pictures: list[Path], change
     change(folder)
     with pytest.raises(ModelUnavailable, match=said):
         Dino(folder, "dino", CPU).pictures(opened(pictures))
+
+
+def test_what_the_system_refuses_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def withheld(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    folder = feature_models.dino(tmp_path / "dino")
+    monkeypatch.setattr(outside, "check_tensors", withheld)
+    with pytest.raises(ModelUnavailable) as caught:
+        find("--dino", str(folder), None, None)
+    assert caught.value.message == f"--dino: {folder / 'model.safetensors'} can't be read: permission denied"
+    monkeypatch.setattr(outside, "read_json", withheld)
+    with pytest.raises(ModelUnavailable) as caught:
+        read_preprocessing(folder)
+    assert caught.value.message == f"{folder / 'preprocessor_config.json'} can't be used: permission denied"
 
 
 def test_clip_without_its_vocabulary_is_no_clip(models: Path, tmp_path: Path):

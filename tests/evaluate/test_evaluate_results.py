@@ -1,11 +1,14 @@
 """evaluation.json: written and read back the same; damaged or of another format, an error people understand."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from simpletune import outside
 from simpletune.errors import UsageError
 from simpletune.evaluate.results import (
     Best,
@@ -86,3 +89,14 @@ def test_what_is_damaged_is_said(tmp_path: Path, change, said: str):
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(UsageError, match=said):
         load(tmp_path)
+
+
+def test_a_file_that_is_withheld_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def withheld(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    path = save(tmp_path, example())
+    monkeypatch.setattr(outside, "read_json", withheld)
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path)
+    assert caught.value.message == f"{path} can't be read: permission denied"

@@ -69,7 +69,8 @@ def _check(option: str, folder: Path) -> None:
     try:
         outside.check_model_files(folder)
     except (OSError, ValueError) as error:
-        message = f"{option}: {folder} can't be read: {error}"
+        file = getattr(error, "filename", None) or folder  # a ValueError begins with the file's name
+        message = f"{option}: {file} can't be read: {in_words(error)}"
         raise ModelUnavailable(message, "take all files of the model, unchanged") from error
     if not any(folder.glob("*.safetensors")):
         pickled = outside.pickles_in(folder)

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from simpletune import outside
+from simpletune.disk_words import in_words
 from simpletune.errors import ModelUnavailable
 
 FILE = "preprocessor_config.json"
@@ -77,8 +78,8 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     except FileNotFoundError as error:
         raise ModelUnavailable(f"{folder} has no {FILE}", "take all files of the model") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{path} can't be used: {type(error).__name__}: {error}"
-        raise ModelUnavailable(message, "take all files of the model, unchanged") from error
+        said = in_words(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise ModelUnavailable(f"{path} can't be used: {said}", "take all files of the model, unchanged") from error
 
 
 def _understood(found: Mapping[str, Any]) -> Preprocessing:

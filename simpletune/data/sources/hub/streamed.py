@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from simpletune.data.sources import ImageFile, Listing, Reason, Rejected, SourceError, Stamp
 from simpletune.data.sources.hub.stream import PICTURES, ROWS, rows_of
 from simpletune.data.sources.local import Folder
+from simpletune.disk_words import in_words
 
 if TYPE_CHECKING:
     from simpletune.progress import Reporter
@@ -45,7 +46,7 @@ class Streamed:
                     files.append(ImageFile(name, status.st_size, stamp, may_have_text=False))
                     texts[name] = self._captions_of(row)
         except (OSError, ValueError, KeyError) as error:
-            message = f"what was fetched into {self._rows.parent} can't be read: {error}"
+            message = f"what was fetched into {self._rows.parent} can't be read: {in_words(error)}"
             raise SourceError(message, f"remove {self._rows.parent}: it is fetched anew") from error
         self._texts = texts
         files.sort(key=lambda file: file.name)
