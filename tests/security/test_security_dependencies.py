@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def requirements() -> list[Requirement]:
-    """Every requirement of pyproject.toml, the extras' too. Python 3.10 has no reader of TOML."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    project = text[text.index("\ndependencies = [") : text.index("[project.scripts]")]
-    return [Requirement(found) for found in re.findall(r'"([A-Za-z][^"]*)"', project)]
+    """Every requirement of pyproject.toml, the extras' too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = (project["dependencies"], *project["optional-dependencies"].values())
+    return [Requirement(text) for group in groups for text in group]
 
 
 def pinned() -> dict[str, Version]:
