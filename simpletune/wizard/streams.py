@@ -35,9 +35,10 @@ def lost_is_end_of_file() -> Iterator[None]:
 def on_hangup(action: Callable[[], None]) -> Iterator[None]:
     """Call `action` when the terminal's window or connection is closed (SIGHUP), instead of ending at once.
 
-    It does nothing where there is no such signal (Windows) or outside the main thread.
+    It does nothing where there is no such signal (Windows), outside the main thread, or where the signal is ignored, as
+    under nohup: then the terminal's end is seen when it is read from or written to.
     """
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+    if not _hangup_can_be_caught():
         yield
         return
     before = signal.signal(signal.SIGHUP, lambda *_: action())
@@ -45,6 +46,12 @@ def on_hangup(action: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def _hangup_can_be_caught() -> bool:
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        return False
+    return signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import pytest
@@ -224,6 +225,20 @@ def test_a_lost_terminal_is_the_end_of_the_input(setting):
         assert terminal.hang_up() == 3
     with running("busy", **setting) as terminal:
         terminal.wait_for("Starting ...")
+        assert terminal.hang_up() == 3
+
+
+@pytest.mark.parametrize("setting", [{}, {"ACCESSIBLE": "1"}])
+def test_a_hang_up_that_is_ignored_stays_ignored(setting):
+    """As under nohup; a terminal that is really gone is the end of the input all the same."""
+    ignoring = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SCRIPT}"
+    with PtyScreen([sys.executable, "-c", ignoring, "busy"], environment=setting) as terminal:
+        terminal.wait_for("Starting ...")
+        terminal.kill(signal.SIGHUP)
+        terminal.wait_for("Which model")
+        terminal.kill(signal.SIGHUP)
+        terminal.press("enter")
+        terminal.wait_for("How many steps")
         assert terminal.hang_up() == 3
 
 
