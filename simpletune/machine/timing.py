@@ -75,6 +75,7 @@ _COMPILED = _Kernels(
     launch=dict.fromkeys(_EAGER.launch, 2.3e-3),
 )  # fmt: skip
 _AGAIN = 1.4  # a checkpointed block's second forward pass, which also records what the backward pass needs
+_FIXED_ORDER = 7.2  # forward passes' worth that attention whose sums have a fixed order takes longer than cuDNN's
 _SECOND_ATTENTION_LAUNCH = 2.2  # a block with a second attention, against one without
 _SECOND_ATTENTION_MOVES = 1 / 3  # of what a block moves
 _TEXT_BATCH = 0.08  # seconds the host takes for a batch of captions
@@ -172,6 +173,8 @@ def _step(plan: Plan, rate: _Rate) -> float:
     if way.compiled:  # which is fast enough for these to show; LoRA's own gradients are a third product
         work += (3 + again) * plan.train_batch_size * _lora_work(plan, rate, kernels) + _adapter_moves(plan, rate)
     work += (2 + again) * sum(_products(plan.flavour, "transformer")) * _unpack(plan, kernels) / rate.bandwidth
+    if plan.deterministic and plan.device in ("auto", "cuda"):  # fitted to one step (docs/performance.md)
+        work += plan.train_batch_size * _FIXED_ORDER * _attention(plan, plan.bucket) / rate.operations
     launch = 0.0 if way.captured else (2 + _AGAIN * again) * _launch(plan, rate, kernels)
     return plan.gradient_accumulation_steps * max(work, launch)
 
@@ -193,11 +196,19 @@ def _work(plan: Plan, size: tuple[int, int], rate: _Rate, kernels: _Kernels, pas
     of_image, of_text = _products(plan.flavour, "transformer")
     products = passes.products * 2 * (image * of_image + text * of_text) / kernels.products
     second: int = len(config["dual_attention_layers"])
-    pairs = blocks * (image + text) ** 2 + second * image**2
-    attention = passes.attention * 4 * pairs * width / kernels.attention
+    attention = passes.attention * _attention(plan, size) / kernels.attention
     states = blocks * (image + text) + second * image * _SECOND_ATTENTION_MOVES
     moved = passes.memory * states * width * kernels.elementwise
     return (products + attention) / rate.operations + moved / rate.bandwidth
+
+
+def _attention(plan: Plan, size: tuple[int, int]) -> int:
+    """Operations of attention in one sample's forward pass."""
+    image, text = estimate.image_tokens(*size), estimate.text_tokens(plan.flavour, plan.tokenizer_max_length)
+    config = component_config_of(plan.flavour, "transformer")
+    blocks, second = config["num_layers"], len(config["dual_attention_layers"])
+    pairs: int = blocks * (image + text) ** 2 + second * image**2
+    return 4 * pairs * transformer_width(plan.flavour)
 
 
 def _lora_work(plan: Plan, rate: _Rate, kernels: _Kernels) -> float:

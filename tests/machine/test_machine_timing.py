@@ -107,16 +107,25 @@ def lycoris(**kind):
         ({"lora_rank": 16, "use_dora": True}, 83.1),
         ({"lycoris": lycoris(algo="lokr", linear_dim=10_000, factor=16)}, 87.1),
         ({"lycoris": lycoris(algo="loha", linear_dim=8)}, 92.9),
+        ({"lora_rank": 16, "deterministic": True}, 104.8),
     ],
 )
-def test_kinds_of_adapter_take_what_was_measured(changes, milliseconds):
-    """docs/performance.md, "Kinds of adapter": int8, batch 1, checkpointed."""
+def test_kinds_of_adapter_and_steps_that_repeat_take_what_was_measured(changes, milliseconds):
+    """docs/performance.md, "Kinds of adapter, and steps that repeat": int8, batch 1, checkpointed."""
     measured = {
         "base_model_precision": "int8-quanto", "lora_target": "attention", "tokenizer_max_length": 231, "steps": 20_000,
         "train_batch_size": 1, "gradient_checkpointing": True, "bucket": (1024, 1024), "keeps_attention": True,
         "gradient_accumulation_steps": 1,
     }  # fmt: skip
     assert step_seconds(replace(MEASURED, **measured | changes), H100) == pytest.approx(milliseconds / 1000, rel=0.08)
+
+
+def test_only_a_card_takes_longer_for_steps_that_repeat():
+    for device, longer in (("cuda", True), ("cpu", False), ("mps", False)):
+        plain, repeating = (
+            step_seconds(replace(MEASURED, device=device, deterministic=fixed), H100) for fixed in (False, True)
+        )
+        assert (repeating > plain) is longer
 
 
 def test_compiling_is_counted_once():
