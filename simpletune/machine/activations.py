@@ -38,6 +38,7 @@ _UNPACKED = 1.6  # bytes a number of the largest quantized matrix, unpacked for 
 _COMPILED_BLOCK = 20
 _COMPILED_NORM = 6  # queries, keys and values before queries and keys are normed, as one product (SD3.5)
 _COMPILED_SECOND = 14  # of the image's tokens: those and their norms, values, the result, the state between
+_COMPILED_INPUTS = 2  # times the inputs of feed-forward layers with a LoRA, at work: beside LoRA's numbers once more
 _ATTENTION_RESULT = 2  # of one attention
 
 _ENCODE_PIXEL, _DECODE_PIXEL = 12.1, 18.8  # bytes a pixel and a channel of the VAE's widest map
@@ -153,6 +154,7 @@ def compiled_training(
     in either way.
     """
     blocks = [_on(tokens, each) for each in _compiled_blocks(flavour, *lora)]
+    inputs = max(_on(tokens, each) for each in _fed_inputs(flavour, lora[0]))
     checkpointed = _recomputed(len(blocks), checkpointed_every, offloaded)
     kept = sum(held for place, held in enumerate(blocks) if place not in checkpointed)
     kept += (min(len(checkpointed), _INPUTS_HERE) if inputs_away else len(checkpointed)) * _BLOCK_INPUT * sum(tokens)
@@ -160,7 +162,7 @@ def compiled_training(
         results = _attention_results(flavour)
         kept += sum(_on(tokens, results[place]) for place in checkpointed if place not in offloaded)
     again = _COMPILED_AGAIN * blocks[-1] if len(blocks) - 1 in checkpointed else 0
-    at_work = _COMPILED_OUTSIDE * sum(tokens) + again
+    at_work = _COMPILED_OUTSIDE * sum(tokens) + again + _COMPILED_INPUTS * inputs
     scale = transformer_width(flavour) * COMPUTE_BYTES[mixed_precision] / 2
     return round(_COMPILED_KEPT * kept * scale), round(at_work * scale)
 
@@ -271,10 +273,20 @@ def _trained(flavour: str, target: str | tuple[str, ...]) -> tuple[tuple[list[st
 
 
 def _lora_inputs(layers: list[str], rank: int, width: int) -> float:
-    """What LoRA adds: the inputs of feed-forward layers, of the width and of four times that, which a frozen layer
-    doesn't keep, and each layer's `rank` numbers in between. The AdaLN layers see one vector a sample: nothing."""
-    inputs = sum({"net.0.proj": 2, "net.2": 8}.get(layer.split(".", 1)[1], 0) for layer in layers)
-    return inputs + 2 * rank * sum("norm" not in layer for layer in layers) / width
+    """What LoRA adds: feed-forward layers' inputs, and each layer's `rank` numbers in between. The AdaLN layers see one
+    vector a sample: nothing."""
+    return _inputs(layers) + 2 * rank * sum("norm" not in layer for layer in layers) / width
+
+
+def _inputs(layers: list[str]) -> int:
+    """The inputs of feed-forward layers, of the width and of four times that, which a frozen layer doesn't keep."""
+    return sum({"net.0.proj": 2, "net.2": 8}.get(layer.split(".", 1)[1], 0) for layer in layers)
+
+
+@lru_cache(maxsize=64)
+def _fed_inputs(flavour: str, target: str | tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """`_inputs` of each block's layers with a LoRA, an image token and a text token."""
+    return tuple((_inputs(image), _inputs(text)) for image, text in _trained(flavour, target))
 
 
 def _dora_results(layers: list[str]) -> float:

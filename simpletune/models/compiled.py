@@ -29,6 +29,12 @@ def compile_for_all(function: Any, **fixed: Any) -> Any:
     return run
 
 
+def why_not(error: Exception) -> str:
+    """What torch.compile's error says is wrong, in a line: not which of its parts says so, which may come first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("backend=")), type(error).__name__)
+
+
 def _settings() -> Any:
     """The partitioner's settings while blocks are compiled; at other times they change nothing.
 

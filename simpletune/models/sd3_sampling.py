@@ -23,6 +23,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 from simpletune.machine.execution import Way
 from simpletune.models import compile_cache
+from simpletune.models.compiled import why_not
 from simpletune.models.family import SamplingRequest, UnsupportedModel
 from simpletune.models.graphs import Graphs
 from simpletune.models.sd3_forward import SD3Forward
@@ -112,8 +113,7 @@ class SD3Sampler:
         except (TorchDynamoException, FailOnRecompileLimitHit) as error:
             if not self._compiled:
                 raise
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            self._say(f"execution: pictures are sampled by eager kernels: torch.compile failed: {reason}")
+            self._say(f"execution: pictures are sampled by eager kernels: torch.compile failed: {why_not(error)}")
         self._velocity, self._compiled = self._chosen(compiled=False)
         return self._run(name, function, inputs)
 

@@ -17,6 +17,7 @@ from simpletune.config.settings import Settings
 from simpletune.errors import ConfigError, EnvironmentNotReady
 from simpletune.models import compile_cache
 from simpletune.models.adapters import trainable_parameters
+from simpletune.models.compiled import why_not
 from simpletune.models.family import Family, TextEncoding, UnsupportedModel
 from simpletune.models.graphs import Graphs
 from simpletune.models.registry import get_family
@@ -150,7 +151,7 @@ def _not_offloaded(settings: Settings, error: UnsupportedModel) -> ConfigError:
 
 def _without_compiling(settings: Settings, eager: Predict, say: Say, error: Exception) -> Predict:
     """What is left when the compiler fails: the eager forward pass, unless compiling was asked for."""
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = why_not(error)
     if settings.execution == "compile":
         raise EnvironmentNotReady(
             f'"execution" is compile: torch.compile failed: {reason}', 'set it to "auto"'

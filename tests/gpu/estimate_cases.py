@@ -131,8 +131,8 @@ STEPS = (
     _step(FIT, "int8", 512, 4, 2, 64),
     _step(FIT, "int4", 512, 2, 1, 16),
     _step(FIT, "fp8", 768, 4, 0, 64),
-    _step(FIT, "int8", 1024, 1, 1, 16, flavour="sd3.5-medium"),
-    _step(FIT, "int2", 768, 1, 1, 64),
+    _step(HELD_OUT, "int8", 1024, 1, 1, 16, flavour="sd3.5-medium"),
+    _step(HELD_OUT, "int2", 768, 1, 1, 64),
     _step(HELD_OUT, "bf16", 768, 2, 1, 16),
     _step(HELD_OUT, "bf16", 512, 4, 0, 128),
     _step(HELD_OUT, "bf16", 1024, 4, 1, 64),
@@ -144,5 +144,5 @@ STEPS = (
     _step(HELD_OUT, "fp8", 1024, 2, 1, 16),
     _step(HELD_OUT, "int2", 512, 2, 2, 16),
     _step(HELD_OUT, "bf16", 768, 2, 0, 64, flavour="sd3.5-medium"),
-    _step(HELD_OUT, "int8", 1024, 1, 1, 16, lora_target="blocks"),
+    _step(FIT, "int8", 1024, 1, 1, 16, lora_target="blocks"),
 )

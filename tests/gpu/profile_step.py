@@ -29,9 +29,10 @@ from simpletune.trainer.processes import Processes
 
 WARM_UP, STEPS, RUN = 8, 5, 20_000
 TEXT_TOKENS = 231
-# What a kernel's name tells of it, the first that fits; the rest are element-wise kernels of the compiler or of torch.
+# What a kernel's name tells of it, the first that fits; the rest are element-wise kernels of torch, as are those of its
+# compiler, which are named after what they took in.
 KINDS = {
-    "attention": ("sdpa", "fmha", "flash", "attention"),
+    "attention": ("sdpa", "fmha", "flash", "attention", "cudnn::fusion"),
     "products": ("gemm", "nvjet", "cutlass", "cublas", "triton_tem"),
     "copies": ("memcpy", "memset"),
 }
@@ -109,6 +110,8 @@ def kind_of(name: str) -> str:
     lower = name.lower()
     if lower == "_kernel":
         return "products"  # models/int8_kernel.py's
+    if lower.startswith("triton_") and "triton_tem" not in lower:
+        return "element-wise"
     return next((kind for kind, words in KINDS.items() if any(word in lower for word in words)), "element-wise")
 
 

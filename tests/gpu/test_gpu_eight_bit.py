@@ -71,9 +71,11 @@ def test_what_lies_between_two_layers_is_rounded_as_if_it_had_been_written_down(
     fed = (rounded(towards.float() * scales[1]) @ data[1].float()).bfloat16().float()
     slope = torch.ops.aten.gelu_backward(fed, h, approximate="tanh")
     expected_grad = rounded(slope * scales[0]) @ data[0].float()
+    # Where a sum is rounded otherwise the next 8 bits may be others; fp8's sums are in fewer bits (`use_fast_accum`).
+    bound = {"int8": 0.01, "fp8": 0.02}[kind]
     for found, wanted in ((y, expected), (grad, expected_grad)):
         assert found.dtype is torch.bfloat16
-        assert float((found.float() - wanted).norm() / wanted.norm()) < 1e-2
+        assert float((found.float() - wanted).norm() / wanted.norm()) < bound
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -121,7 +121,8 @@ def of_step(plan: Plan) -> str:
     words = [plan.flavour, _base(plan), f"{plan.bucket[0]} x {plan.bucket[1]}", f"batch {plan.train_batch_size}", kept]
     words += [{"fp16": "fp16", "no": "fp32"}[plan.mixed_precision]] if plan.mixed_precision != "bf16" else []
     words += [f"{plan.tokenizer_max_length} T5 tokens"] if plan.tokenizer_max_length != 154 else []
-    words += [f"rank {plan.lora_rank} on {plan.lora_target}"] if plan.lora_rank != 16 else []
+    if plan.lora_rank != 16 or plan.lora_target != "attention":
+        words.append(f"rank {plan.lora_rank} on {plan.lora_target}")
     return ", ".join(words + (["EMA"] if plan.use_ema else []))
 
 

@@ -113,6 +113,12 @@ def test_compiled_steps_of_other_sizes_are_forecast(monkeypatch):
     assert min(errors) > -0.05
 
 
+@pytest.mark.parametrize("row", [row for row in STEPS["rows"] if row["use"] == "fit"], ids=lambda row: row["name"])
+def test_compiled_steps_that_served_the_formula_are_forecast(row, monkeypatch):
+    monkeypatch.setattr("simpletune.machine.activations.maps_in_pages", lambda: True)
+    assert 0.95 < ratio(plan_in(STEPS, row), row, "train") < 1.08
+
+
 def test_a_compiled_run_that_did_not_fit_is_told_so():
     """SD3.5-Medium, int8, rank 128, batch 3, checkpointed, held to 6 GiB, ran out of memory on that H100."""
     plan = replace(plan_in(COMPILED, COMPILED["rows"][2]), base_model_precision="int8-quanto", capability=(9, 0))
