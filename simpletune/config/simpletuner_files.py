@@ -5,15 +5,14 @@ Whatever the format, a file becomes a `Source`: a plain value, and the place of 
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from simpletune.config import jsonfile
@@ -149,25 +148,14 @@ def _unwrapped(value: Any) -> tuple[Any, JsonPath]:
 
 
 def _toml(path: Path) -> Source:
-    reader = _toml_reader(path)
     text = _text(path)
     try:
         # Dates and NaN, which JSON has none of, become text.
-        value = json.loads(json.dumps(reader.loads(text), default=str), parse_constant=str)
+        value = json.loads(json.dumps(tomllib.loads(text), default=str), parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{display(path)} can't be read: {error}", "correct it and import again") from error
     value, inside = _unwrapped(value)
     return Source(_placed(path, text, value, r'^\s*["\']?{}["\']?\s*='), value, inside)
-
-
-def _toml_reader(path: Path) -> ModuleType:
-    for name in ("tomllib", "tomli"):  # the first is Python's own, from 3.11 on
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-    hint = "pip install tomli, or save its keys as config.json"
-    raise UsageError(f"{display(path)} can't be read: TOML needs Python 3.11", hint)
 
 
 # --- config.env

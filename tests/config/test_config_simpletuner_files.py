@@ -200,7 +200,6 @@ def test_the_wrapper_of_the_web_interface(there):
 
 
 def test_toml(there):
-    pytest.importorskip("tomllib")
     there.write("config/multidatabackend.json", [PICTURES])
     there.write("config/config.toml", 'model_family = "sd3"\n"--lora_rank" = 8\nuse_ema = true\n')
     done = Result(import_files([there.root], there.root / "ours"), there.root / "ours")

@@ -130,7 +130,7 @@ def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | s
                 raise csv.Error(f"a line of over {_LONGEST_LINE >> 20} MiB")
             if len(lines.record) > _MOST_LINES:
                 raise csv.Error("unexpected end of data")
-            yield line.replace("\0", " ")  # Python 3.10 refuses the whole line
+            yield line.replace("\0", " ")  # no caption has one: the index separates them by it
 
     while True:
         number = lines.begin()
