@@ -196,7 +196,8 @@ def _check_folder(folder: Path, name: str) -> None:
     try:
         outside.check_model_files(folder)
     except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder} can't be read: {error}", "download the model again") from error
+        file = getattr(error, "filename", None) or folder  # a ValueError begins with the file's name
+        raise ModelUnavailable(f"{file} can't be read: {in_words(error)}", "download the model again") from error
     if any(folder.glob("*.safetensors")):
         return
     pickled = outside.pickles_in(folder)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import nn
 
+from simpletune.disk_words import in_words
 from simpletune.errors import OutOfMemory, UsageError
 from simpletune.models.memory import ran_out
 
@@ -146,5 +148,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def first_line(error: Exception) -> str:
+    """What an error says, in one line: of a file that the system refuses its name, and why in words."""
+    said = next((line.strip() for line in in_words(error).splitlines() if line.strip()), type(error).__name__)
+    file = getattr(error, "filename", None)
+    return f"{Path(file).name}: {said}" if isinstance(file, str | Path) else said

@@ -1,6 +1,8 @@
 """Captions by small random models of real classes: in batches, stopped, resumed, with pictures that can't be read."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from hub_server import serve
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from simpletune import outside
 from simpletune.data.captioning.captioner import Options, caption, try_out
 from simpletune.data.captioning.file import opened
 from simpletune.data.sources.local import Folder
@@ -275,6 +278,28 @@ def test_folders_that_hold_no_such_model(models, tmp_path, told, name, content, 
     folder = broken(models, tmp_path, name, content)
     with pytest.raises(ModelUnavailable, match=said):
         load_describer(find_model(str(folder), None, told), CPU)
+
+
+def test_what_the_system_refuses_is_said_in_words(models, tmp_path, told, monkeypatch):
+    folder = shutil.copytree(models["blip"], tmp_path / "withheld")
+    real = open
+
+    def withheld(path, *more, **how):
+        if str(path).startswith(str(folder)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *more, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", withheld)  # libraries open by it, and what is ours by pathlib
+        with pytest.raises(ModelUnavailable) as caught:
+            load_describer(folder, CPU)
+    begins, _, ends = caught.value.message.partition(".json: ")
+    assert begins.startswith(f"the model in {folder} can't be used for captions: ")
+    assert ends == "permission denied"
+    monkeypatch.setattr(outside, "check_tensors", lambda path: withheld(path))
+    with pytest.raises(ModelUnavailable) as caught:
+        find_model(str(folder), None, told)
+    assert caught.value.message == f"{folder / 'model.safetensors'} can't be read: permission denied"
 
 
 def test_weights_that_are_missing_are_not_made_up(models, tmp_path):

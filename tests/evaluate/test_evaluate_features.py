@@ -220,6 +220,30 @@ def test_what_the_system_refuses_is_said_in_words(tmp_path: Path, monkeypatch: p
     assert caught.value.message == f"{folder / 'preprocessor_config.json'} can't be used: permission denied"
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "what"),
+    [
+        ("clip", "tokenizer_config.json", "tokenizer in {} can't be used"),
+        ("dino", "config.json", "model in {} can't be loaded"),
+    ],
+)
+def test_a_file_that_a_library_is_refused_is_named_and_said_in_words(
+    models: Path, tmp_path: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, file: str, what: str
+):
+    folder = shutil.copytree(models / name, tmp_path / name)
+    real = open
+
+    def withheld(path, *more, **how):
+        if str(path) == str(folder / file):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *more, **how)
+
+    monkeypatch.setattr("builtins.open", withheld)  # libraries open by it, and what is ours by pathlib
+    with pytest.raises(ModelUnavailable) as caught:
+        {"clip": Clip, "dino": Dino}[name](folder, name, CPU).pictures(opened(pictures))
+    assert caught.value.message == f"the {what.format(folder)}: {file}: permission denied"
+
+
 def test_clip_without_its_vocabulary_is_no_clip(models: Path, tmp_path: Path):
     """transformers would make up an empty one, and every prompt would be the same."""
     shutil.copytree(models / "clip", tmp_path / "clip")

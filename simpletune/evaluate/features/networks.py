@@ -14,7 +14,7 @@ from torch import Tensor
 from simpletune.errors import ModelUnavailable
 from simpletune.evaluate.features.locate import identity, read_config
 from simpletune.evaluate.features.preprocess import read_preprocessing
-from simpletune.models.captioning import quiet
+from simpletune.models.captioning import first_line, quiet
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 CODE = 1
@@ -112,7 +112,7 @@ def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RecursionError) as error:
-        raise ModelUnavailable(f"the tokenizer in {folder} can't be used: {error}", hint) from error
+        raise ModelUnavailable(f"the tokenizer in {folder} can't be used: {first_line(error)}", hint) from error
 
 
 def _from_folder(kind: Any, folder: Path) -> Any:
@@ -129,8 +129,7 @@ def _from_folder(kind: Any, folder: Path) -> Any:
                 output_loading_info=True,
             )
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:  # RecursionError is one
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"the model in {folder} can't be loaded: {said}"
+        message = f"the model in {folder} can't be loaded: {first_line(error)}"
         raise ModelUnavailable(message, "take all files of the model, unchanged") from error
 
 
