@@ -7,7 +7,7 @@ The facts are PyTorch's and NVIDIA's own tables: which compute capabilities a CU
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from simpletune.config.installed import INSTALL_CUDA
@@ -62,6 +62,14 @@ def devices(machine: Machine) -> tuple[Device, ...]:
     if machine.system == "Darwin" and machine.architecture == "arm64":
         cards.append(_apple(machine))
     return (*sorted(cards, key=lambda device: not device.usable), _processor(machine))
+
+
+def lack_of_cards(found: Iterable[Device]) -> str | None:
+    """Why no CUDA card can be used, in a clause; None where one can."""
+    cards = [device for device in found if device.kind == "cuda"]
+    if any(card.usable for card in cards):
+        return None
+    return f"{cards[0].name} can't be used here: {cards[0].why_not}" if cards else "this machine has no CUDA card"
 
 
 def usable_memory(memory_bytes: int, kind: str = "cuda") -> int:

@@ -29,6 +29,7 @@ from simpletune.trainer.new_folder import into_new_folder, leave_note, said
 from simpletune.trainer.start import check_data_early, check_early, foretell
 
 if TYPE_CHECKING:
+    from simpletune.machine.execution import Way
     from simpletune.results.hub.destination import Destination
     from simpletune.trainer.run import Outcome
 
@@ -166,11 +167,25 @@ def _show_memory(settings: Settings, plan: Preflight, reporter: Reporter) -> Non
     from simpletune.machine.forecast import forecast, way_of
 
     planned = plan_of(settings, plan)
-    reporter.note(f"execution: {way_of(planned)}, where the device allows it")
+    _show_way(settings, way_of(planned), reporter)
     reporter.note("memory of the device, estimated from the model's shapes")
     for phase in forecast(planned).phases:
         reporter.note(f"  {phase}")
     reporter.note("a dry run: nothing was encoded, trained or written")
+
+
+def _show_way(settings: Settings, way: Way, reporter: Reporter) -> None:
+    """How the step will run; where that takes a CUDA card, and none can be used here, that too."""
+    from simpletune.machine.devices import devices, lack_of_cards
+    from simpletune.machine.execution import EIGHT_BIT
+    from simpletune.machine.hardware import look
+
+    asked = {"execution": settings.execution == "graph", "base_model_matmul": settings.base_model_matmul in EIGHT_BIT}
+    needing = [f'"{key}" {getattr(settings, key)}' for key, needs in asked.items() if needs]
+    lacking = lack_of_cards(devices(look(settings.output_dir))) if way.captured or needing else None
+    reporter.note(f"execution: {way}, {f'but {lacking}' if lacking else 'where the device allows it'}")
+    if lacking and needing:
+        reporter.warn(f"a start here would be refused: {needing[0]} needs a CUDA card")
 
 
 def _show_long_captions(settings: Settings, plan: Preflight, reporter: Reporter) -> None:

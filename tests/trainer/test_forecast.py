@@ -6,12 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import pytest
 from project import Project
+from resuming import train
 
+from simpletune.config.installed import TorchBuild
 from simpletune.config.load import load
 from simpletune.data.forecast import plan_of
 from simpletune.data.preflight import preflight
+from simpletune.machine import hardware
+from simpletune.machine.devices import GIB
 from simpletune.machine.forecast import forecast
+from simpletune.machine.gpus import Gpu
+from simpletune.machine.hardware import Machine
 from simpletune.progress import SilentReporter
 from simpletune.trainer.launch import launch
 
@@ -70,6 +77,42 @@ def test_a_picture_that_is_left_out_is_named_once(project: Make) -> None:
     (made.folder / "pictures" / "broken.png").write_bytes(b"no picture")
     assert launch(made.config, [], Listener(), dry_run=True) is None
     assert "\n".join(said).count("broken.png") == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "driver", "said"),
+    [
+        ({}, "580.65", ["execution: graph over eager kernels, where the device allows it"]),
+        ({}, None, ["execution: graph over eager kernels, but this machine has no CUDA card"]),
+        (
+            {},
+            "470.9",
+            ["execution: graph over eager kernels, but Card can't be used here: its driver 470.9 is too old"],
+        ),
+        ({"device": "cpu"}, None, ["execution: eager, where the device allows it"]),
+        (
+            {"execution": "graph"},
+            None,
+            ["but this machine has no CUDA card", 'a start here would be refused: "execution" graph needs a CUDA card'],
+        ),
+        (
+            {"execution": "compile", "mixed_precision": "bf16", "base_model_matmul": "int8"},
+            None,
+            ["has no CUDA card", 'a start here would be refused: "base_model_matmul" int8 needs a CUDA card'],
+        ),
+        ({"execution": "graph"}, "580.65", ["execution: graph over compiled blocks, where the device allows it"]),
+    ],
+)
+def test_a_dry_run_says_that_there_is_no_card(
+    project: Make, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str], driver: str | None, said: list[str]
+) -> None:
+    cards = () if driver is None else (Gpu(0, "Card", 8 * GIB, 8 * GIB, driver, (8, 9), "GPU-a"),)
+    machine = Machine(cards, 32 * GIB, 30 * GIB, 100 * GIB, 8, TorchBuild("2.13.0+cu130", "13.0", None))
+    monkeypatch.setattr(hardware, "look", lambda _folder: machine)
+    found = train(project(**{"device": "auto", **keys}), dry_run=True)
+    for part in said:
+        assert found.has(part), part
+    assert found.has("would be refused") == (len(said) > 1)
 
 
 def test_a_dry_run_imports_no_torch(project: Make) -> None:
