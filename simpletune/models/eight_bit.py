@@ -244,4 +244,5 @@ def _(
 
 
 def _empty_rows(h: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    return h.new_empty(h.shape, dtype=_TYPES[kind]), h.new_empty(len(h), dtype=torch.float32)
+    # Not len(h), which the compiler takes for a constant: each size of picture would be compiled anew.
+    return h.new_empty(h.shape, dtype=_TYPES[kind]), h.new_empty(h.shape[0], dtype=torch.float32)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 
+from simpletune.models.adapters import attach_factors
 from simpletune.models.eight_bit import KINDS, eight_bit_rows, product, quantize_rows
+from simpletune.models.lora_file import Factors
 from simpletune.models.projection import feed_forward, group_of, in_eight_bits, project
 from simpletune.models.quantize import frozen_linear
 
@@ -71,6 +74,42 @@ def test_a_feed_forward_network_is_two_products_with_gelu_between_them(
     assert distance(found.detach(), expected.detach()) < 5e-3
     one, other = (torch.autograd.grad((y * towards).sum(), x)[0] for y in (found, expected))
     assert distance(one, other) < 5e-3
+
+
+def test_one_graph_serves_any_number_of_rows() -> None:
+    """Where a size was a constant, each size of picture would be compiled anew."""
+
+    def both(h: torch.Tensor, grad: torch.Tensor, factors: torch.Tensor) -> list[torch.Tensor]:
+        operations = torch.ops.simpletune
+        forward, backward = operations.gelu_rows, operations.gelu_backward_rows
+        found = [*forward(h, None, "int8"), *backward(grad, h, None, factors, "fp8")]
+        sizes.extend(one.shape[0] for one in found)
+        return found
+
+    sizes: list[object] = []
+    make_fx(both, tracing_mode="symbolic")(normal(40, 64), normal(40, 64), normal(64))
+    assert len(sizes) == 4
+    for size in sizes:
+        assert isinstance(size, torch.SymInt)
+        assert size.node.maybe_as_int() is None
+
+
+@pytest.mark.parametrize("with_lora", [0, 1])
+def test_where_one_feed_forward_layer_has_a_lora_the_other_is_in_8_bits(with_lora: int) -> None:
+    """And what comes out is near what 16 bits give."""
+    network = nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 64)).requires_grad_(False)
+    for number, parameter in enumerate(network.parameters()):
+        parameter.copy_(normal(*parameter.shape, seed=number) / 8)
+    outputs, inputs = network[with_lora].weight.shape
+    factors = Factors(normal(4, inputs, seed=7) / 8, normal(outputs, 4, seed=8) / 8)
+    attach_factors(network, {str(with_lora): factors})
+    groups = tuple(group_of(layer) for layer in network)
+    mixed = tuple(in_eight_bits(group, "int8") for group in groups)
+    assert [group.kind for group in mixed] == [None if number == with_lora else "int8" for number in range(2)]
+    x = normal(40, 64)
+    expected = feed_forward(x, (groups[0], groups[1]), joined=True)
+    found = feed_forward(x, (mixed[0], mixed[1]), joined=True)
+    assert 0 < distance(found.detach(), expected.detach()) < 0.02
 
 
 def test_a_weight_of_the_kind_is_taken_as_it_is() -> None:
