@@ -27,6 +27,7 @@ from simpletune.config.rules import config_problems
 from simpletune.config.rules_adapter import LYCORIS, adapter_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
+from simpletune.config.rules_forward import forward_problems
 from simpletune.config.rules_offload import offload_problems
 from simpletune.config.rules_prompts import prompts_problems
 from simpletune.config.schema import config_keys
@@ -273,6 +274,7 @@ class _Whole:
             *config_problems(whole),
             *prompts_problems(whole),
             *adapter_problems(whole),
+            *forward_problems(whole),
             *offload_problems(whole),
             *environment_problems(whole),
         ]

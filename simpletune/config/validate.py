@@ -21,6 +21,7 @@ from simpletune.config.rules import config_problems
 from simpletune.config.rules_adapter import adapter_problems
 from simpletune.config.rules_data import data_problems
 from simpletune.config.rules_environment import environment_problems
+from simpletune.config.rules_forward import forward_problems
 from simpletune.config.rules_offload import offload_problems
 from simpletune.config.rules_prompts import prompts_problems
 from simpletune.config.view import View, view
@@ -62,7 +63,7 @@ def check(config_path: Path, overrides: Sequence[str] = (), planned: Planned | N
     whole = view(config, data)
     if isinstance(config.value, dict) and not config.file.partial:
         problems += [*config_problems(whole), *prompts_problems(whole)]
-        problems += [*adapter_problems(whole), *offload_problems(whole)]
+        problems += [*adapter_problems(whole), *forward_problems(whole), *offload_problems(whole)]
         problems += environment_problems(whole)
     if not config.file.partial and (data is None or not data.file.partial):
         problems += data_problems(whole)

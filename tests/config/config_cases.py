@@ -62,6 +62,13 @@ CASES = {
     "8 bits for nothing": (config(base_model_matmul="fp8", lora_target="blocks"),),
     "graphs with fp16": (config(execution="graph", mixed_precision="fp16"),),
     "names the hub doesn't take": (config(hub_model_id="me/my--lora", hub_private="yes"),),
+    "8 bits and a LoRA it can't compute": (
+        config(model_flavour="tiny", base_model_matmul="fp8", lora_target=["*.norm1.linear"]),
+    ),
+    "compiling with dropout": (config(execution="compile", lora_dropout=0.1),),
+    "compiling a LoRA it can't compute": (
+        config(model_flavour="tiny", execution="compile", lora_target=["*.norm1.linear"]),
+    ),
     "offloading on a CPU": (config(base_model_offload=12, activation_offload=True, device="cpu"),),
     "offloading too little": (config(base_model_offload=2),),
     "offloading without checkpointing": (config(activation_offload=True, gradient_checkpointing=False),),
