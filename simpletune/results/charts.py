@@ -189,6 +189,14 @@ def median(curve: Curve) -> float | None:
     return float(np.median(finite)) if len(finite) else None
 
 
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as is readable."""
+    amount, unit = (
+        (seconds, "s") if seconds < 100 else (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
+    )
+    return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
+
+
 def number(value: float) -> str:
     """A measured number for people: three digits."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

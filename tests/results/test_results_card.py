@@ -23,6 +23,8 @@ from simpletune.results.card import card_text, is_ours, write_card
 from simpletune.results.card.gallery import Shown
 from simpletune.results.card.naming import name_of
 from simpletune.results.hub.contents import items
+from simpletune.results.report.page import tiles
+from simpletune.results.report.run import read
 
 MEDIUM = "stabilityai/stable-diffusion-3-medium-diffusers"
 COMMUNITY = "https://huggingface.co/stabilityai/stable-diffusion-3-medium/blob/main/LICENSE.md"
@@ -73,6 +75,16 @@ def test_a_card_of_a_run(run):
               for word in node.keywords}  # fmt: skip
     assert called["max_sequence_length"] == "32"
     assert (called["prompt"], called["width"], called["dtype"]) == ("'a cat'", "64", "torch.float32")
+
+
+def test_the_time_of_all_starts(run):
+    """phases.json is of the last one alone; the report counts alike."""
+    assert "| cpu |" in write_card(run).path.read_text(encoding="utf-8")
+    lines = [{"kind": "step", "step": step, "loss": 0.5, "samples_per_second": 0.5} for step in range(1, STEPS + 1)]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    assert "| cpu, 40 s of steps |" in write_card(run).path.read_text(encoding="utf-8")
+    assert ("Time in steps", "40 s", "") in tiles(read(run))
 
 
 @pytest.mark.parametrize(

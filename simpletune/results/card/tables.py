@@ -13,6 +13,7 @@ from typing import Any
 from simpletune import files
 from simpletune.results.card.facts import Facts
 from simpletune.results.card.text import counted, number, plain, table
+from simpletune.results.charts import duration
 from simpletune.results.diffusers_code import is_lycoris
 from simpletune.results.report.run import Picture
 
@@ -194,15 +195,8 @@ def _averaged(facts: Facts) -> str:
 
 
 def _device(facts: Facts) -> str:
-    seconds = next((phase.get("seconds") for phase in facts.run.phases if phase.get("phase") == "train"), None)
-    device = plain(str(facts.run.facts.get("device") or "unknown"))
-    return f"{device}, {_duration(float(seconds))} of steps" if isinstance(seconds, int | float) else device
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+    device, seconds = plain(str(facts.run.facts.get("device") or "unknown")), facts.run.seconds_in_steps
+    return f"{device}, {duration(seconds)} of steps" if seconds else device
 
 
 def _start(facts: Facts) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from simpletune import __version__
 from simpletune.pages import render
-from simpletune.results.charts import median, number, run_charts, smoothed
+from simpletune.results.charts import duration, median, number, run_charts, smoothed
 from simpletune.results.curves import Curve, FailedStep
 from simpletune.results.report import data_sets, settings_table
 from simpletune.results.report.drawing import draw
@@ -113,7 +113,7 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
         least = int(np.nanargmin(held_out.values))
         best = f"least {held_out.values[least]:.4g} at step {held_out.steps[least]:.0f}"
         found.append(("Held-out loss", f"{values[-1]:.4g}", f"began at {values[0]:.4g}; {best}"))
-    if seconds := training_seconds(run):
+    if seconds := run.seconds_in_steps:
         found.append(("Time in steps", duration(seconds), ""))
     if rate is not None:
         found.append(("Speed", f"{number(rate)}/s", "samples, median"))
@@ -125,22 +125,6 @@ def tiles(run: Run) -> list[tuple[str, str, str]]:
     if run.adapter is not None:
         found.append(("Adapter", _size(run.adapter.stat().st_size), _adapter_kind(run)))
     return found
-
-
-def training_seconds(run: Run) -> float:
-    """The time that steps took, by their rates; what lies between them doesn't count."""
-    rate = run.numbers["samples_per_second"].values
-    samples = run.value("train_batch_size", 1) * run.value("gradient_accumulation_steps", 1)
-    usable = rate[np.isfinite(rate) & (rate > 0)]
-    return float((samples / usable).sum()) if isinstance(samples, int) else 0.0
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as is readable."""
-    amount, unit = (
-        (seconds, "s") if seconds < 100 else (seconds / 60, "min") if seconds < 6000 else (seconds / 3600, "h")
-    )
-    return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:,.0f} {unit}"
 
 
 def held_out_rows(curve: Curve) -> list[dict[str, Any]]:

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from simpletune import outside
 from simpletune.errors import UsageError
 from simpletune.lock_holder import is_held
@@ -96,6 +98,14 @@ class Run:
         """A setting's value; `otherwise` where the run has none."""
         setting = self.config.get(key)
         return otherwise if setting is None or setting.value is None else setting.value
+
+    @property
+    def seconds_in_steps(self) -> float:
+        """The time that the steps of all starts took, by their rates; what lies between them doesn't count."""
+        rate = self.numbers["samples_per_second"].values
+        samples = self.value("train_batch_size", 1) * self.value("gradient_accumulation_steps", 1)
+        usable = rate[np.isfinite(rate) & (rate > 0)]
+        return float((samples / usable).sum()) if isinstance(samples, int) else 0.0
 
     @property
     def adapter(self) -> Path | None:
