@@ -39,8 +39,8 @@ class Question:
     raises NotUnderstood. object: what is wrong with a value, or None. write: puts the value into the state's files.
     read: the value that files on disk have, MISSING when they leave it open. fine: a fine point, which takes what is
     proposed unless everything is to be asked. fitted: "machine" for an answer made to fit the machine and the model,
-    "model" for one that fits the model alone: what the files say is void for others. figures: whether memory, disk and
-    time depend on it. keys: what it sets. after: lines to show once it was answered.
+    "model" for one that fits the model alone, "card" for the model: what the files say is void for others. figures:
+    whether memory, disk and time depend on it. keys: what it sets. after: lines to show once it was answered.
     """
 
     id: str

@@ -191,9 +191,12 @@ class State:
 
     def is_void(self, fitted: str) -> bool:
         """Whether what the files say is void for an answer that is `fitted` to the machine or to the model: there is
-        another model now, or, where fitting to the machine was asked for, another machine."""
+        another model now, or, where fitting to the machine was asked for, another machine. The model itself is void
+        ("card") where files that train the built-in one are to fit a card."""
         if self.base.config_file is None or not fitted:
             return False
+        if fitted == "card":
+            return self.base.refit and self.flavour.hub_id is None and self.value("device") != "cpu"
         other_machine = self._differs("device") or self._differs("device_memory_gb")
         return self._differs("model_flavour") or (fitted == "machine" and self.base.refit and other_machine)
 

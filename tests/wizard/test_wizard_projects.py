@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
 from simpletune.cli.main import run
@@ -62,6 +65,25 @@ def test_a_preset_fits_files_to_another_card_and_leaves_what_no_card_decides(tmp
     text = (tmp_path / "config.json").read_text()
     assert configure(config, "--defaults", "--preset", "8gb", "--yes") == 0
     assert (tmp_path / "config.json").read_text() == text
+
+
+def test_a_cards_preset_puts_a_real_model_in_the_toys_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in an empty folder; who wants the toy on a card says so."""
+    one = str(pictures(tmp_path / "one", "red", "blue"))
+
+    def made(folder: str, *presets: str, flags: Sequence[str] = ()) -> list[object]:
+        for preset in presets:
+            config = str(tmp_path / folder / "config.json")
+            assert configure(config, "--dataset", one, "--defaults", "--preset", preset, *flags, "--yes") == 0
+        names = ("config.json", "multidatabackend.json")
+        return [json.loads((tmp_path / folder / name).read_text()) for name in names]
+
+    fresh = made("fresh", "8gb")
+    assert made("first-tiny", "cpu", "8gb") == fresh
+    assert "Model: tiny was for another machine or model: sd3-medium instead" in capsys.readouterr().err
+    assert made("first-tiny", "8gb") == fresh
+    kept: Any = made("kept", "cpu", "8gb", flags=("--set", "model_flavour=tiny"))
+    assert (kept[0]["model_flavour"], kept[0]["learning_rate"], kept[0]["device_memory_gb"]) == ("tiny", 2e-3, 8)
 
 
 def test_data_sets_are_counted_as_train_counts_them(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ from simpletune.wizard.state import MISSING, State
 SECTION = "Model"
 HUB, MIRROR, OTHER_ID, FOLDER, FILE = "hub", "mirror", "id", "folder", "file"
 _PATH = "pretrained_model_name_or_path"
+_LITTLE_MEMORY = (
+    "base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision", "text_encoder_3_precision",
+    "mixed_precision", "gradient_checkpointing",
+)  # fmt: skip
+"""What suits a model of no size; what is proposed for another, before these are asked, must not reckon with it."""
 _ABOUT = {
     "sd3-medium": "2 billion weights",
     "sd3.5-medium": "2.5 billion weights, better hands and text",
@@ -112,7 +117,8 @@ def _propose_flavour(state: State) -> Proposal[Any]:
 
 def _write_flavour(state: State, value: str) -> None:
     if value != state.value("model_flavour"):
-        for key in (_PATH, "pretrained_text_encoders_path", "revision"):
+        of_the_toy = () if state.flavour.hub_id is not None else _LITTLE_MEMORY
+        for key in (_PATH, "pretrained_text_encoders_path", "revision", *of_the_toy):
             if key not in state.base.config_sets:
                 state.config.pop(key, None)  # they belong to the model that was there before
     state.config["model_flavour"] = value
@@ -134,6 +140,7 @@ FLAVOUR = Question(
     propose=_propose_flavour,
     read=_read_flavour,
     write=_write_flavour,
+    fitted="card",
     keys=("model_flavour",),
 )
 
