@@ -7,11 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from simpletune import outside
 from simpletune.config.settings import Settings
-from simpletune.disk_words import in_words
 from simpletune.errors import UsageError
 from simpletune.models.lora_file import FILE_NAME, trained_with
 from simpletune.results.run_folder import (
@@ -20,6 +16,7 @@ from simpletune.results.run_folder import (
     holds_only_adapter,
     latest,
     list_checkpoints,
+    unreadable,
     verify,
 )
 
@@ -142,15 +139,9 @@ def _final(output_dir: Path) -> AdapterChoice | None:
 
 
 def damage_of(file: Path) -> str | None:
-    """What is to be told of a file that is there and can't be read; its tensors aren't looked at."""
-    try:
-        outside.check_tensors(file)
-        with safe_open(file, framework="np"):
-            return None
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError, ValueError) as error:
-        return f"{file} is damaged and passed over: {in_words(error)}"
+    """What is to be told of a file that is there and can't be read."""
+    problem = unreadable(file) if file.exists() else None
+    return None if problem is None else f"{file} is damaged and passed over: {problem}"
 
 
 def _checkpoint(folder: Path) -> AdapterChoice:

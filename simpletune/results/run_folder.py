@@ -13,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simpletune import files
+from safetensors import SafetensorError, safe_open
+
+from simpletune import files, outside
+from simpletune.disk_words import in_words
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 EMA_FILE = "ema.safetensors"
@@ -85,6 +88,18 @@ def verify(path: Path) -> list[str]:
         return [f"{MANIFEST_FILE} is incomplete"]
     problems = (_file_problem(path / Path(name).name, *entry) for name, entry in listed.items())
     return [problem for problem in problems if problem]
+
+
+def unreadable(file: Path) -> str | None:
+    """Why a file of tensors can't be read, in words, None for one that can be; its tensors aren't looked at."""
+    try:
+        outside.check_tensors(file)
+        with safe_open(file, framework="np"):
+            return None
+    except FileNotFoundError:
+        return "it is missing"
+    except (SafetensorError, OSError, ValueError) as error:
+        return in_words(error)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

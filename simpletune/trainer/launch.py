@@ -146,7 +146,7 @@ def _not_shared(stopped: Stopped, settings: Settings, destination: Destination |
 
 def _share(settings: Settings, outcome: Outcome, destination: Destination | None, reporter: Reporter) -> None:
     """Nothing is written for a run that was finished before, unless something is missing."""
-    if outcome.trained or destination is not None or not (settings.output_dir / CARD_FILE).exists():
+    if outcome.written or destination is not None or not (settings.output_dir / CARD_FILE).exists():
         share(settings, destination, reporter)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from simpletune.config import architecture
+from simpletune.config.document import display
 from simpletune.config.settings import Settings
 from simpletune.data.preflight import Preflight
 from simpletune.disk_words import in_words
@@ -41,7 +42,7 @@ from simpletune.trainer.resume import check_material, tell_changes
 from simpletune.trainer.room import check_disks
 from simpletune.trainer.session import Session, open_session
 from simpletune.trainer.short_memory import explained
-from simpletune.trainer.start import check_resumable, find_checkpoint, is_finished
+from simpletune.trainer.start import check_resumable, find_checkpoint, lost_adapters, was_finished
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Outcome:
     plots: Path | None
     trained: int
     """Steps of this start; 0 for a run that was finished before."""
+    written: bool
+    """Whether this start wrote the outputs."""
 
 
 def train(
@@ -115,14 +118,19 @@ def _make_folder(folder: Path) -> None:
 
 
 def finished(settings: Settings, found: Path | None, total_steps: int, reporter: Reporter) -> Outcome | None:
-    """What a run left that has done all its steps and written all its outputs; None when there is work to do."""
-    if found is None or not is_finished(settings, found, total_steps):
+    """What a run left that has done all its steps and written all its outputs; None when there is work to do, were it
+    but an adapter that was lost since."""
+    if found is None or not was_finished(settings, found, total_steps):
+        return None
+    if lost := lost_adapters(settings):
+        for file, why in lost.items():
+            reporter.warn(f"{display(file)} can't be read: {why}; it is written again from {found.name}")
         return None
     done = checkpoint.step_of(found)
     reporter.note(f"this run is finished: {done} steps are done, and {total_steps} were asked for")
     reporter.note('to train on, raise "max_train_steps"; `simpletune train --new-folder` starts a run beside it')
     left = outputs.paths(settings)
-    return Outcome(done, left.adapter, left.gallery, left.plots, 0)
+    return Outcome(done, left.adapter, left.gallery, left.plots, 0, written=False)
 
 
 def check_start(settings: Settings) -> None:
@@ -185,7 +193,8 @@ def finish(session: Session, began: int, stop: StopRequest) -> Outcome:
         session.validate(stop)
     outputs = session.write_outputs()
     session.processes.wait()
-    return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots, session.step - began)
+    trained = session.step - began
+    return Outcome(session.step, outputs.adapter, outputs.gallery, outputs.plots, trained, written=True)
 
 
 def _ended_early(session: Session, signalled: int) -> SimpletuneError:

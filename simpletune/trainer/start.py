@@ -30,6 +30,7 @@ from simpletune.results.run_folder import (
     STATE_FILE,
     holds_only_adapter,
     list_checkpoints,
+    unreadable,
     verify,
 )
 from simpletune.trainer import data_change, refusals
@@ -155,9 +156,21 @@ def finished_step(folder: Path) -> int | None:
 
 
 def is_finished(settings: Settings, checkpoint: Path, total_steps: int) -> bool:
-    """Whether a run has done all its steps and written all its outputs."""
+    """Whether a run has done all its steps and written all its outputs, and its adapter is still there."""
+    return was_finished(settings, checkpoint, total_steps) and not lost_adapters(settings)
+
+
+def was_finished(settings: Settings, checkpoint: Path, total_steps: int) -> bool:
+    """As `is_finished`, whatever has become of the adapter since."""
     done = finished_step(settings.output_dir)
     return done is not None and done == int(read_state(checkpoint)["step"]) and done >= total_steps
+
+
+def lost_adapters(settings: Settings) -> dict[Path, str]:
+    """The final adapters of a finished run that can't be read, and why."""
+    folders = [settings.output_dir, *([settings.output_dir / "ema"] if settings.use_ema else [])]
+    why = {folder / ADAPTER_FILE: unreadable(folder / ADAPTER_FILE) for folder in folders}
+    return {file: problem for file, problem in why.items() if problem is not None}
 
 
 def _named(path: Path, settings: Settings, asked: Asked) -> Path:

@@ -23,13 +23,16 @@ from resuming import (
     run_command,
     train,
 )
+from safetensors import safe_open
 
+from simpletune import files
 from simpletune.config import continuing
 from simpletune.config.load import load
 from simpletune.config.schema import config_keys
-from simpletune.errors import ConfigError, TrainingFailed
+from simpletune.errors import ConfigError, TrainingFailed, UsageError
 from simpletune.models.sd3 import SD3
 from simpletune.progress import SilentReporter
+from simpletune.results.card.facts import gather_facts
 from simpletune.trainer import start
 from simpletune.trainer.asked import Asked
 
@@ -245,6 +248,31 @@ def test_a_finished_run_does_nothing_whatever_may_have_changed(run: Project, mon
     assert said.has("this run is finished: 4 steps are done, and 3 were asked for")
     assert said.has("learning_rate: 0.01 -> 0.5")
     assert contents(run.output) == before
+
+
+def read_tensors(path: Path) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """The numbers of a file, and what its header says beside them."""
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name).ravel().tolist() for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("lost", ["gone", "cut short"])
+def test_a_finished_run_without_its_adapter_writes_it_again(run: Project, lost: str) -> None:
+    """With the card, which has the file's digest."""
+    adapter = run.output / "pytorch_lora_weights.safetensors"
+    before = read_tensors(adapter)
+    if lost == "gone":
+        adapter.unlink()
+    else:
+        adapter.write_bytes(adapter.read_bytes()[:-8])
+    with pytest.raises(UsageError) as caught:
+        gather_facts(run.output)
+    assert "`simpletune train`" in (caught.value.hint or "")
+    said = train(run)
+    assert said.has("warning: output/pytorch_lora_weights.safetensors can't be read", "again from checkpoint-4")
+    assert (read_tensors(adapter), len(run.losses())) == (before, 4)
+    assert files.sha256(adapter) in (run.output / "README.md").read_text(encoding="utf-8")
+    assert train(run).has("this run is finished")
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from simpletune.machine.hub_access import cached_file
 from simpletune.results.report.run import Run, State, read
 from simpletune.results.run_folder import ADAPTER_FILE, RUN_FILE
 
+_WRITTEN_AGAIN = "`simpletune train` with the run's config.json writes it again from the last checkpoint"
+
 
 @dataclass(frozen=True)
 class Base:
@@ -138,11 +140,9 @@ def _adapter(path: Path) -> AdapterFile:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
         size = path.stat().st_size
     except FileNotFoundError as error:
-        raise UsageError(f"there is no adapter {path}", "name a run that is finished, or train it again") from error
+        raise UsageError(f"there is no adapter {path}", _WRITTEN_AGAIN) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise UsageError(
-            f"{path} can't be read as a LoRA: {in_words(error)}", "train the run again, or restore it"
-        ) from error
+        raise UsageError(f"{path} can't be read as a LoRA: {in_words(error)}", _WRITTEN_AGAIN) from error
     ranks = {shape[0] for name, shape in shapes.items() if ".lora_A." in name}
     try:
         steps = outside.parse_json(header.get("simpletune", "{}")).get("steps")
