@@ -15,9 +15,12 @@ from tallies import pytest_terminal_summary, tally  # noqa: F401, a hook and a f
 
 from simpletune.config.builtin import tiny_folder
 
-# Tests that are started in the background of a script ignore Ctrl-C, and so would the programs that they send it to.
+# Tests that are started in the background of a script ignore Ctrl-C, and hang-ups under nohup. So would the programs that
+# they send them to.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples each time, so that what passed once passes again; HYPOTHESIS_EXPLORE=1 looks at others. No deadline:
 # other work may run beside the tests.

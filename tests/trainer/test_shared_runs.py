@@ -59,8 +59,10 @@ def test_a_run_goes_to_the_hub_with_a_card_that_works(
     assert 'adapter = "ada/project"' in program
     monkeypatch.chdir(made.output)  # where the hub isn't, the folder is as good
     exec(compile(program.replace('"ada/project"', '"."'), "README.md", "exec"), {})
-    assert np.array_equal(pixels(Path("picture.png")), pixels(Path("samples/step-000002/prompt-64x64-42.png")))
-    assert not np.array_equal(pixels(Path("picture.png")), pixels(Path("samples/base/prompt-64x64-42.png")))
+    named = ("picture.png", "samples/step-000002/prompt-64x64-42.png", "samples/base/prompt-64x64-42.png")
+    painted, ours, base = (pixels(Path(name)).astype(int) for name in named)
+    assert np.abs(painted - ours).max() <= 1  # a level: processors round differently
+    assert np.abs(painted - base).max() > 20
 
 
 def pixels(path: Path) -> np.ndarray:
