@@ -15,8 +15,7 @@ from tallies import pytest_terminal_summary, tally  # noqa: F401, a hook and a f
 
 from simpletune.config.builtin import tiny_folder
 
-# Tests that are started in the background of a script ignore Ctrl-C, and hang-ups under nohup. So would the programs that
-# they send them to.
+# Tests that a script starts in the background ignore Ctrl-C, and hang-ups under nohup: so would the programs they stop.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
