@@ -92,6 +92,15 @@ def hint(ways: Iterable[Way]) -> str:
     return "\n".join(["copy one of these commands", *lines])
 
 
+def named_alike(other: Path, path: Path, asked: Asked) -> str:
+    """Another checkpoint beside `path`, as `resume_from_checkpoint` takes it where it was given `path`."""
+    document = check(asked.config, asked.overrides).view.config.document.value
+    given = document.get("resume_from_checkpoint") if isinstance(document, dict) else None
+    if isinstance(given, str) and Path(given).name == path.name:
+        return str(Path(given).with_name(other.name))
+    return str(other)
+
+
 def where_set(keys: Sequence[str], settings: Settings, asked: Asked) -> dict[str, str]:
     """Where each key's value comes from: config.json:4:16, --set lora_rank, or what it follows from."""
     document = check(asked.config, asked.overrides).view.config.document

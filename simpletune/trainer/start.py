@@ -174,7 +174,7 @@ def lost_adapters(settings: Settings) -> dict[Path, str]:
 
 
 def _named(path: Path, settings: Settings, asked: Asked) -> Path:
-    _check_checkpoint(path, settings)
+    _check_checkpoint(path, settings, asked)
     own = list_checkpoints(settings.output_dir)
     if path.parent != settings.output_dir and own:
         what = (
@@ -185,8 +185,12 @@ def _named(path: Path, settings: Settings, asked: Asked) -> Path:
     return path
 
 
-def _check_checkpoint(path: Path, settings: Settings) -> None:
-    others = [name.name for _, name in list_checkpoints(path.parent) if name != path and not holds_only_adapter(name)]
+def _check_checkpoint(path: Path, settings: Settings, asked: Asked) -> None:
+    others = [
+        refusals.named_alike(other, path, asked)
+        for _, other in list_checkpoints(path.parent)
+        if other != path and not holds_only_adapter(other)
+    ]
     hint = f"name another one ({', '.join(others[-3:])})" if others else "name another one"
     if path.parent == settings.output_dir:
         hint += ', or set it to "latest" for the newest that is intact'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -220,6 +221,22 @@ def test_a_named_checkpoint_is_never_passed_over(run: Project, change: Callable[
     error = refused(run, "resume_from_checkpoint=output/checkpoint-2", "max_train_steps=6")
     assert said in error.message
     assert error.hint
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_checkpoints_that_are_proposed_can_be_named_so(
+    run: Project, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the path was given: in the file it begins at the file's folder, wherever one stands."""
+    only_adapter(run.output / "checkpoint-2")
+    run.set(resume_from_checkpoint="output/checkpoint-2", max_train_steps=6)
+    if elsewhere:
+        monkeypatch.chdir(run.folder.parent)
+    error = refused(run)
+    (other,) = re.findall(r"name another one \((.*)\)", error.hint or "")
+    run.set(resume_from_checkpoint=other)
+    assert train(run, dry_run=True).has("a start would go on from", "checkpoint-4")
 
 
 @pytest.mark.usefixtures("light")
