@@ -21,7 +21,7 @@ from simpletune.data.plan import schedule_of
 from simpletune.data.preflight_lines import count
 from simpletune.data.scan import Sample
 from simpletune.errors import ConfigError
-from simpletune.results.run_folder import DATA_FILE
+from simpletune.results.run_folder import DATA_FILE, STATE_FILE, holds_only_adapter, list_checkpoints
 from simpletune.trainer.asked import Asked
 from simpletune.trainer.refusals import Way, hint
 
@@ -126,6 +126,18 @@ def earlier_data(folder: Path, digest: str) -> Data | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def is_of(folder: Path, now: Data) -> bool:
+    """Whether the run in a folder could go on with this data: its newest checkpoint was trained on no other, as far as
+    `now` says."""
+    whole = [path for _, path in list_checkpoints(folder) if not holds_only_adapter(path)]
+    try:
+        digest = json.loads((whole[-1] / STATE_FILE).read_text(encoding="utf-8"))["run"]["data"]
+    except (IndexError, OSError, ValueError, KeyError, TypeError):
+        return False
+    before = earlier_data(folder, digest)
+    return before is not None and not compare(before, now).lines()
 
 
 def earlier_name(digest: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,22 +150,25 @@ def _comes_out(asked: Asked, saved: Mapping[str, Any]) -> bool:
     return not wrong and not changes(saved, settings_of(asked.config, checked.view))
 
 
-def anew(settings: Settings, asked: Asked) -> list[Way]:
-    """The commands that start at step 0: in a new folder, or in this one when the run in it has been moved aside."""
+def anew(settings: Settings, asked: Asked, suits: Callable[[Path], bool] = lambda _: True) -> list[Way]:
+    """The commands that start at step 0: in a new folder, or in this one when the run in it has been moved aside.
+
+    suits: whether a run beside it, which has these settings, can be gone on with in place of a new one.
+    """
     folder = settings.output_dir
     wish = settings.resume_from_checkpoint
     start = asked if wish == "none" else asked.continuing(wish)
-    ways = [_in_new_folder(settings, start)]
+    ways = [_in_new_folder(settings, start, suits)]
     if not is_free(folder):
         ways.append((f"to discard that run, whose files stay in {display(discarded(folder))}", start.aside(folder)))
     return ways
 
 
-def _in_new_folder(settings: Settings, asked: Asked) -> Way:
+def _in_new_folder(settings: Settings, asked: Asked, suits: Callable[[Path], bool]) -> Way:
     """A run beside it that has these very settings is gone on with rather than begun once more."""
     for path in beside(settings.output_dir):
         saved = saved_settings(path)
-        if saved is not None and not changes(saved, settings):
+        if saved is not None and not changes(saved, settings) and suits(path):
             again = asked.continuing(settings.resume_from_checkpoint).having({"output_dir": display(path)})
             return f"to continue the run in {display(path)}, which has these settings", again.command()
     new = first_free(settings.output_dir)

@@ -33,9 +33,11 @@ def check_material(path: Path, material: Material, settings: Settings, asked: As
     if run["data"] == material.manifest.digest:
         return
     before = data_change.earlier_data(path.parent, run["data"])
-    change = data_change.compare(before, material.manifest.data()) if before is not None else None
+    now = material.manifest.data()
+    change = data_change.compare(before, now) if before is not None else None
     if not asked.accept_data_change:
-        raise data_change.refused(path, change, asked, refusals.anew(settings, asked))
+        anew = refusals.anew(settings, asked, lambda folder: data_change.is_of(folder, now))
+        raise data_change.refused(path, change, asked, anew)
     reporter.warn(f"the data set has changed since {path.name} was saved; the rest of the run sees it as it is now")
     for line in data_change.said(change):
         reporter.note(line)

@@ -137,7 +137,8 @@ def check_data_early(checkpoint: Path, plan: Preflight, settings: Settings, aske
     )
     change = data_change.compare(before, now)
     if change.is_certain:
-        raise data_change.refused(checkpoint, change, asked, refusals.anew(settings, asked))
+        anew = refusals.anew(settings, asked, lambda folder: data_change.is_of(folder, now))
+        raise data_change.refused(checkpoint, change, asked, anew)
 
 
 def read_state(checkpoint: Path) -> Mapping[str, Any]:

@@ -75,6 +75,20 @@ def test_changed_data_is_told_and_has_to_be_accepted(
         assert not train(run, "max_train_steps=6").has("the data set has changed")
 
 
+@pytest.mark.parametrize("change", [change_captions, paint_over])
+def test_a_run_beside_it_is_proposed_where_it_has_seen_this_data(run: Project, change: Callable[[Path], None]) -> None:
+    """With captions that is known before anything is encoded, with other content only then."""
+    shutil.copytree(run.output, run.folder / "output-2")
+    change(run.folder / "pictures")
+    error = refused(run, "max_train_steps=5")
+    assert "output-2" not in "".join(commands(error))
+    assert train(run, "max_train_steps=1", new_folder=True).has("output-3")
+    error = refused(run, "max_train_steps=5")
+    (again,) = (line for line in commands(error) if "output_dir=" in line)
+    assert again.endswith("output_dir=output-3")
+    assert run_command(again).has("continuing from checkpoint-1: step 1 of 5")
+
+
 def test_all_latents_at_once_are_no_matter_of_the_pictures() -> None:
     def data(vae: str) -> Data:
         return Data({}, {("a", name): {"captions": [name], "latents": [vae + name]} for name in "xyz"})
