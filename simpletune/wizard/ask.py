@@ -8,7 +8,7 @@ from typing import Any
 
 from simpletune.wizard.outlook import panel
 from simpletune.wizard.question import OTHER, NotUnderstood, Question, same
-from simpletune.wizard.screen import Back, Option, Prompter, Screen
+from simpletune.wizard.screen import Back, Check, Option, Prompter, Screen, Typed
 from simpletune.wizard.state import MISSING, Answer, State
 
 SECTIONS = (
@@ -40,8 +40,8 @@ def ask(
             if value is OTHER:
                 problem = None
                 continue
-        elif question.options is None:
-            value, problem = _understood(question, value)
+        elif isinstance(value, Typed) or question.options is None:
+            value, problem = _understood(question, value.text if isinstance(value, Typed) else value)
             if problem is not None:
                 wished = value
                 continue
@@ -126,10 +126,24 @@ def _screen(
         panel=figures,
         problem=problem,
         path=question.path,
-        check=None if options is not None else lambda text: _understood(question, text)[1],
+        check=_check(question, state),
         can_go_back=can_go_back,
         name=question.row,
     )
+
+
+def _check(question: Question, state: State) -> Check | None:
+    """What is wrong with a typed answer: where it stands in the place of options, all that may be wrong."""
+    if question.options is None:
+        return lambda text: _understood(question, text)[1]
+    if question.other is None:
+        return None
+
+    def wrong(text: str) -> str | None:
+        value, problem = _understood(question, text)
+        return problem or question.objection(state, value)
+
+    return wrong
 
 
 def _default(question: Question, wished: Any, proposed: Any, options: tuple[Option, ...] | None) -> Any:

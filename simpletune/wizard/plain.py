@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from simpletune.wizard.looks import name_of, recommended_text, same, start_of, tidied, unavailable
-from simpletune.wizard.screen import Back, Option, Screen
+from simpletune.wizard.screen import Back, Option, Screen, Typed
 from simpletune.wizard.streams import hangup_is_end_of_file, lost_is_end_of_file
 from simpletune.wizard.text import paragraph, signs_for, unwrapped, wrap, wrapped_diff_line
 from simpletune.wizard.typed import judged
@@ -65,7 +65,12 @@ class PlainPrompter:
             at = start if answer == "" else _named(options, answer)
             if at == len(options):
                 raise Back
-            if at is None:
+            if at is None and screen.check is not None and by_value(options):
+                text, problem = judged(screen, _literal(answer))
+                if problem is None:
+                    return Typed(text)
+                self._problem(problem)
+            elif at is None:
                 how = "type one of the values" if by_value(options) else f"type a number from 1 to {len(options)}"
                 self._problem(f"there is no option {answer!r}; {how}")
             elif options[at].disabled:

@@ -41,7 +41,7 @@ class Screen:
     one line on what it is. reason: why the recommended answer is; shown beside it. panel: lines of figures that move
     with the answers (memory, disk, time). problem: what was wrong with the last answer. path: "folder" or "file" to
     complete paths. check: says what is wrong with a typed answer; it never raises and is called when Enter is pressed
-    only.
+    only. With `options` it is there where a text may be answered in their place, as `Typed`.
     """
 
     id: str
@@ -60,11 +60,19 @@ class Screen:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Typed:
+    """A text that was answered in place of the options of a choice, and that its check accepts."""
+
+    text: str
+
+
 class Prompter(Protocol):
     """Shows screens. Ctrl-C is KeyboardInterrupt and a closed terminal EOFError, from any method."""
 
     def ask(self, screen: Screen) -> Any:
-        """The value of the chosen option (never a disabled one), or the text that was typed; raises `Back`."""
+        """The value of the chosen option (never a disabled one), or the text that was typed; raises `Back`. A choice
+        that has a check may be answered by `Typed` too."""
         ...
 
     def say(self, lines: Sequence[str]) -> None:

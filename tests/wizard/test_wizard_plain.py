@@ -6,9 +6,14 @@ import io
 from dataclasses import replace
 
 import pytest
+from script import draw, facts
 
+from simpletune.wizard.ask import ask
 from simpletune.wizard.plain import PlainPrompter
+from simpletune.wizard.questions import questions
 from simpletune.wizard.screen import Back, Option, Screen
+from simpletune.wizard.state import MISSING, Answer, Base
+from simpletune.wizard.walk import Terms, walk
 
 MODEL = Screen(
     id="model",
@@ -226,3 +231,27 @@ def test_numbers_that_are_no_answer_choose_nothing():
     assert found == 4
     assert "there is no option '2'; type one of the values" in text
     assert "8 is unavailable: too large" in text
+
+
+@pytest.mark.parametrize(
+    ("question", "wrong", "line", "value"),
+    [
+        ("training.steps", "7 weeks", "12 epochs", "12 epochs"),
+        ("training.steps", "0", "7", 7),
+        ("data.0.resolution", "99999", "1000 px", 1000),
+        ("data.0.resolution", "7", "777", 777),
+        ("lora.rank", "9999999", "7", 7),
+    ],
+)
+def test_another_value_is_typed_as_it_is(tmp_path, question, wrong, line, value):
+    """In place of the options, with the same checks as in the field that "another ..." leads to."""
+    draw(tmp_path / "pictures", 4)
+    answers = {"data.0.folder": Answer(str(tmp_path / "pictures"))}
+    terms = Terms(everything=True, stop_at=question)
+    walked = walk(questions, facts(tmp_path, "24gb"), Base(tmp_path / "config.json"), answers, terms)
+    out = io.StringIO()
+    prompter = PlainPrompter(io.StringIO(f"{wrong}\n{line}\n"), out)
+    found = ask(prompter, walked.open, walked.state, lambda *_: walked.state, MISSING, can_go_back=True)
+    assert found.value == value
+    assert out.getvalue().count("Problem: ") == 1
+    assert "there is no option" not in out.getvalue()
