@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], N
     """
     if wish == NONE:
         return None
-    chosen = adapter_in(settings.output_dir, wish, warn)
+    chosen = adapter_in(settings.output_dir, wish, warn, base_alone=True)
     flavour = trained_with(chosen.path).get("model_flavour", settings.model_flavour)
     if flavour != settings.model_flavour:
         raise UsageError(
@@ -64,17 +64,22 @@ def choose_adapter(wish: str | Path, settings: Settings, warn: Callable[[str], N
     return chosen
 
 
-def adapter_in(output_dir: Path, wish: str | Path, warn: Callable[[str], None]) -> AdapterChoice:
-    """The adapter that `wish` (as in `choose_adapter`, but not "none") means in a run's folder, of whatever model."""
+def adapter_in(
+    output_dir: Path, wish: str | Path, warn: Callable[[str], None], *, base_alone: bool = False
+) -> AdapterChoice:
+    """The adapter that `wish` (as in `choose_adapter`, but not "none") means in a run's folder, of whatever model.
+
+    base_alone: whether an error may propose "none", as there is something to do without an adapter.
+    """
     if wish == LATEST:
-        return _latest(output_dir, warn)
+        return _latest(output_dir, warn, base_alone)
     step = _STEP.fullmatch(wish) if isinstance(wish, str) else None
     if step is not None and not (step[1] and Path(step[0]).exists()):
         return _of_step(output_dir, int(step[2]))
-    return _of_file(Path(wish).expanduser())
+    return _of_file(Path(wish).expanduser(), base_alone)
 
 
-def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
+def _latest(output_dir: Path, warn: Callable[[str], None], base_alone: bool) -> AdapterChoice:
     final, newest = _final(output_dir), latest(output_dir, warn) or _newest_left(output_dir)
     if newest is not None:
         saved, damage = _checkpoint(newest), damage_of(output_dir / ADAPTER_FILE)
@@ -83,10 +88,9 @@ def _latest(output_dir: Path, warn: Callable[[str], None]) -> AdapterChoice:
         if final is None or damage is not None or (final.steps or 0) < (saved.steps or 0):
             return saved
     if final is None:
-        raise UsageError(
-            f"there is no trained adapter in {output_dir}",
-            "train first (`simpletune train`), name one with --adapter FILE, or see the base alone: --adapter none",
-        )
+        ways = ["train first (`simpletune train`)", "name one with --adapter FILE"]
+        ways += ["see the base alone: --adapter none"] if base_alone else []
+        raise UsageError(f"there is no trained adapter in {output_dir}", _either(ways))
     return final
 
 
@@ -114,13 +118,12 @@ def _steps_there(output_dir: Path) -> str:
     return f"there are checkpoints of step {', '.join(steps)}" if steps else "it has no checkpoints at all"
 
 
-def _of_file(path: Path) -> AdapterChoice:
+def _of_file(path: Path, base_alone: bool) -> AdapterChoice:
     file = path / FILE_NAME if path.is_dir() else path
     if not file.is_file():
         said = f"{path} holds no {FILE_NAME}" if path.is_dir() else f"there is no file {path}"
-        raise UsageError(
-            f"--adapter: {said}", "name a .safetensors file, a folder of a finished run, a step, latest or none"
-        )
+        ways = ["name a .safetensors file", "a folder of a finished run", "a step", LATEST]
+        raise UsageError(f"--adapter: {said}", _either([*ways, NONE] if base_alone else ways))
     saved = _STEP.fullmatch(file.absolute().parent.name)
     if file.name == EMA_FILE and saved is not None:
         return AdapterChoice(file, f"step-{int(saved[2]):06d}{_AVERAGED}", int(saved[2]))
@@ -128,6 +131,11 @@ def _of_file(path: Path) -> AdapterChoice:
     named = file.absolute().parent.name if file.name == FILE_NAME else file.stem
     name = re.sub(r"[^\w.-]+", "-", named).strip(".-") or "adapter"
     return AdapterChoice(file, f"adapter-{name}" if name == _BASE else name, steps if isinstance(steps, int) else None)
+
+
+def _either(ways: Sequence[str]) -> str:
+    *first, last = ways
+    return f"{', '.join(first)} or {last}"
 
 
 def _final(output_dir: Path) -> AdapterChoice | None:

@@ -333,7 +333,7 @@ def test_nothing_is_drawn_into_the_folder_that_is_trained_on(
         (["--size", "4090x64"], "sides must be multiples of 16 pixels\nhint: write 512x64"),
         (["--size", "64x4096"], "64x4096 is beyond what"),
         (["--size", "wide"], "'wide' is no size"),
-        (["--adapter", "lost.safetensors"], "there is no file lost.safetensors"),
+        (["--adapter", "lost.safetensors"], "a finished run, a step, latest or none"),
         (["--adapter", "."], f". holds no {ADAPTER_FILE}"),
         (["--adapter", "none", "--no-base"], "neither the base nor an adapter is asked for"),
         (["--seed", "1", "--seeds", "2"], "give either one"),
@@ -349,7 +349,7 @@ def test_nothing_is_drawn_into_the_folder_that_is_trained_on(
         (["--vary", "--prompt", "a {red|blue fox"], "a { is never closed"),
         (["--set", "lora_rnk=3"], 'unknown key "lora_rnk"'),
         (["--set", "validation_prompt=null"], "there are no prompts"),
-        (["--set", "output_dir=elsewhere"], "there is no trained adapter in"),
+        (["--set", "output_dir=elsewhere"], "--adapter FILE or see the base alone: --adapter none"),
     ],
 )
 def test_mistakes(

@@ -272,6 +272,7 @@ BAD = {
     "unreadable": (lambda f: (f / FILE_NAME).write_bytes(b"{}"), [], 2, "can't be read"),
     "no LoRA": (lambda f: save_file({"a": torch.zeros(2)}, f / FILE_NAME), [], 2, "is not a LoRA of diffusers' layout"),
     "nothing there": (lambda f: (f / FILE_NAME).unlink(), [], 2, "there is no trained adapter"),
+    "no such file": (lambda f: None, ["--adapter", "x.safetensors"], 2, "there is no file x.safetensors"),
     "no such step": (lambda f: None, ["--adapter", "3"], 2, "has no checkpoint of step 3"),
     "another flavour": (lambda f: None, ["--flavour", "sd3-medium"], 2, "was trained for tiny, not for sd3-medium"),
     "there already": (lambda f: (f / "x.safetensors").touch(), ["--output", "x.safetensors"], 2, "is there already"),
@@ -297,7 +298,9 @@ def test_bad_input_is_explained_and_nothing_is_lost(
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     monkeypatch.chdir(folder)
     assert run(["export", str(folder), "--to", "kohya", *options]) == code
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert "none" not in error.partition("hint: ")[2]
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
