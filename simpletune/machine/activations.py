@@ -94,12 +94,12 @@ def quantizing_t5(flavour: str, precision: str, mixed_precision: str) -> int:
 
 def encoding(flavour: str, pixels: int, mixed_precision: str) -> int:
     """What the VAE holds while pictures of that many pixels in all are encoded at once."""
-    return round(pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _ENCODE_PIXEL)
+    return round(pixels * vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _ENCODE_PIXEL)
 
 
 def decoding(flavour: str, pixels: int, mixed_precision: str) -> int:
     """What the VAE holds while a picture of that many pixels is decoded."""
-    return round(pixels * _vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _DECODE_PIXEL)
+    return round(pixels * vae_width(flavour) * VAE_BYTES[mixed_precision] / 2 * _DECODE_PIXEL)
 
 
 def sampling(flavour: str, tokens: int, mixed_precision: str) -> int:
@@ -317,6 +317,6 @@ def _largest_of_t5(flavour: str) -> int:
     return int(config["d_ff"] * config["d_model"])
 
 
-def _vae_width(flavour: str) -> int:
+def vae_width(flavour: str) -> int:
     """The channels of the VAE's maps at full size."""
     return int(component_config_of(flavour, "vae")["block_out_channels"][0])

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from simpletune.config.architecture import ENCODER_PARTS, clip_tokens
 from simpletune.machine import bench_results, cards, estimate
-from simpletune.machine.activations import component_config_of, transformer_width
+from simpletune.machine.activations import component_config_of, transformer_width, vae_width
 from simpletune.machine.cards import Speed
 from simpletune.machine.execution import COMPILING
 from simpletune.machine.forecast import Plan, text_way_of, way_of
@@ -79,10 +79,10 @@ _FIXED_ORDER = 7.2  # forward passes' worth that attention whose sums have a fix
 _SECOND_ATTENTION_LAUNCH = 2.2  # a block with a second attention, against one without
 _SECOND_ATTENTION_MOVES = 1 / 3  # of what a block moves
 _TEXT_BATCH = 0.08  # seconds the host takes for a batch of captions
-_PIXEL_OPERATIONS, _PIXEL_BYTES = 13e6, 60e3  # of the VAE, a pixel encoded or decoded
+_PIXEL_OPERATIONS, _PIXEL_BYTES = 13e6, 60e3  # of SD3's VAE, a pixel encoded or decoded
 _START, _LOAD = 20.0, 3e9
 # A processor's core in fp32, as the tiny model's steps showed it.
-_CORE = _Rate(45e9, 8e9, 2.5, 12.0, 0.5e9)
+_CORE = _Rate(45e9, 8e9, 1.0, 10.0, 0.5e9)
 _APPLE = (Speed(60, 800), Speed(2.5, 68))  # the largest and the smallest of Apple's chips
 
 
@@ -153,7 +153,7 @@ def _phases(plan: Plan, rate: _Rate) -> tuple[float, ...]:
         COMPILING if way_of(plan).compiled else 0.0,
         _loading(plan, rate),
         _encoding_text(plan, rate),
-        plan.pictures * _pixels_through_vae(plan.bucket, rate),
+        plan.pictures * _pixels_through_vae(plan.flavour, plan.bucket, rate),
         plan.steps * _step(plan, rate),
         _validating(plan, rate),
     )
@@ -255,8 +255,10 @@ def _encoding_text(plan: Plan, rate: _Rate) -> float:
     return plan.captions * operations / rate.operations + batches * _TEXT_BATCH * rate.launch
 
 
-def _pixels_through_vae(size: tuple[int, int], rate: _Rate) -> float:
-    return size[0] * size[1] * (_PIXEL_OPERATIONS / rate.operations + _PIXEL_BYTES / rate.bandwidth)
+def _pixels_through_vae(flavour: str, size: tuple[int, int], rate: _Rate) -> float:
+    """Of a narrower VAE than SD3's the maps are narrower, and their products by the square of that."""
+    width = vae_width(flavour) / vae_width("sd3-medium")
+    return size[0] * size[1] * (_PIXEL_OPERATIONS * width**2 / rate.operations + _PIXEL_BYTES * width / rate.bandwidth)
 
 
 def _validating(plan: Plan, rate: _Rate) -> float:
@@ -267,7 +269,7 @@ def _validating(plan: Plan, rate: _Rate) -> float:
     one = 0.0
     for size in plan.validation_sizes:
         step = max(2 * _work(plan, size, rate, _EAGER, _Passes()), _launch(plan, rate, _EAGER))
-        one += plan.validation_num_inference_steps * step + 2 * _pixels_through_vae(size, rate)
+        one += plan.validation_num_inference_steps * step + 2 * _pixels_through_vae(plan.flavour, size, rate)
     return times * plan.validation_prompts * plan.num_validation_images * one
 
 

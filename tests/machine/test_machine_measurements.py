@@ -14,6 +14,7 @@ from estimate_table import FIGURES, MEASUREMENTS, ratio, tables
 from estimate_table import STEPS as STEPS_FILE
 from estimate_table import plan_of as plan_in
 
+from simpletune.bench.subject import subject_of
 from simpletune.machine import cards
 from simpletune.machine.estimate import GIB
 from simpletune.machine.forecast import Plan, forecast, way_of, with_room_of
@@ -81,6 +82,14 @@ def test_the_whole_of_each_run_lies_in_its_range():
             found = run_seconds(plan_of(row), "cuda", FOUND["device"]["name"], (9, 0), 16)
             assert seconds < found.high, row["name"]
             assert found.measured
+
+
+def test_the_quickstart_takes_on_two_cores_about_what_it_took():
+    """40 s in all on two cores that other work used too: 20 s of steps, 3.5 s of samples, 2.3 s of encoding."""
+    quickstart = Path(__file__).parents[2] / "examples" / "quickstart" / "config.json"
+    plan = replace(subject_of(quickstart, (), None).plan, pictures=34, captions=34)
+    found = run_seconds(plan, "cpu", None, None, 2)
+    assert 15 < found.low < 40 < found.high < 90
 
 
 def test_the_tables_of_the_document_are_these():
