@@ -121,15 +121,15 @@ class _Remembered(click.Command):
 @click.pass_context
 def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, ...], **asked: Any) -> None:
     """Make pictures with the model of CONFIG (default: config.json here, else config/config.json), base beside
-    fine-tuned at the same seeds: every prompt at every size and seed, with every adapter at every scale.
+    fine-tuned at the same seeds: every prompt at every size and seed, with every adapter at every scale. CONFIG may
+    also be a run's output folder, with the config.json that it was trained with near it.
 
     What isn't said is taken from the config's keys in brackets; prompts from validation_prompt and
     validation_prompts_file. Every PNG holds the settings it was made with. Pictures that are there already are kept,
     so the same command goes on where it was stopped.
     """
     reporter = terminal_reporter()
-    found = find_config(config)
-    settings = read_settings(found, overrides, reporter)
+    settings = read_settings(find_config(config), overrides, reporter)
     from simpletune.results.generate import generate as make
 
     order = _order(settings, asked, reporter)
@@ -138,7 +138,7 @@ def generate(ctx: click.Context, /, config: Path | None, overrides: tuple[str, .
         done = make(settings, order, folder, reporter, sheet=asked["sheet"])
     except Interrupted as error:
         raise Interrupted(error.message, f"the same command makes the rest: {_again(ctx)}") from None
-    for line in [*_lines(done), _next(found, overrides, settings, order)]:
+    for line in [*_lines(done), _next(overrides, settings, order)]:
         click.echo(line)
 
 
@@ -188,14 +188,14 @@ def _lines(done: Generated) -> list[str]:
     return lines
 
 
-def _next(config: Path, overrides: tuple[str, ...], settings: Settings, order: Order) -> str:
+def _next(overrides: tuple[str, ...], settings: Settings, order: Order) -> str:
     """What people do after looking: measure what they saw, or train what they have only seen the base of."""
     from simpletune.results.run_folder import ADAPTER_FILE, list_checkpoints
 
     output_dir = settings.output_dir
     saved = list_checkpoints(output_dir) or (output_dir / ADAPTER_FILE).is_file()
     tuned = saved or any(variant.adapter is not None for variant in order.variants)
-    words = [display(config), *(word for one in overrides for word in ("--set", one))]  # of the same run
+    words = [display(settings.config_path), *(word for one in overrides for word in ("--set", one))]  # of the same run
     return f"next: simpletune {'evaluate' if tuned else 'train'} {shown(shlex.join(words))}"
 
 

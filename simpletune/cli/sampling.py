@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from simpletune.config.document import display
 from simpletune.config.problems import shown
-from simpletune.errors import UsageError
+from simpletune.errors import ConfigError, UsageError
 from simpletune.progress import Reporter
 
 if TYPE_CHECKING:
@@ -49,13 +50,30 @@ class Adapter(AdapterParameter):
 
 
 def read_settings(path: Path, overrides: tuple[str, ...], reporter: Reporter) -> Settings:
-    """The config's, after what an interrupted write left has been put right. Raises ConfigError as `load` does."""
+    """The config's, after what an interrupted write left has been put right; of a run's output folder, of the config
+    that it was trained with.
+
+    Raises UsageError where there is no such file, ConfigError as `load` does.
+    """
+    from simpletune.cli.finished_run import config_of_run
     from simpletune.config.journal import recover
     from simpletune.config.load import load
+    from simpletune.results.report.run import is_run
+    from simpletune.trainer.asked import blamed
 
-    if note := recover(path):
+    note = recover(path)
+    if path.name == "config.json" and not path.exists() and is_run(path.parent):
+        path = config_of_run(path.parent)
+        reporter.note(f"the config of that run: {shown(display(path))}")
+        note = recover(path)
+    if note:
         reporter.note(note)
-    return load(path, overrides)[0]
+    if not path.exists():
+        raise UsageError(f"there is no {display(path)}", "name a config.json, or the output folder of a run")
+    try:
+        return load(path, overrides)[0]
+    except ConfigError as error:
+        raise blamed(error) from None
 
 
 def prompts_of(asked: Mapping[str, Any]) -> dict[str, str] | None:

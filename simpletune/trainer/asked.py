@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simpletune.config.document import display
+from simpletune.config.problems import errors
+from simpletune.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Asked:
         """The command line that gives a run's folder another name, and starts."""
         move = "move" if os.name == "nt" else "mv"
         return f"{quoted([move, named(folder), named(discarded(folder))])} && {self.command()}"
+
+
+def blamed(error: ConfigError) -> ConfigError:
+    """The error of settings that can't be read, with a hint at --set where that alone is wrong."""
+    wrong = errors(error.problems)
+    if wrong and all(problem.file.startswith("--set") for problem in wrong):
+        error.hint = "correct what was given with --set and try again"
+    return error
 
 
 def quoted(words: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from simpletune.results.card import FILE as CARD_FILE
 from simpletune.results.hub.share import check as check_hub
 from simpletune.results.hub.share import share
 from simpletune.results.summary import Ending, summary
-from simpletune.trainer.asked import Asked
+from simpletune.trainer.asked import Asked, blamed
 from simpletune.trainer.interrupt import Stopped, StopRequest, ended, stop_requests
 from simpletune.trainer.lock import check_free
 from simpletune.trainer.new_folder import into_new_folder, leave_note, said
@@ -81,7 +81,10 @@ def _launch(asked: Asked, reporter: Reporter, stop: StopRequest, *, dry_run: boo
         reporter.note(note)
     # A plan can be looked at anywhere; what this machine lacks is said with it.
     read = load_for_elsewhere if dry_run else load
-    settings, warnings = read(asked.config, asked.overrides)
+    try:
+        settings, warnings = read(asked.config, asked.overrides)
+    except ConfigError as error:
+        raise blamed(error) from None
     named = settings.output_dir
     if asked.new_folder:
         asked = into_new_folder(settings, asked)

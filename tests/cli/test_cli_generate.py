@@ -360,6 +360,54 @@ def test_mistakes(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_runs_folder_stands_for_its_config(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained.folder)
+    options = ["--adapter", "none", "--steps", "1", "--output", str(tmp_path / "out")]
+    assert run(["generate", "output", *options]) == 0
+    said = capsys.readouterr()
+    assert "the config of that run: config.json" in said.err
+    assert "next: simpletune evaluate config.json" in said.out
+
+
+def test_a_runs_folder_that_no_config_names(
+    trained: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run in a folder that --set named, the command to copy has what it was started with."""
+    for name in ("config.json", "multidatabackend.json", "pictures"):
+        (tmp_path / name).symlink_to(trained.folder / name)
+    monkeypatch.chdir(tmp_path)
+    described = json.loads((trained.output / "run.json").read_text())
+    described["config"]["output_dir"] = {"value": str(tmp_path / "output-2"), "origin": "--set"}
+    described["config"]["seed"] = {"value": 7, "origin": "--set"}
+    (tmp_path / "output-2").mkdir()
+    (tmp_path / "output-2/run.json").write_text(json.dumps(described))
+    assert run(["generate", "output-2"]) == 2
+    error = capsys.readouterr().err
+    assert "output-2 is a run's output folder, and no config.json around it" in error
+    command = shlex.split(error.splitlines()[-1])
+    assert command[:3] == ["simpletune", "generate", "config.json"]
+    assert sorted(command[4::2]) == ["output_dir=output-2", "seed=7"]
+    (tmp_path / "config.json").unlink()
+    assert run(["generate", "output-2"]) == 2
+    assert "name the config.json that it was trained with" in capsys.readouterr().err
+
+
+def test_what_is_to_be_corrected(trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for start in ("generate", "train"):
+        assert run([start, str(trained.config), "--set", "lora_rnk=3"]) == 2
+        assert "hint: correct what was given with --set and try again" in capsys.readouterr().err
+    assert run(["generate", str(tmp_path)]) == 2
+    assert f"there is no {tmp_path / 'config.json'}" in capsys.readouterr().err
+    assert run(["generate", str(trained.output / "other.json")]) == 2
+    assert f"there is no {trained.output / 'other.json'}" in capsys.readouterr().err
+    wrong = tmp_path / "config.json"
+    wrong.write_text("{")
+    assert run(["generate", str(wrong), "--set", "lora_rnk=3"]) == 2
+    assert "hint: correct the files and try again" in capsys.readouterr().err
+
+
 def test_a_folder_that_cannot_be_made(trained: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert command(trained, tmp_path / "file") == 2
