@@ -123,7 +123,8 @@ def _resolution(entry: Keys, whole: View) -> Iterator[Problem]:
     elif whole.config.fine("aspect_bucket_alignment", "model_flavour", "pretrained_model_name_or_path"):
         if kind != "area":
             yield from off_step(entry, value, whole.alignment)
-        yield from beyond_positions(entry, "resolution", resolution_of(entry, whole)[0], whole)
+        side = resolution_of(entry, whole)[0]
+        yield from beyond_positions(entry, "resolution", side, whole, megapixels=kind == "area")
 
 
 def _crop(entry: Keys) -> Iterator[Problem]:

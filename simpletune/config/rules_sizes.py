@@ -73,11 +73,13 @@ def sizes_have_positions(whole: View) -> Iterator[Problem]:
         yield from beyond_positions(config, "validation_resolution", longest, whole)
 
 
-def beyond_positions(keys: Keys, key: str, side: int, whole: View) -> Iterator[Problem]:
-    """The error that the model has no positions for a side of that many pixels: it would stop the run."""
+def beyond_positions(keys: Keys, key: str, side: int, whole: View, *, megapixels: bool = False) -> Iterator[Problem]:
+    """The error that the model has no positions for a side of that many pixels: it would stop the run. `megapixels`:
+    that is what the key is written in."""
     named = whole.config[_SOURCE] or ""
     path = whole.config.resolve(_SOURCE, named) if named else None
     limit = side_limit(whole.flavour.name, path)
     if side > limit:
         message = f'"{key}": a side of {side} pixels is more than {whole.flavour.name} has positions for'
-        yield keys.error(key, message, f"write {limit} or less")
+        most = f"{limit**2 // 10_000 / 100:g} or less, in megapixels" if megapixels else f"{limit} or less"
+        yield keys.error(key, message, f"write {most}")

@@ -91,6 +91,13 @@ CASES = {
     "megapixels without area": (config(), entry(resolution=1)),
     "target without a layer": (config(model_flavour="tiny", lora_target=["attn.to_q", "attn.to_qq", "blocks.*"]),),
     "keys without effect": (
+    "megapixels without positions": (
+        config(model_flavour="tiny"),
+        data(
+            {**PICTURES, "resolution": 1, "resolution_type": "area"},
+            {**PICTURES, "id": "b", "resolution": 0.26, "resolution_type": "area"},
+        ),
+    ),
         config(
             timestep_scale=2,
             timestep_sampling="uniform",
