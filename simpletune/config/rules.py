@@ -189,10 +189,13 @@ def targets_exist(whole: View) -> Iterator[Problem]:
     suffixes = sorted({name.split(".", 2)[2] for name in names if name.startswith(inside)})
     for index, pattern in enumerate(target):
         if not any(matches(pattern, name) for name in names):
-            near = close(pattern, suffixes)
+            named = pattern in whole.family.lora_targets
+            near = None if named else close(pattern, suffixes)
             hint = (
                 None if near else f"its layers are {', '.join(suffixes)}, in blocks named {whole.family.block_prefix}.0"
             )
+            if named:
+                hint = f'{quoted(pattern)} stands alone, without the brackets: "lora_target": {quoted(pattern)}'
             message = f'"lora_target": no layer of {whole.flavour.name} matches {quoted(pattern)}{did_you_mean(near)}'
             yield whole.config.error("lora_target", message, hint, item=index)
 

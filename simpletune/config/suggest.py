@@ -120,7 +120,10 @@ def unknown_value(label: str, key: str, value: object, choices: Collection[objec
     meant = VALUE_ALIASES.get((key, value.lower())) if isinstance(value, str) else None
     if isinstance(value, str) and meant not in names:
         meant = close(value, names)
-    return f"{label} can't be {quoted(value)}{did_you_mean(meant)}", _one_of(choices)
+    hint = _one_of(choices)
+    if key == "lora_target" and isinstance(value, str) and value and meant is None:
+        hint += f"; names of layers and patterns stand in a list: [{quoted(value)}]"
+    return f"{label} can't be {quoted(value)}{did_you_mean(meant)}", hint
 
 
 def missing_hint(key: str, entry: Mapping[str, Any]) -> str:

@@ -98,6 +98,12 @@ CASES = {
             {**PICTURES, "id": "b", "resolution": 0.26, "resolution_type": "area"},
         ),
     ),
+    "area": (config(), entry(resolution=512, resolution_type="area")),
+    "megapixels without area": (config(), entry(resolution=1)),
+    "target without a layer": (config(model_flavour="tiny", lora_target=["attn.to_q", "attn.to_qq", "blocks.*"]),),
+    "pattern without a list": (config(lora_target="attn.to_q"),),
+    "target in a list": (config(lora_target=["attention", "attn.to_q"]),),
+    "keys without effect": (
         config(
             timestep_scale=2,
             timestep_sampling="uniform",
