@@ -19,6 +19,7 @@ class Unread:
 UNREAD = Unread()
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 WORD = re.compile(r"[^\s,:\[\]{}\"'/#]+")
+_DECIMALS = re.compile(r",([0-9]+(?:[eE][+-]?[0-9]+)?)(?=[ \t]*(?:,?[ \t]*(?:[}\r\n#]|//|/\*|\Z)|,[ \t]*[\"']))")
 _PLAIN_TEXT = re.compile(r"[^\"'\\\x00-\x1f]+")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _END_OF_VALUE = re.compile(r"[ \t]*(?:[,}\]](?=[\s,}\]\"']|\Z)|[\r\n#]|//|/\*|\Z)")
@@ -103,7 +104,15 @@ class Scalars(Cursor):
             hint = "write for instance 5, -0.5 or 1e-4"
             self._unclear(start, f"{cut(name)} is not how JSON writes a number", hint)
             return UNREAD
-        if not (shape[1] or shape[2]) and len(name) <= MAXIMUM_DIGITS:
+        whole = not (shape[1] or shape[2])
+        decimals = (
+            _DECIMALS.match(self.text, self.at) if whole and self.path and isinstance(self.path[-1], str) else None
+        )
+        if decimals is not None:
+            self.at = decimals.end()
+            self._comma(name, decimals[1], start)
+            return UNREAD
+        if whole and len(name) <= MAXIMUM_DIGITS:
             return int(name)
         value = float(name) if shape[1] or shape[2] else math.inf
         if math.isinf(value):
@@ -113,6 +122,13 @@ class Scalars(Cursor):
             self.problem(start, "this number is too small to be told from 0", "write 0, or a number from 1e-300 on")
             return UNREAD
         return value
+
+    def _comma(self, whole: str, decimals: str, start: int) -> None:
+        """A number with a comma, as many languages write the decimals and English the thousands."""
+        hint = f"write {cut(whole)}.{cut(decimals)}"
+        if whole.lstrip("-") != "0" and len(decimals) == 3 and decimals.isdigit():
+            hint = f"write {cut(whole)}{decimals}, or {cut(whole)}.{decimals} for a fraction"
+        self.problem(start, f"{cut(whole)},{cut(decimals)} is not how JSON writes a number", hint)
 
     def _string(self) -> str | Unread:
         start, before = self.at, len(self.problems)

@@ -38,6 +38,10 @@ CASES = {
     "misspelled value": (config(optimizer="adafactr"),),
     "duplicate key": ('{\n  "seed": 1,\n  "seed": 2\n}',),
     "NaN": ('{"learning_rate": NaN}',),
+    "comma for a point": (
+        '{\n  "learning_rate": 0,0001,\n  "lora_alpha": 1,5e1, "max_train_steps": 1,000\n}',
+        '[{"id": "a", "instance_data_dir": "pictures", "crop_aspect_buckets": [1,5], "repeats": 1,5}]',
+    ),
     "trailing comma and comments": ('{\n  "seed": 1, // the seed\n  # more\n}',),
     "single quotes and bare words": ("{'seed': 1, device: cpu}",),
     "never closed": ('{"seed": 1',),
