@@ -143,11 +143,11 @@ class Keys:
         """The first of several keys that is in the file, which is where a problem between them is shown."""
         return next((key for key in keys if self.given(key)), keys[0])
 
-    def useless(self, key: str, why: str) -> Problem:
+    def useless(self, key: str, why: str, hint: str = "remove it") -> Problem:
         """The warning that a key was given that does nothing here."""
         path = (*self.prefix, key)
         message = f'"{key}" has no effect {why}'
-        return self.document.problem(path, message, "remove it", on_key=True, severity=WARNING)
+        return self.document.problem(path, message, hint, on_key=True, severity=WARNING)
 
     def origin(self, key: str) -> str:
         return self.document.origin((*self.prefix, key)) if self.given(key) else "default"

@@ -75,7 +75,8 @@ def _masks(entry: Keys) -> Iterator[Problem]:
     source, folder = entry["mask_source"], entry["mask_data_dir"]
     if source != "folder":
         if folder is not None:
-            yield entry.useless("mask_data_dir", f'while "mask_source" is {source}; set it to folder')
+            hint = 'to use these masks write "mask_source": "folder"; else remove it'
+            yield entry.useless("mask_data_dir", f'while "mask_source" is {source}', hint)
     elif folder is None:
         message = '"mask_source" folder needs "mask_data_dir"'
         yield entry.error("mask_source", message, 'add for instance "mask_data_dir": "masks"')
