@@ -118,7 +118,7 @@ def _broken(preset: Preset) -> Iterator[Fault]:
             try:
                 re.compile(pattern)
             except (re.error, OverflowError, RecursionError) as error:
-                hint = 'for shell patterns add "use_fnmatch": true'
+                hint = 'for shell patterns add "use_fnmatch": true inside "apply_preset"'
                 message = f"{quoted(pattern)} is no regular expression: {error}"
                 if key == "target_name":
                     yield _fault("name", pattern, preset.by_name, message, hint)

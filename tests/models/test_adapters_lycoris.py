@@ -148,9 +148,9 @@ def test_presets_of_the_library_by_name_choose_nothing_as_there(network, library
 def test_targets_that_the_model_lacks_are_said() -> None:
     value = {"algo": "lokr", "apply_preset": {"target_module": ["Atention"], "target_name": ["(", "elsewhere"]}}
     layers = known_layers(SD3, SD3.flavours["tiny"])
-    said = [fault.message for fault in target_faults(parse(value), layers, "tiny")]
-    assert len(said) == 1  # patterns first
-    assert "regular expression" in said[0]
+    (broken,) = target_faults(parse(value), layers, "tiny")  # patterns first
+    assert "regular expression" in broken.message
+    assert broken.hint == 'for shell patterns add "use_fnmatch": true inside "apply_preset"'
     value["apply_preset"]["target_name"] = ["elsewhere"]
     said = [fault.message for fault in target_faults(parse(value), layers, "tiny")]
     assert ['did you mean "Attention"' in said[0], "elsewhere" in said[1]] == [True, True]
