@@ -63,7 +63,8 @@ def plan(sweep: SweepFile) -> list[Planned]:
     if problems:
         told = [_counted(problem, times, count) for problem, times in problems.items()]
         many = f"{len(told)} errors" if len(told) > 1 else "an error"
-        message = f"{many} in the {count:,} combinations of {sweep.document.name}; nothing was started"
+        where = "the one combination" if count == 1 else f"the {count:,} combinations"
+        message = f"{many} in {where} of {sweep.document.name}; nothing was started"
         raise ConfigError(message, "correct the file and try again", told[:_SHOWN])
     return planned
 

@@ -160,7 +160,7 @@ def propose_repeats(survey: Survey, others: Sequence[Survey] = ()) -> Proposal[i
     if not own or largest < _UNBALANCED * own:
         return Proposal(0, "the run's length decides how often each is seen")
     times = min(round(largest / own), _MOST_TIMES)
-    return Proposal(times - 1, f"{own:,} pictures beside {largest:,} would hardly count")
+    return Proposal(times - 1, f"{own:,} picture{'' if own == 1 else 's'} beside {largest:,} would hardly count")
 
 
 def _is_series(survey: Survey) -> bool:

@@ -99,6 +99,8 @@ def test_all_combinations_are_judged_before_one_starts(project: Project, capsys:
     assert "2 errors in the 4 combinations" in said
     assert "(in 2 of 4 combinations)" in said
     assert not (project.folder / "ranks").exists()
+    assert run(["sweep", str(sweep_file(project, axes={"lora_rank": [0]}))]) == 2
+    assert "an error in the one combination of" in capsys.readouterr().err
 
 
 def test_options_of_an_evaluation_are_judged_before_hours_of_training(

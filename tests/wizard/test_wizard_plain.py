@@ -255,3 +255,12 @@ def test_another_value_is_typed_as_it_is(tmp_path, question, wrong, line, value)
     assert found.value == value
     assert out.getvalue().count("Problem: ") == 1
     assert "there is no option" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 picture would be enlarged"), (2, "2 pictures would be enlarged")])
+def test_one_picture_is_no_pictures(tmp_path, count, words):
+    draw(tmp_path / "pictures", count)
+    answers = {"data.0.folder": Answer(str(tmp_path / "pictures"))}
+    terms = Terms(everything=True, stop_at="data.0.resolution")
+    walked = walk(questions, facts(tmp_path, "24gb"), Base(tmp_path / "config.json"), answers, terms)
+    assert [option.note.rpartition("; ")[2] for option in walked.open.options(walked.state)] == [words] * 3

@@ -153,6 +153,7 @@ def test_repeats_balance_sets_of_different_size():
     assert proposals.propose_repeats(few, [few, many]).value == 5
     assert proposals.propose_repeats(few, [all_of_them]).value == 9
     assert proposals.propose_repeats(many, [few]).value == 0
+    assert proposals.propose_repeats(found({(9, 9): 1}), [few]).reason == "1 picture beside 10 would hardly count"
 
 
 @given(st.integers(1, 10**6), st.integers(0, 50), st.integers(1, 64), st.sampled_from([MEDIUM, TINY]))

@@ -139,7 +139,7 @@ class ShapeQuestions(OneSet):
         wanted = replace(outlook(state), bucket=(edge, edge))
         note = memory_note(wanted, card(state).usable, "encode images", "train")
         small = below(self.survey(state), edge)
-        return f"{note}; {small:,} pictures would be enlarged" if small else note
+        return f"{note}; {small:,} picture{'' if small == 1 else 's'} would be enlarged" if small else note
 
     def _propose_resolution(self, state: State) -> Proposal[Any]:
         wanted = plan(state)
