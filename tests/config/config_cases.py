@@ -91,10 +91,6 @@ CASES = {
         config(model_flavour="tiny", resolution=528, validation_resolution="512x512,128x768"),
         data({**PICTURES, "resolution": 640}, {**PICTURES, "id": "b", "resolution": 0.3, "resolution_type": "area"}),
     ),
-    "area": (config(), entry(resolution=512, resolution_type="area")),
-    "megapixels without area": (config(), entry(resolution=1)),
-    "target without a layer": (config(model_flavour="tiny", lora_target=["attn.to_q", "attn.to_qq", "blocks.*"]),),
-    "keys without effect": (
     "megapixels without positions": (
         config(model_flavour="tiny"),
         data(
